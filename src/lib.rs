@@ -1,0 +1,18 @@
+//! What guest, host and site of vmkpi agree on. No I/O lives here: every module takes values and a
+//! clock reading and returns values, so that each rule can be tested without a machine around it.
+//!
+//! | module | job |
+//! | --- | --- |
+//! | [`name`] | names that are legal everywhere: KPI names, data points, patterns, topic levels |
+//! | [`value`] | typed values, from CSV text to SQLite to JSON |
+//! | [`position`] | streams, row keys, positions, rows |
+//! | [`clock`] | timestamps in microseconds and their RFC 3339 form |
+//! | [`link`] | the guest-to-host protocol: messages, bounded line codec, URLs |
+//! | [`descriptor`] | the VM descriptor: one model, one validator, several spellings |
+//! | [`delivery`] | how a row arrives exactly once: windows, coverage, acknowledgement |
+//! | [`message`] | the published message: topics and CloudEvents |
+
+pub mod clock;
+pub mod name;
+pub mod position;
+pub mod value;
