@@ -13,6 +13,7 @@
 //! | [`message`] | the published message: topics and CloudEvents |
 
 pub mod clock;
+pub mod link;
 pub mod name;
 pub mod position;
 pub mod value;
