@@ -14,6 +14,7 @@
 
 pub mod clock;
 pub mod link;
+pub mod message;
 pub mod name;
 pub mod position;
 pub mod value;
