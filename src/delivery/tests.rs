@@ -704,6 +704,11 @@ fn simulate(seed: u64, named: bool, harsh: bool) {
     world.check();
 }
 
+#[test]
+fn a_store_reverted_to_fewer_acknowledged_but_the_same_rows_is_acknowledged_again() {
+    simulate(10_262_336_811_125_726_598, true, true);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(150) })]
 
