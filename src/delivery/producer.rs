@@ -345,7 +345,9 @@ impl Producer {
                 continue;
             };
             let cursor = &mut instance.cursors[at];
-            let new = through.seq > cursor.position.seq;
+            // A new instance's Consumer has spoken also when it says no more than where it began.
+            let first_word = !cursor.spoken && through.seq == cursor.position.seq;
+            let new = through.seq > cursor.position.seq || first_word;
             let moved = through.seq != cursor.told.seq;
             cursor.told = *through;
             if new {

@@ -709,6 +709,11 @@ fn a_store_reverted_to_fewer_acknowledged_but_the_same_rows_is_acknowledged_agai
     simulate(10_262_336_811_125_726_598, true, true);
 }
 
+#[test]
+fn a_consumer_that_confirms_just_where_its_instance_began_has_spoken() {
+    simulate(6_012_853_939_407_299_540, true, true);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(150) })]
 
