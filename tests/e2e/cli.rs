@@ -140,7 +140,7 @@ fn what_is_asked_wrongly_is_a_usage_error() -> Result<()> {
         ),
         (&["watch", "--broker", "nowhere"], "mqtt://HOST"),
         (
-            &["watch", "--broker", "mqtt://h", "--seconds", "-1"],
+            &["watch", "--broker", "mqtt://h", "--seconds", "0"],
             "seconds",
         ),
         (&["watch", "--broker", "mqtt://h", "--vm", "a/b"], "slash"),
