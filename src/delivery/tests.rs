@@ -714,6 +714,11 @@ fn a_consumer_that_confirms_just_where_its_instance_began_has_spoken() {
     simulate(6_012_853_939_407_299_540, true, true);
 }
 
+#[test]
+fn a_repair_never_goes_on_from_a_key_of_another_history() {
+    simulate(8_442_679_651_312_364_959, true, true);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(150) })]
 

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use super::instance::{Instance, Progress, Scope};
 use super::outbox::Outbox;
 use crate::delivery::window::Windower;
-use crate::link::{From, HostMessage, Rows, TableId};
+use crate::link::{From, HostMessage, Row, Rows, TableId};
 use crate::position::{Mark, Nonce, Position, Seq};
 
 /// Rows asked for at once.
@@ -152,6 +152,16 @@ impl Instance {
         };
         if let Some(trimmed) = page.trimmed.filter(|t| t.seq > repair.window.fed())
             && !self.pass_trimmed(at, trimmed, &mut repair, scope)
+        {
+            return;
+        }
+        // The Consumer named a row of another history. Messages that went on from its key would be
+        // accepted; its cursor, refused by the guest, makes the guest begin a new stream.
+        let begun = page.rows.iter().map(Row::position);
+        let trimmed = page.trimmed.map(|t| t.position());
+        if begun
+            .chain(trimmed)
+            .any(|position| position.contradicts(&repair.progress.published))
         {
             return;
         }
