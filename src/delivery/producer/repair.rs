@@ -41,6 +41,15 @@ pub(super) struct Asker<'a> {
 }
 
 impl Asker<'_> {
+    /// Shows the guest a position that it does not have.
+    fn refute(&self, table: &TableId, position: Position, out: &mut Outbox) {
+        out.send(HostMessage::Ack {
+            nonce: self.nonce,
+            table: table.clone(),
+            cursors: vec![position],
+        });
+    }
+
     fn ask(&mut self, table: &TableId, seq: Seq, limit: Seq, out: &mut Outbox) -> u64 {
         *self.next_query += 1;
         let id = *self.next_query;
@@ -155,14 +164,15 @@ impl Instance {
         {
             return;
         }
-        // The Consumer named a row of another history. Messages that went on from its key would be
-        // accepted; its cursor, refused by the guest, makes the guest begin a new stream.
+        let asked_for = repair.progress.published;
         let begun = page.rows.iter().map(Row::position);
-        let trimmed = page.trimmed.map(|t| t.position());
         if begun
-            .chain(trimmed)
-            .any(|position| position.contradicts(&repair.progress.published))
+            .chain(page.trimmed.map(|t| t.position()))
+            .any(|position| position.contradicts(&asked_for))
         {
+            // The Consumer named a row of another history. Messages that went on from its key
+            // would be accepted; told the key, the guest begins a new stream.
+            asker.refute(scope.table, asked_for, scope.out);
             return;
         }
         let mut closed = Vec::new();
