@@ -13,7 +13,10 @@
 //! | [`message`] | the published message: topics and CloudEvents |
 
 pub mod clock;
+pub mod delivery;
+pub mod descriptor;
 pub mod link;
+pub mod message;
 pub mod name;
 pub mod position;
 pub mod value;

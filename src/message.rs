@@ -1,0 +1,598 @@
+//! The published message: topics, and CloudEvents 1.0 in structured JSON. All meaning is in the
+//! payload, so that any MQTT client, 3.1.1 included, can read everything. `schemas/message.schema.json`
+//! describes it for others; a test holds the two together.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::ser::SerializeMap;
+use serde::{Deserialize, Serialize, Serializer};
+use sha2::{Digest, Sha256};
+
+use crate::clock::Timestamp;
+use crate::name::{DataPoint, Label, topic_level};
+use crate::position::{Position, RowKey, Seq, StreamId};
+use crate::value::{Base64Bytes, Published, Value};
+
+/// The root of every topic; its last level is the version.
+pub const TOPIC_ROOT: &str = "vmkpi/v1";
+
+/// The CloudEvents media type of a whole event in JSON.
+pub const CONTENT_TYPE: &str = "application/cloudevents+json";
+
+/// A message's size above which raw samples are split over several, in bytes.
+pub const MAX_MESSAGE_BYTES: usize = 256 << 10;
+
+/// Where data of one point is published: `vmkpi/v1/SITE/data/VM/SPECIFIER/POINT...`.
+pub fn data_topic(site: &Label, vm: &Label, specifier: &Label, point: &DataPoint) -> String {
+    format!(
+        "{TOPIC_ROOT}/{}/data/{}/{}/{}",
+        topic_level(site.as_str()),
+        topic_level(vm.as_str()),
+        topic_level(specifier.as_str()),
+        point.topic_levels()
+    )
+}
+
+/// The topic filter of the data of a site and a VM; `None` stands for all of them.
+pub fn data_filter(site: Option<&Label>, vm: Option<&Label>) -> String {
+    let level = |l: Option<&Label>| l.map_or_else(|| "+".into(), |l| topic_level(l.as_str()));
+    format!("{TOPIC_ROOT}/{}/data/{}/#", level(site), level(vm))
+}
+
+/// Named values of one sample, in the order of their columns.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Values {
+    /// The names.
+    pub columns: Arc<[Box<str>]>,
+    /// One value for each name.
+    pub row: Vec<Value>,
+}
+
+impl Values {
+    /// Names with their values.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Value)> {
+        self.columns.iter().map(|c| &**c).zip(&self.row)
+    }
+}
+
+impl Serialize for Values {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(self.row.len()))?;
+        for (name, value) in self.iter() {
+            map.serialize_entry(name, &Published(value))?;
+        }
+        map.end()
+    }
+}
+
+/// What a sample holds.
+#[derive(Clone, Debug, PartialEq)]
+pub enum SampleBody {
+    /// Typed values.
+    Values(Values),
+    /// Bytes that only the key's owner reads.
+    Data(Base64Bytes),
+}
+
+/// One row, as it is delivered raw.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sample {
+    /// The row's number in its table and stream.
+    pub seq: Seq,
+    /// The row's key.
+    pub key: RowKey,
+    /// When the row was stored, by the guest's clock.
+    pub time: Timestamp,
+    /// What it holds.
+    pub body: SampleBody,
+}
+
+impl Sample {
+    /// About how many bytes the sample takes in a message; never less than it does.
+    pub fn size_bytes(&self) -> usize {
+        const FRAME: usize = 110;
+        match &self.body {
+            // A control character takes six bytes in JSON, a number at most 25.
+            SampleBody::Values(v) => v.iter().fold(FRAME, |sum, (name, value)| {
+                let text = match value {
+                    Value::Text(t) => json_text_len(t),
+                    _ => 25,
+                };
+                sum + json_text_len(name) + text + 6
+            }),
+            SampleBody::Data(bytes) => FRAME + bytes.0.len().div_ceil(3) * 4,
+        }
+    }
+}
+
+fn json_text_len(text: &str) -> usize {
+    text.bytes()
+        .map(|b| match b {
+            b'"' | b'\\' => 2,
+            0..=0x1f => 6,
+            _ => 1,
+        })
+        .sum()
+}
+
+/// The result of a function over the samples of one window.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Processed {
+    /// The function's name.
+    pub function: Box<str>,
+    /// The window's beginning, included.
+    pub from: Timestamp,
+    /// The window's end, excluded.
+    pub to: Timestamp,
+    /// The result for each column that had a numeric value.
+    pub values: BTreeMap<Box<str>, f64>,
+    /// How many numeric values went into each.
+    pub count: BTreeMap<Box<str>, u64>,
+    /// Where the window's own rows begin: a Consumer whose cursor is there accepts the message too.
+    pub rows_after: Seq,
+    /// The key of that row, where it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rows_after_key: Option<RowKey>,
+    /// Whether rows at the window's beginning are missing from it, as another message had them.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub partial: bool,
+    /// Whether it may repeat rows of a window sent before the stream was forked.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub forked: bool,
+}
+
+/// What a message is about.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Body {
+    /// Every sample; none in a message that only covers rows.
+    Raw(Vec<Sample>),
+    /// One window's result.
+    Processed(Processed),
+    /// Rows that were lost, and why.
+    Gap(Box<str>),
+}
+
+impl Body {
+    fn event_type(&self) -> &'static str {
+        match self {
+            Self::Raw(_) => "org.vmkpi.raw.v1",
+            Self::Processed(_) => "org.vmkpi.processed.v1",
+            Self::Gap(_) => "org.vmkpi.gap.v1",
+        }
+    }
+}
+
+/// One published message. It accounts for the rows (after, through] of its instance.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Event {
+    /// The primary site.
+    pub site: Label,
+    /// The VM's name in its descriptor.
+    pub vm: Label,
+    /// The data point.
+    pub point: DataPoint,
+    /// The specifier's id.
+    pub specifier: Label,
+    /// The descriptor's revision.
+    pub revision: Box<str>,
+    /// The stream the rows belong to.
+    pub stream: StreamId,
+    /// The row before the first one accounted for.
+    pub after: Position,
+    /// The last row accounted for.
+    pub through: Position,
+    /// The guest's acknowledged row.
+    pub base: Position,
+    /// The latest time the message is about.
+    pub time: Timestamp,
+    /// What it says.
+    pub body: Body,
+}
+
+/// Why bytes are no message of ours.
+#[derive(Debug, thiserror::Error)]
+pub enum EventError {
+    /// Not JSON, or a field is missing or of the wrong type.
+    #[error("not a vmkpi message: {0}")]
+    Json(#[from] serde_json::Error),
+    /// The source is not `/vmkpi/SITE/VM`.
+    #[error("the source {0:?} is not /vmkpi/SITE/VM")]
+    Source(String),
+    /// A type this version does not know.
+    #[error("unknown event type {0:?}")]
+    Type(String),
+    /// `after` beyond `through`, or another impossible range.
+    #[error("impossible coverage: after {0}, through {1}")]
+    Coverage(Seq, Seq),
+    /// A gap that says nothing, a sample with both or neither of values and data, and so on.
+    #[error("impossible data: {0}")]
+    Data(&'static str),
+}
+
+/// CloudEvents' Integer ends at 2^31-1 (CloudEvents 1.0, type system), so a larger one is a string.
+#[derive(Clone, Copy)]
+struct Attribute(Seq);
+
+impl Serialize for Attribute {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match i32::try_from(self.0) {
+            Ok(small) => serializer.serialize_i32(small),
+            Err(_) => serializer.collect_str(&self.0),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Attribute {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Either {
+            Number(Seq),
+            Text(String),
+        }
+        let seq = match Either::deserialize(deserializer)? {
+            Either::Number(seq) => seq,
+            Either::Text(text) => text.parse().map_err(serde::de::Error::custom)?,
+        };
+        Ok(Self(seq))
+    }
+}
+
+/// The event as it is written: attributes flat, as CloudEvents wants them.
+#[derive(Serialize, Deserialize)]
+struct Wire<S, D> {
+    specversion: S,
+    id: String,
+    source: String,
+    subject: DataPoint,
+    time: Timestamp,
+    #[serde(rename = "type")]
+    event_type: S,
+    datacontenttype: S,
+    stream: StreamId,
+    specifier: Label,
+    revision: S,
+    after: Attribute,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    afterkey: Option<RowKey>,
+    through: Attribute,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    throughkey: Option<RowKey>,
+    base: Attribute,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    basekey: Option<RowKey>,
+    data: D,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum DataOut<'a> {
+    Raw { samples: Vec<SampleOut<'a>> },
+    Processed(&'a Processed),
+    Gap { reason: &'a str },
+}
+
+#[derive(Serialize)]
+struct SampleOut<'a> {
+    seq: Published64,
+    key: RowKey,
+    time: Timestamp,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    values: Option<&'a Values>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data_base64: Option<&'a Base64Bytes>,
+}
+
+/// A `seq` inside `data`: a string beyond 2^53, as all integers there.
+struct Published64(Seq);
+
+impl Serialize for Published64 {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let value = Value::Integer(i64::try_from(self.0).unwrap_or(i64::MAX));
+        Published(&value).serialize(serializer)
+    }
+}
+
+#[derive(Deserialize)]
+struct DataIn {
+    samples: Option<Vec<SampleIn>>,
+    reason: Option<Box<str>>,
+}
+
+#[derive(Deserialize)]
+struct SampleIn {
+    seq: Attribute,
+    key: RowKey,
+    time: Timestamp,
+    values: Option<serde_json::Map<String, serde_json::Value>>,
+    data_base64: Option<Base64Bytes>,
+}
+
+impl Event {
+    /// The event's id: the same for the same coverage, whoever publishes it.
+    pub fn id(&self) -> String {
+        let text = format!(
+            "{}\n{}\n{}\n{}\n{}\n{}\n{}",
+            self.body.event_type(),
+            self.stream,
+            self.point,
+            self.specifier,
+            self.revision,
+            self.after.seq,
+            self.through.seq
+        );
+        hex(&Sha256::digest(text.as_bytes())[..16])
+    }
+
+    /// The topic the event is published to.
+    pub fn topic(&self) -> String {
+        data_topic(&self.site, &self.vm, &self.specifier, &self.point)
+    }
+
+    /// The event as CloudEvents 1.0 in structured JSON.
+    pub fn encode(&self) -> Vec<u8> {
+        let wire = Wire {
+            specversion: "1.0",
+            id: self.id(),
+            source: format!(
+                "/vmkpi/{}/{}",
+                uri_segment(self.site.as_str()),
+                uri_segment(self.vm.as_str())
+            ),
+            subject: self.point.clone(),
+            time: self.time,
+            event_type: self.body.event_type(),
+            datacontenttype: "application/json",
+            stream: self.stream,
+            specifier: self.specifier.clone(),
+            revision: &*self.revision,
+            after: Attribute(self.after.seq),
+            afterkey: self.after.key,
+            through: Attribute(self.through.seq),
+            throughkey: self.through.key,
+            base: Attribute(self.base.seq),
+            basekey: self.base.key,
+            data: data_out(&self.body),
+        };
+        serde_json::to_vec(&wire).expect("an event has string keys only")
+    }
+
+    /// Reads an event.
+    ///
+    /// # Errors
+    /// The bytes are no event of ours, or say something impossible.
+    pub fn decode(bytes: &[u8]) -> Result<Self, EventError> {
+        let wire: Wire<String, &serde_json::value::RawValue> = serde_json::from_slice(bytes)?;
+        let (site, vm) = parse_source(&wire.source)?;
+        let body = data_in(&wire.event_type, wire.data.get())?;
+        if wire.after.0 > wire.through.0 {
+            return Err(EventError::Coverage(wire.after.0, wire.through.0));
+        }
+        let position = |seq: Attribute, key| Position { seq: seq.0, key };
+        Ok(Self {
+            site,
+            vm,
+            point: wire.subject,
+            specifier: wire.specifier,
+            revision: wire.revision.into(),
+            stream: wire.stream,
+            after: position(wire.after, wire.afterkey),
+            through: position(wire.through, wire.throughkey),
+            base: position(wire.base, wire.basekey),
+            time: wire.time,
+            body,
+        })
+    }
+}
+
+fn data_out(body: &Body) -> DataOut<'_> {
+    match body {
+        Body::Raw(samples) => DataOut::Raw {
+            samples: samples.iter().map(sample_out).collect(),
+        },
+        Body::Processed(processed) => DataOut::Processed(processed),
+        Body::Gap(reason) => DataOut::Gap { reason },
+    }
+}
+
+fn sample_out(sample: &Sample) -> SampleOut<'_> {
+    let (values, data_base64) = match &sample.body {
+        SampleBody::Values(values) => (Some(values), None),
+        SampleBody::Data(bytes) => (None, Some(bytes)),
+    };
+    SampleOut {
+        seq: Published64(sample.seq),
+        key: sample.key,
+        time: sample.time,
+        values,
+        data_base64,
+    }
+}
+
+fn data_in(event_type: &str, data: &str) -> Result<Body, EventError> {
+    match event_type {
+        "org.vmkpi.processed.v1" => Ok(Body::Processed(serde_json::from_str(data)?)),
+        "org.vmkpi.raw.v1" => {
+            let data: DataIn = serde_json::from_str(data)?;
+            let samples = data
+                .samples
+                .ok_or(EventError::Data("raw without samples"))?;
+            let samples: Result<_, _> = samples.into_iter().map(sample_in).collect();
+            Ok(Body::Raw(samples?))
+        }
+        "org.vmkpi.gap.v1" => {
+            let data: DataIn = serde_json::from_str(data)?;
+            let reason = data.reason.ok_or(EventError::Data("gap without reason"))?;
+            Ok(Body::Gap(reason))
+        }
+        other => Err(EventError::Type(other.into())),
+    }
+}
+
+fn sample_in(sample: SampleIn) -> Result<Sample, EventError> {
+    let body = match (sample.values, sample.data_base64) {
+        (Some(map), None) => {
+            let mut row = Vec::with_capacity(map.len());
+            let mut columns: Vec<Box<str>> = Vec::with_capacity(map.len());
+            for (name, value) in map {
+                columns.push(name.into());
+                row.push(serde_json::from_value(value)?);
+            }
+            SampleBody::Values(Values {
+                columns: columns.into(),
+                row,
+            })
+        }
+        (None, Some(bytes)) => SampleBody::Data(bytes),
+        _ => {
+            return Err(EventError::Data(
+                "a sample has either values or data_base64",
+            ));
+        }
+    };
+    Ok(Sample {
+        seq: sample.seq.0,
+        key: sample.key,
+        time: sample.time,
+        body,
+    })
+}
+
+/// One path segment of a URI reference (RFC 3986): everything but unreserved characters encoded.
+fn uri_segment(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for b in text.bytes() {
+        if b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~') {
+            out.push(char::from(b));
+        } else {
+            out.push_str(&format!("%{b:02X}"));
+        }
+    }
+    out
+}
+
+fn parse_source(source: &str) -> Result<(Label, Label), EventError> {
+    let bad = || EventError::Source(source.chars().take(100).collect());
+    let (site, vm) = source
+        .strip_prefix("/vmkpi/")
+        .and_then(|rest| rest.split_once('/'))
+        .ok_or_else(bad)?;
+    let label = |segment: &str| uri_decode(segment)?.parse().ok();
+    Ok((label(site).ok_or_else(bad)?, label(vm).ok_or_else(bad)?))
+}
+
+fn uri_decode(segment: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(segment.len());
+    let mut rest = segment.as_bytes();
+    while let Some((first, tail)) = rest.split_first() {
+        if *first == b'%' {
+            let digits = std::str::from_utf8(tail.get(..2)?).ok()?;
+            bytes.push(u8::from_str_radix(digits, 16).ok()?);
+            rest = &tail[2..];
+        } else {
+            bytes.push(*first);
+            rest = tail;
+        }
+    }
+    String::from_utf8(bytes).ok()
+}
+
+/// Bytes as lower-case hexadecimal digits.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(body: Body) -> Event {
+        Event {
+            site: "acme".parse().unwrap(),
+            vm: "shop a+%ü".parse().unwrap(),
+            point: "unencrypted/web".parse().unwrap(),
+            specifier: "web-load".parse().unwrap(),
+            revision: "00ff".into(),
+            stream: StreamId(5),
+            after: Position::new(16, RowKey(1)),
+            through: Position::new(17, RowKey(0x9f3c)),
+            base: Position::START,
+            time: Timestamp::from_micros(1),
+            body,
+        }
+    }
+
+    fn sample(body: SampleBody) -> Sample {
+        Sample {
+            seq: 17,
+            key: RowKey(0x9f3c),
+            time: Timestamp::from_micros(1),
+            body,
+        }
+    }
+
+    #[test]
+    fn every_kind_of_event_survives_the_way() {
+        let values = Values {
+            columns: ["a".into(), "b".into(), "c".into()].into(),
+            row: vec![Value::Integer(42), Value::Real(4.0), Value::Null],
+        };
+        let processed = Processed {
+            function: "mean".into(),
+            from: Timestamp::from_micros(0),
+            to: Timestamp::from_micros(10),
+            values: [("a".into(), 41.5)].into(),
+            count: [("a".into(), 10)].into(),
+            rows_after: 16,
+            rows_after_key: None,
+            partial: true,
+            forked: false,
+        };
+        for body in [
+            Body::Raw(vec![sample(SampleBody::Values(values))]),
+            Body::Raw(vec![sample(SampleBody::Data(Base64Bytes(vec![0, 255])))]),
+            Body::Raw(vec![]),
+            Body::Processed(processed),
+            Body::Gap("retention_age".into()),
+        ] {
+            let event = event(body);
+            assert_eq!(Event::decode(&event.encode()).unwrap(), event);
+        }
+    }
+
+    #[test]
+    fn the_envelope_is_cloudevents_and_names_its_coverage() {
+        let mut event = event(Body::Raw(vec![]));
+        event.through.seq = 1 << 31;
+        let json: serde_json::Value = serde_json::from_slice(&event.encode()).unwrap();
+        assert_eq!(json["specversion"], "1.0");
+        assert_eq!(json["source"], "/vmkpi/acme/shop%20a%2B%25%C3%BC");
+        assert_eq!(json["after"], 16);
+        assert_eq!(json["through"], "2147483648", "beyond CloudEvents' Integer");
+        assert_eq!(Event::decode(&event.encode()).unwrap(), event);
+        assert_eq!(
+            event.topic(),
+            "vmkpi/v1/acme/data/shop a%2B%25ü/web-load/unencrypted/web"
+        );
+    }
+
+    #[test]
+    fn what_is_no_event_is_an_error_never_a_panic() {
+        let good = event(Body::Raw(vec![])).encode();
+        for end in 0..good.len() {
+            assert!(Event::decode(&good[..end]).is_err());
+        }
+        let with = |from: &str, to: &str| {
+            String::from_utf8(good.clone())
+                .unwrap()
+                .replace(from, to)
+                .into_bytes()
+        };
+        assert!(Event::decode(&with("org.vmkpi.raw.v1", "org.vmkpi.raw.v2")).is_err());
+        assert!(Event::decode(&with("/vmkpi/acme", "/other/acme")).is_err());
+        assert!(Event::decode(&with("%C3%BC", "%C3")).is_err());
+        assert!(Event::decode(&with("\"after\":16", "\"after\":18")).is_err());
+        assert!(Event::decode(&with("\"samples\":[]", "\"samples\":[{}]")).is_err());
+    }
+}
