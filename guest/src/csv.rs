@@ -210,19 +210,41 @@ mod tests {
         ok("42\n", &["column1"], &[Integer(42)]);
         ok("42", &["column1"], &[Integer(42)]);
         ok("a,b", &["column1", "column2"], &[t("a"), t("b")]);
-        ok("users,load\n42,4.5\n", &["users", "load"], &[Integer(42), Real(4.5)]);
+        ok(
+            "users,load\n42,4.5\n",
+            &["users", "load"],
+            &[Integer(42), Real(4.5)],
+        );
         ok("\u{feff}users\r\n7\r\n", &["users"], &[Integer(7)]);
         ok("a,b\n,x\n", &["a", "b"], &[Null, t("x")]);
-        ok("\"a,1\",\"b\"\"q\"\n\"x\ny\",=cmd()\n", &["a,1", "b\"q"], &[t("x\ny"), t("=cmd()")]);
-        ok("007,1e400,18446744073709551616\n", &["column1", "column2", "column3"],
-           &[t("007"), t("1e400"), t("18446744073709551616")]);
+        ok(
+            "\"a,1\",\"b\"\"q\"\n\"x\ny\",=cmd()\n",
+            &["a,1", "b\"q"],
+            &[t("x\ny"), t("=cmd()")],
+        );
+        ok(
+            "007,1e400,18446744073709551616\n",
+            &["column1", "column2", "column3"],
+            &[t("007"), t("1e400"), t("18446744073709551616")],
+        );
     }
 
     #[test]
     fn a_blank_label_takes_the_standard_name_of_its_place() {
-        ok("a,,c\n1,2,3\n", &["a", "column2", "c"], &[Value::Integer(1), Value::Integer(2), Value::Integer(3)]);
-        ok("a, ,c\n1,2,3\n", &["a", "column2", "c"], &[Value::Integer(1), Value::Integer(2), Value::Integer(3)]);
-        assert_eq!(read("column2,\n1,2\n").unwrap_err(), CsvError::Duplicate("column2".into()));
+        ok(
+            "a,,c\n1,2,3\n",
+            &["a", "column2", "c"],
+            &[Value::Integer(1), Value::Integer(2), Value::Integer(3)],
+        );
+        ok(
+            "a, ,c\n1,2,3\n",
+            &["a", "column2", "c"],
+            &[Value::Integer(1), Value::Integer(2), Value::Integer(3)],
+        );
+        assert_eq!(
+            read("column2,\n1,2\n").unwrap_err(),
+            CsvError::Duplicate("column2".into())
+        );
     }
 
     #[test]
@@ -232,8 +254,20 @@ mod tests {
             ("\n\r\n", CsvError::Empty),
             ("\u{feff}", CsvError::Empty),
             ("a\n1\n2\n", CsvError::TooManyRecords),
-            ("a,b\n1\n", CsvError::Ragged { labels: 2, values: 1 }),
-            ("a\n1,2\n", CsvError::Ragged { labels: 1, values: 2 }),
+            (
+                "a,b\n1\n",
+                CsvError::Ragged {
+                    labels: 2,
+                    values: 1,
+                },
+            ),
+            (
+                "a\n1,2\n",
+                CsvError::Ragged {
+                    labels: 1,
+                    values: 2,
+                },
+            ),
             ("a,A\n1,2\n", CsvError::Duplicate("A".into())),
             ("_seq\n1\n", CsvError::Underscore("_seq".into())),
             ("a,\"b\n1,2\n", CsvError::UnclosedQuote(2)),
@@ -248,7 +282,10 @@ mod tests {
         assert_eq!(parse(b"a\xff", 9).unwrap_err(), CsvError::Encoding(1));
         assert_eq!(
             parse(b"1,2,3", 2).unwrap_err(),
-            CsvError::TooManyColumns { columns: 3, limit: 2 }
+            CsvError::TooManyColumns {
+                columns: 3,
+                limit: 2
+            }
         );
         assert!(read(&format!("{}\n1\n", "x".repeat(201))).is_err());
     }

@@ -40,7 +40,9 @@ use crate::csv::{Columns, CsvError};
 use crate::feed::Feed;
 
 pub use files::StoredFile;
+pub use open::set_aside;
 pub use schema::quote;
+pub use table::row_data;
 
 /// A data point's name in one of the two directories.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -20,7 +20,7 @@ use vmkpi::name::{Area, KpiName};
 use vmkpi::position::{RowKey, Seq, StreamId};
 
 use super::table::{Fault, State, Table, row_data};
-use super::{Job, Point, RowData, StoreError, Stored, files, open, refused};
+use super::{AckOutcome, Job, Point, RowData, StoreError, Stored, files, open, refused};
 use crate::config::Limits;
 
 /// What a job came to.
@@ -31,6 +31,10 @@ pub enum Outcome {
     Content(Vec<u8>),
     /// An input is kept under this id.
     Refused(i64),
+    /// An acknowledgement was taken or left.
+    Ack(AckOutcome),
+    /// An acknowledgement names a row that this store never had: mint.
+    Refuted,
 }
 
 /// One database.
@@ -58,7 +62,13 @@ pub struct Database {
 
 impl Database {
     /// A database that has just been opened.
-    pub fn new(area: Area, path: PathBuf, stream: StreamId, limits: Limits, conn: Connection) -> Self {
+    pub fn new(
+        area: Area,
+        path: PathBuf,
+        stream: StreamId,
+        limits: Limits,
+        conn: Connection,
+    ) -> Self {
         Self {
             area,
             path,
@@ -118,6 +128,20 @@ impl Database {
         done.map_err(|error| self.failure(&error))
     }
 
+    /// Reads outside a transaction.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub fn look<T>(
+        &mut self,
+        work: impl FnOnce(&mut Self) -> rusqlite::Result<T>,
+    ) -> Result<T, StoreError> {
+        self.reopen().map_err(|failure| failure.error)?;
+        let found = work(self);
+        self.touched.clear();
+        found.map_err(|error| self.failure(&error).error)
+    }
+
     fn attempt<T>(
         &mut self,
         work: impl FnOnce(&mut Self) -> rusqlite::Result<T>,
@@ -162,9 +186,10 @@ impl Database {
                     | ErrorCode::TooBig
             )
         );
-        let rolled_back = self.conn.as_ref().is_some_and(|conn| {
-            conn.is_autocommit() || conn.execute_batch("ROLLBACK").is_ok()
-        });
+        let rolled_back = self
+            .conn
+            .as_ref()
+            .is_some_and(|conn| conn.is_autocommit() || conn.execute_batch("ROLLBACK").is_ok());
         if !keep || !rolled_back {
             // What a failed sync has left on the disk is not known: nothing is tried again on this
             // connection, and the ends of the tables are read anew.
@@ -216,7 +241,8 @@ impl Database {
 
     fn draw_keys(&mut self, rows: usize) -> rusqlite::Result<()> {
         self.keys.resize(rows * size_of::<u64>(), 0);
-        getrandom::fill(&mut self.keys).map_err(|e| rusqlite::Error::ToSqlConversionFailure(Box::new(e)))
+        getrandom::fill(&mut self.keys)
+            .map_err(|e| rusqlite::Error::ToSqlConversionFailure(Box::new(e)))
     }
 
     fn next_key(&mut self) -> RowKey {
@@ -248,7 +274,8 @@ impl Database {
                         error,
                     })
                 })?;
-                self.add_row(to, &Arc::new(bytes), &row).map(Outcome::Stored)
+                self.add_row(to, &Arc::new(bytes), &row)
+                    .map(Outcome::Stored)
             }
             Job::Remove { point, .. } => self.remove_file(point).map(Outcome::Content),
             Job::Refuse {
@@ -265,11 +292,17 @@ impl Database {
                 let id = refused::keep(conn, point.name.as_str(), reason, bytes)?;
                 Ok(Outcome::Refused(id))
             }
+            Job::Ack { table, cursors, .. } => Ok(self.acknowledge(table, cursors)?),
             _ => Err(Fault::Sql(rusqlite::Error::InvalidQuery)),
         }
     }
 
-    fn add_row(&mut self, point: &Point, bytes: &Arc<Vec<u8>>, row: &RowData) -> Result<Stored, Fault> {
+    fn add_row(
+        &mut self,
+        point: &Point,
+        bytes: &Arc<Vec<u8>>,
+        row: &RowData,
+    ) -> Result<Stored, Fault> {
         let key = self.next_key();
         let limit = self.limits.columns;
         let exists = self.touch(&point.name)?;
@@ -285,12 +318,12 @@ impl Database {
         if exists && let RowData::Columns(columns) = row {
             table.widen(conn, point, columns, limit)?;
         }
-        let (seq, time) = table.insert(conn, point, key, row, bytes)?;
+        let stamp = table.insert(conn, point, key, row, bytes)?;
         self.contents
-            .insert(Arc::clone(&point.name), (Arc::clone(bytes), time));
+            .insert(Arc::clone(&point.name), (Arc::clone(bytes), stamp.time));
         Ok(Stored {
-            seq,
-            time,
+            seq: stamp.seq,
+            time: stamp.time,
             size: bytes.len() as u64,
         })
     }
@@ -310,10 +343,8 @@ impl Database {
             }
         }
         if let Some(table) = self.tables.get(name) {
-            let state = table.state;
-            self.touched
-                .entry(Arc::clone(name))
-                .or_insert(Some(state));
+            let state = table.state.clone();
+            self.touched.entry(Arc::clone(name)).or_insert(Some(state));
         }
         Ok(true)
     }

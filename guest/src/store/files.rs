@@ -58,7 +58,12 @@ pub fn update(
     conn.prepare_cached(
         "UPDATE \".files\" SET removed = 0, mtime = ?2, epoch = ?3, content = ?4 WHERE id = ?1",
     )?
-    .execute(params![file, mtime.as_micros(), epoch.cast_signed(), content])?;
+    .execute(params![
+        file,
+        mtime.as_micros(),
+        epoch.cast_signed(),
+        content
+    ])?;
     Ok(())
 }
 

@@ -31,19 +31,26 @@ pub fn unite(databases: &mut [Database]) -> anyhow::Result<()> {
     if databases.iter().all(|db| Some(db.stream) == first) {
         return Ok(());
     }
-    let fresh = databases.iter().any(|db| is_empty(db).unwrap_or(false));
-    let stream = mint(databases)?;
-    if fresh {
-        tracing::debug!(%stream, "one database is new: both begin a stream");
-    } else {
-        tracing::warn!(%stream, "the databases are of two streams: both begin a new one");
+    if let Some(stream) = first
+        && databases.iter().all(|db| is_empty(db).unwrap_or(false))
+    {
+        // Both are new, and nobody has read anything of either.
+        for db in databases {
+            set_meta(db.connection()?, "stream", stream.to_string())?;
+            db.stream = stream;
+        }
+        return Ok(());
     }
+    let stream = mint(databases)?;
+    tracing::warn!(%stream, "the databases were of two streams: both begin a new one");
     Ok(())
 }
 
 fn is_empty(db: &Database) -> rusqlite::Result<bool> {
     db.connection()?
-        .query_row("SELECT NOT EXISTS (SELECT 1 FROM \".files\")", [], |r| r.get(0))
+        .query_row("SELECT NOT EXISTS (SELECT 1 FROM \".files\")", [], |r| {
+            r.get(0)
+        })
 }
 
 /// Begins a new stream in both databases. Cut off between the two, [`unite`] begins yet another.
@@ -91,7 +98,10 @@ fn move_table(
     let history = history_name(old, name);
     let (past, through) = (quote(&history), acked.seq.cast_signed());
     conn.execute_batch(&format!("ALTER TABLE {table} RENAME TO {past}"))?;
-    conn.execute_batch(&create_table(name.as_str(), columns.iter().map(String::as_str)))?;
+    conn.execute_batch(&create_table(
+        name.as_str(),
+        columns.iter().map(String::as_str),
+    ))?;
     let own: String = columns.iter().map(|c| format!(", {}", quote(c))).collect();
     let moved = conn.execute(
         &format!(

@@ -15,13 +15,13 @@ use super::{StoredFile, files, mint, schema};
 use crate::config::Limits;
 
 /// Small pages: a store changes two or three of them, and each goes through the log whole.
-const PAGE_BYTES: u64 = 1024;
+const PAGE_BYTES: i64 = 1024;
 
 /// How long a writer waits for another program's lock before its stores fail with EAGAIN.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What the write-ahead log is cut back to after a long reader let it grow.
-const WAL_BYTES: u64 = 16 << 20;
+const WAL_BYTES: i64 = 16 << 20;
 
 /// Larger databases are not read through at start: it would take seconds.
 const CHECKED_BYTES: u64 = 1 << 30;
@@ -82,8 +82,7 @@ fn open_checked(path: &Path, limits: Limits) -> anyhow::Result<Connection> {
     let size = std::fs::metadata(path).map_or(0, |m| m.len());
     let conn = connect(path, limits)?;
     if size > 0 && size <= CHECKED_BYTES {
-        let verdict: String =
-            conn.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+        let verdict: String = conn.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
         if verdict != "ok" {
             return Err(Corrupt(verdict).into());
         }
@@ -119,7 +118,8 @@ fn connect(path: &Path, limits: Limits) -> anyhow::Result<Connection> {
     conn.pragma_update(None, "cache_size", -1024)?;
     conn.pragma_update(None, "journal_size_limit", WAL_BYTES)?;
     conn.pragma_update(None, "trusted_schema", false)?;
-    conn.pragma_update(None, "max_page_count", limits.database_bytes / PAGE_BYTES)?;
+    let pages = i64::try_from(limits.database_bytes).unwrap_or(i64::MAX) / PAGE_BYTES;
+    conn.pragma_update(None, "max_page_count", pages)?;
     schema::migrate(&mut conn)?;
     if schema::meta::<String>(&conn, "stream")?.is_none() {
         schema::set_meta(&conn, "stream", mint::new_stream()?.to_string())?;

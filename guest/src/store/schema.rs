@@ -48,7 +48,9 @@ CREATE TABLE ".refused" (
 
 /// A database that a newer program has written.
 #[derive(Debug, thiserror::Error)]
-#[error("the database has format {found}, and this program knows formats up to {known}: use a newer vmkpi-guest")]
+#[error(
+    "the database has format {found}, and this program knows formats up to {known}: use a newer vmkpi-guest"
+)]
 pub struct TooNew {
     found: usize,
     known: usize,
@@ -59,7 +61,8 @@ pub struct TooNew {
 /// # Errors
 /// SQLite fails, or the database is too new.
 pub fn migrate(conn: &mut Connection) -> anyhow::Result<()> {
-    let found: usize = conn.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    let found: u32 = conn.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    let found = found as usize;
     if found > MIGRATIONS.len() {
         let known = MIGRATIONS.len();
         return Err(TooNew { found, known }.into());
@@ -72,7 +75,7 @@ pub fn migrate(conn: &mut Connection) -> anyhow::Result<()> {
         transaction.execute_batch(migration)?;
     }
     transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
-    transaction.pragma_update(None, "user_version", MIGRATIONS.len())?;
+    transaction.pragma_update(None, "user_version", MIGRATIONS.len() as u32)?;
     transaction.commit()?;
     Ok(())
 }
@@ -131,11 +134,7 @@ pub fn meta<T: rusqlite::types::FromSql>(
 ///
 /// # Errors
 /// SQLite fails.
-pub fn set_meta(
-    conn: &Connection,
-    key: &str,
-    value: impl rusqlite::ToSql,
-) -> rusqlite::Result<()> {
+pub fn set_meta(conn: &Connection, key: &str, value: impl rusqlite::ToSql) -> rusqlite::Result<()> {
     conn.prepare_cached("INSERT OR REPLACE INTO \".meta\" (key, value) VALUES (?1, ?2)")?
         .execute(rusqlite::params![key, value])?;
     Ok(())

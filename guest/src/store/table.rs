@@ -4,28 +4,22 @@ use std::collections::HashSet;
 
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use vmkpi::clock::Timestamp;
+use vmkpi::delivery::head::{Stamp, TableHead};
 use vmkpi::name::{Area, KpiName};
 use vmkpi::position::{Mark, Position, RowKey, Seq, StreamId};
 use vmkpi::value::Value;
 
-use super::head::TableHead;
 use super::schema::{DATA_COLUMN, OWN_COLUMNS, create_table, quote};
 use super::{Point, RowData, StoreError};
 use crate::csv::Columns;
 
 /// What changes with each row or acknowledgement, and is put back when a transaction fails.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct State {
-    /// The end.
+    /// The end, what is acknowledged and what is trimmed.
     pub head: TableHead,
     /// The last row's key.
     pub last_key: Option<RowKey>,
-    /// The last acknowledged row.
-    pub acked: Mark,
-    /// The last row that retention took.
-    pub trimmed: Mark,
-    /// Rows moved into the stream when it was minted.
-    pub moved: u64,
 }
 
 impl State {
@@ -98,7 +92,11 @@ pub fn read_marks(
         )?
         .query_row(params![stream.to_string(), name], |row| {
             let moved: i64 = row.get(0)?;
-            Ok((moved.cast_unsigned(), mark_from(row, 1)?, mark_from(row, 5)?))
+            Ok((
+                moved.cast_unsigned(),
+                mark_from(row, 1)?,
+                mark_from(row, 5)?,
+            ))
         })
         .optional()?;
     Ok(found.unwrap_or_default())
@@ -148,14 +146,18 @@ impl Table {
         let (moved, acked, trimmed) = read_marks(conn, stream, name.as_str())?;
         // Only acknowledged rows are trimmed: when no row is left, the last one was the trimmed one.
         let last = read_row_mark(conn, name.as_str(), None)?.unwrap_or(trimmed);
+        let stamp = Stamp {
+            seq: last.seq,
+            time: last.time,
+            // At least the last row's, and higher by one for each start of the program: a mark may
+            // have been sent in an epoch that no row was ever stored in.
+            epoch: epoch.cast_unsigned(),
+        };
         Ok(Some(Self {
             file,
             state: State {
-                head: TableHead::new(last.seq, epoch.cast_unsigned()),
+                head: TableHead::restored(stamp, acked, trimmed, moved),
                 last_key: last.key,
-                acked,
-                trimmed,
-                moved,
             },
             columns: None,
             insert: None,
@@ -176,7 +178,7 @@ impl Table {
         };
         conn.execute_batch(&create_table(name, labels))?;
         conn.prepare_cached(
-            "INSERT INTO \".files\" (name, mtime, epoch, content) VALUES (?1, 0, 1, x'')",
+            "INSERT INTO \".files\" (name, mtime, epoch, content) VALUES (?1, 0, 0, x'')",
         )?
         .execute([name])?;
         let file = conn.last_insert_rowid();
@@ -184,13 +186,7 @@ impl Table {
             .execute([&stream.to_string(), name])?;
         Ok(Self {
             file,
-            state: State {
-                head: TableHead::new(0, 1),
-                last_key: None,
-                acked: Mark::default(),
-                trimmed: Mark::default(),
-                moved: 0,
-            },
+            state: State::default(),
             columns: None,
             insert: None,
         })
@@ -203,7 +199,7 @@ impl Table {
         self.insert = None;
     }
 
-    /// Adds a row and returns its number and time.
+    /// Adds a row and returns its number, time and epoch.
     pub fn insert(
         &mut self,
         conn: &Connection,
@@ -211,7 +207,7 @@ impl Table {
         key: RowKey,
         data: &RowData,
         bytes: &[u8],
-    ) -> Result<(Seq, Timestamp), Fault> {
+    ) -> Result<Stamp, Fault> {
         match data {
             RowData::Bytes => {
                 if self.insert.is_none() {
@@ -220,7 +216,11 @@ impl Table {
                 self.execute(conn, key, |stmt, at| stmt.raw_bind_parameter(at, bytes))
             }
             RowData::Columns(columns) => {
-                if self.insert.as_ref().is_none_or(|(l, _)| *l != columns.labels) {
+                if self
+                    .insert
+                    .as_ref()
+                    .is_none_or(|(l, _)| *l != columns.labels)
+                {
                     self.prepare(point, &columns.labels);
                 }
                 let values = &columns.values;
@@ -249,20 +249,19 @@ impl Table {
         conn: &Connection,
         key: RowKey,
         bind: impl FnOnce(&mut rusqlite::Statement<'_>, usize) -> rusqlite::Result<()>,
-    ) -> Result<(Seq, Timestamp), Fault> {
+    ) -> Result<Stamp, Fault> {
         let sql = self.insert.as_ref().map_or("", |(_, sql)| sql);
         let mut statement = conn.prepare_cached(sql)?;
-        let mut head = self.state.head;
-        let (seq, time, epoch) = head.next_row(Timestamp::now());
-        statement.raw_bind_parameter(1, seq.cast_signed())?;
-        statement.raw_bind_parameter(2, time.as_micros())?;
-        statement.raw_bind_parameter(3, epoch.cast_signed())?;
+        let stamp = self.state.head.next_stamp(Timestamp::now());
+        statement.raw_bind_parameter(1, stamp.seq.cast_signed())?;
+        statement.raw_bind_parameter(2, stamp.time.as_micros())?;
+        statement.raw_bind_parameter(3, stamp.epoch.cast_signed())?;
         statement.raw_bind_parameter(4, key_to_sql(key))?;
         bind(&mut statement, OWN_COLUMNS + 1)?;
         statement.raw_execute()?;
-        self.state.head = head;
+        self.state.head.stored(stamp);
         self.state.last_key = Some(key);
-        Ok((seq, time))
+        Ok(stamp)
     }
 
     /// Adds the columns that the row has and the table has not.
@@ -273,7 +272,11 @@ impl Table {
         columns: &Columns,
         limit: usize,
     ) -> Result<(), Fault> {
-        if self.insert.as_ref().is_some_and(|(l, _)| *l == columns.labels) {
+        if self
+            .insert
+            .as_ref()
+            .is_some_and(|(l, _)| *l == columns.labels)
+        {
             return Ok(());
         }
         let known = match self.columns.take() {
