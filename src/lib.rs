@@ -13,6 +13,7 @@
 //! | [`message`] | the published message: topics and CloudEvents |
 
 pub mod clock;
+pub mod delivery;
 pub mod descriptor;
 pub mod link;
 pub mod message;
