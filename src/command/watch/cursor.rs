@@ -14,6 +14,7 @@ use std::collections::hash_map::{Entry, HashMap, RandomState};
 use std::collections::{HashSet, VecDeque};
 use std::hash::BuildHasher;
 
+use vmkpi::delivery::consumer::{Verdict as Connection, judge};
 use vmkpi::message::{Body, Event};
 use vmkpi::name::{DataPoint, Label};
 use vmkpi::position::{Position, RowKey, Seq, StreamId};
@@ -89,17 +90,19 @@ impl Cursors {
         };
         cursor.used = self.messages;
         let at = cursor.at;
-        if at.contradicts(&event.after) || at.contradicts(&event.through) {
-            return Verdict::Diverged;
-        }
-        if event.through.seq <= at.seq {
-            // A key that was not known yet is remembered: it tells histories apart.
-            if event.through.seq == at.seq && at.key.is_none() {
-                cursor.at.key = event.through.key;
+        match judge(at, &event) {
+            Connection::Accept | Connection::Missing => {}
+            Connection::OtherHistory => return Verdict::Diverged,
+            Connection::Repetition => {
+                // A key that was not known yet is remembered: it tells histories apart.
+                if event.through.seq == at.seq && at.key.is_none() {
+                    cursor.at.key = event.through.key;
+                }
+                return Verdict::Repetition;
             }
-            return Verdict::Repetition;
         }
         cursor.at = event.through;
+        // What straddles the cursor connects well enough to be shown: nothing is kept here.
         let missing = (event.after.seq > at.seq).then_some(Missing {
             after: at.seq,
             through: event.after.seq,
