@@ -5,7 +5,7 @@ use std::fs::{DirBuilder, File, TryLockError};
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
@@ -84,7 +84,7 @@ pub fn run(config: &RunConfig) -> anyhow::Result<()> {
             "the partition cannot be unmounted"
         );
     }
-    link.lock().unwrap_or_else(|e| e.into_inner()).stop();
+    link.lock().unwrap_or_else(PoisonError::into_inner).stop();
     store.close();
     control.stop();
     say_farewell(&ended);

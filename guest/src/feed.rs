@@ -3,8 +3,8 @@
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use vmkpi::position::Seq;
@@ -67,7 +67,7 @@ impl Feed {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Point, Seq>> {
-        self.ends.lock().unwrap_or_else(|e| e.into_inner())
+        self.ends.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

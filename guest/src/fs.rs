@@ -20,7 +20,7 @@ pub mod tree;
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
 use vmkpi::clock::Timestamp;
@@ -147,7 +147,7 @@ impl Partition {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(|e| e.into_inner())
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The entry `name` of a directory.
@@ -351,7 +351,7 @@ impl Partition {
 
     /// The bytes of a file's last store.
     fn content(&self, point: &Point) -> Result<Vec<u8>, Errno> {
-        let mut readers = self.readers.lock().unwrap_or_else(|e| e.into_inner());
+        let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
         let slot = &mut readers[usize::from(point.area == Area::Unencrypted)];
         let read = (|| {
             if slot.is_none() {
@@ -372,7 +372,7 @@ impl Partition {
     /// How many files there are, and how many bytes wait to be stored.
     pub fn usage(&self) -> (usize, usize, usize) {
         let state = self.lock();
-        (state.tree.len(), state.handles.len(), state.buffered)
+        (state.tree.count(), state.handles.len(), state.buffered)
     }
 }
 

@@ -12,7 +12,7 @@ mod transport;
 
 use std::os::fd::AsFd as _;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -98,7 +98,10 @@ impl Link {
 
     /// What `status` shows.
     pub fn state(&self) -> LinkState {
-        self.state.lock().unwrap_or_else(|e| e.into_inner()).clone()
+        self.state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Hangs up and ends the thread.
@@ -145,7 +148,8 @@ impl Server {
         let mut timeout = IDLE;
         if let Some(connection) = &self.connection {
             let mut events = PollFlags::empty();
-            if connection.unsent() < DEAF_ABOVE_BYTES {
+            let deaf = connection.unsent() >= DEAF_ABOVE_BYTES;
+            if !deaf {
                 events |= PollFlags::POLLIN;
             }
             if connection.unsent() > 0 {
@@ -159,7 +163,10 @@ impl Server {
                 .next_marks
                 .saturating_duration_since(Instant::now())
                 .min(IDLE);
-            if connection.has_more() || self.session.has_more(connection.unsent()) {
+            if connection.has_more()
+                || (connection.unheard && !deaf)
+                || self.session.has_more(connection.unsent())
+            {
                 timeout = Duration::ZERO;
             }
         }
@@ -192,19 +199,24 @@ impl Server {
         let Some(connection) = &mut self.connection else {
             return true;
         };
-        if connection.unsent() < DEAF_ABOVE_BYTES && !connection.receive() {
+        // What was heard is answered before more is taken in: neither side of it can pile up.
+        if !connection.unheard && connection.unsent() < DEAF_ABOVE_BYTES && !connection.receive() {
             return false;
         }
         if connection.is_idle_port() {
             self.session.end();
         }
         let mut heard = false;
+        connection.unheard = true;
         for _ in 0..MESSAGES_PER_TURN {
             if connection.unsent() >= DEAF_ABOVE_BYTES {
                 break;
             }
             match connection.reader.next_message::<HostMessage>() {
-                None => break,
+                None => {
+                    connection.unheard = false;
+                    break;
+                }
                 Some(Ok(message)) => {
                     heard = true;
                     self.session.hear(message, &mut connection.out);
@@ -248,6 +260,6 @@ impl Server {
     }
 
     fn note(&self, change: impl FnOnce(&mut LinkState)) {
-        change(&mut self.state.lock().unwrap_or_else(|e| e.into_inner()));
+        change(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner));
     }
 }

@@ -8,7 +8,7 @@ use std::io::{Read as _, Write as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -160,7 +160,11 @@ impl Live {
             mount: self.config.mount.clone(),
             started: self.started,
             link_url: self.config.link.to_string(),
-            link: self.link.lock().unwrap_or_else(|e| e.into_inner()).state(),
+            link: self
+                .link
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .state(),
             requests: counters
                 .requests()
                 .into_iter()
@@ -269,7 +273,7 @@ pub fn gather(state: &Path) -> anyhow::Result<Status> {
         for file in reader.files().with_context(at)? {
             status
                 .points
-                .push(point(&reader, stream, file).with_context(at)?);
+                .push(point(&reader, stream, &file).with_context(at)?);
         }
         let (total, inputs) = reader.refused().with_context(at)?;
         status.refused_total += total;
@@ -291,7 +295,7 @@ pub fn gather(state: &Path) -> anyhow::Result<Status> {
 fn point(
     reader: &Reader,
     stream: vmkpi::position::StreamId,
-    file: StoredFile,
+    file: &StoredFile,
 ) -> rusqlite::Result<PointStatus> {
     let point = DataPoint::Kpi(file.point.area, (*file.point.name).clone());
     let extent = reader.extent(&file.point.name)?;

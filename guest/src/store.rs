@@ -25,7 +25,7 @@ mod writer;
 
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use nix::errno::Errno;
@@ -331,7 +331,7 @@ impl Store {
 
     /// The stream that new rows go to.
     pub fn stream(&self) -> StreamId {
-        *self.stream.lock().unwrap_or_else(|e| e.into_inner())
+        *self.stream.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Hands over a job. Its `done` is called in any case.
@@ -360,7 +360,11 @@ impl Store {
     /// Waits until everything submitted so far is done, and closes the databases.
     pub fn close(&self) {
         self.submit(Job::Close);
-        let thread = self.writer.lock().unwrap_or_else(|e| e.into_inner()).take();
+        let thread = self
+            .writer
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         if let Some(thread) = thread
             && thread.join().is_err()
         {

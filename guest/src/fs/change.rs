@@ -6,7 +6,7 @@ use std::sync::Arc;
 use nix::errno::Errno;
 use vmkpi::name::Area;
 
-use super::tree::{Ino, Name, ROOT, area_of};
+use super::tree::{Ino, Name, Node, ROOT, area_of};
 use super::{Attr, Done, Fh, OpenMode, Partition};
 use crate::store::{Job, Point, StoreError, csv_errno};
 
@@ -38,7 +38,7 @@ impl Partition {
             .tree
             .node(ino)
             .is_ok_and(|n| n.stored || n.pending > 0);
-        let point = state.tree.node(ino).ok().and_then(|n| n.point());
+        let point = state.tree.node(ino).ok().and_then(Node::point);
         let Some(point) = point.filter(|_| stored) else {
             if state.tree.node(ino).is_ok_and(|n| n.handles == 0) {
                 state.set_scratch(ino, Arc::default());

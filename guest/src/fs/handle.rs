@@ -75,6 +75,9 @@ impl Handle {
     /// # Errors
     /// EFBIG over `limit`.
     pub fn write(&mut self, offset: Option<u64>, data: &[u8], limit: usize) -> Result<(), Errno> {
+        if data.is_empty() {
+            return Ok(());
+        }
         let length = self.len();
         let at = match offset {
             None => length,

@@ -243,7 +243,7 @@ impl Tree {
     }
 
     /// How many files have a name.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.directories.iter().map(|d| d.names.len()).sum()
     }
 
@@ -423,6 +423,6 @@ mod tests {
         assert!(tree.node(old).is_err());
         assert_eq!(tree.node(new).unwrap().size, 7, "the bytes are the name's");
         tree.create(Area::Unencrypted, name(".tmp")).unwrap();
-        assert_eq!(tree.len(), 2);
+        assert_eq!(tree.count(), 2);
     }
 }

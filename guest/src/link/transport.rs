@@ -136,6 +136,8 @@ pub struct Connection {
     /// A port: there is no reader on the other side.
     hung_up: bool,
     full: bool,
+    /// Whether the reader may hold messages that were not heard yet.
+    pub unheard: bool,
     /// Whether a bad line was logged.
     pub complained: bool,
 }
@@ -151,6 +153,7 @@ impl Connection {
             sent: 0,
             hung_up: false,
             full: false,
+            unheard: false,
             complained: false,
         }
     }

@@ -211,7 +211,6 @@ fn columns_of(row: &SqlRow<'_>) -> Arc<[Box<str>]> {
     let statement: &rusqlite::Statement<'_> = row.as_ref();
     statement
         .column_names()
-        .into_iter()
         .skip(OWN_COLUMNS)
         .map(Box::from)
         .collect()

@@ -4,7 +4,7 @@
 
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::Receiver;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use vmkpi::link::TableId;
 use vmkpi::name::{Area, DataPoint, KpiName};
@@ -156,7 +156,7 @@ impl Writer {
 
     fn note_stream(&self) {
         if let Some(db) = self.databases.first() {
-            *self.stream.lock().unwrap_or_else(|e| e.into_inner()) = db.stream;
+            *self.stream.lock().unwrap_or_else(PoisonError::into_inner) = db.stream;
         }
     }
 
