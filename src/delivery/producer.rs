@@ -345,7 +345,9 @@ impl Producer {
                 continue;
             };
             let cursor = &mut instance.cursors[at];
-            let new = through.seq > cursor.position.seq;
+            // A new instance's Consumer has spoken also when it says no more than where it began.
+            let first_word = !cursor.spoken && through.seq == cursor.position.seq;
+            let new = through.seq > cursor.position.seq || first_word;
             let moved = through.seq != cursor.told.seq;
             cursor.told = *through;
             if new {
@@ -725,8 +727,8 @@ fn monitors(descriptor: &Descriptor, source: Source) -> Vec<Arc<Monitor>> {
 /// column, bytes only where they belong.
 fn check_rows(rows: &Rows) -> Result<(), Refused> {
     let encrypted = rows.point.is_encrypted();
-    let mut due = rows.rows.first().map_or(1, |r| r.seq);
-    for row in &rows.rows {
+    let first = rows.rows.first().map_or(1, |r| r.seq);
+    for (row, due) in rows.rows.iter().zip(first..) {
         let payload_fits = match &row.payload {
             Payload::Values(values) => !encrypted && values.len() == rows.columns.len(),
             Payload::Data(_) => encrypted,
@@ -734,7 +736,6 @@ fn check_rows(rows: &Rows) -> Result<(), Refused> {
         if row.seq != due || !(1..=MAX_SEQ).contains(&row.seq) || !payload_fits {
             return Err(Refused);
         }
-        due += 1;
     }
     Ok(())
 }

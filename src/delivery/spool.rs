@@ -158,10 +158,12 @@ impl Spool {
         position
     }
 
-    /// How many rows of `point` are held that are not acknowledged, and the last row stored.
-    pub fn backlog(&self, id: &TableId) -> Option<(Seq, Seq)> {
-        let head = &self.tables.get(id)?.head;
-        Some((head.last - head.acked.seq.max(head.trimmed.seq), head.last))
+    /// How many rows of each table are held and not acknowledged.
+    pub fn backlogs(&self) -> impl Iterator<Item = (&TableId, Seq)> {
+        self.tables.iter().map(|(id, table)| {
+            let settled = table.head.acked.seq.max(table.head.trimmed.seq);
+            (id, table.head.last.saturating_sub(settled))
+        })
     }
 
     /// The program that keeps the store starts: sessions are gone, and an epoch begins.

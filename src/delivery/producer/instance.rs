@@ -471,3 +471,37 @@ fn post(
         .out
         .publish(scope.table, event, bytes + MESSAGE_OVERHEAD_BYTES);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::position::RowKey;
+
+    #[test]
+    fn pubacks_out_of_order_advance_only_what_connects() {
+        let at = |seq| Position::new(seq, RowKey(seq));
+        let mut cursor = Cursor::new(None, Position::START, true, 0);
+        assert!(
+            !cursor.puback(at(5), at(9), 0),
+            "1 to 5 are not acknowledged"
+        );
+        assert!(!cursor.puback(at(9), at(12), 0));
+        assert_eq!(cursor.position.seq, 0);
+        assert!(cursor.puback(Position::START, at(5), 0));
+        assert_eq!(cursor.position, at(12));
+        assert!(!cursor.puback(at(5), at(9), 0), "again");
+        assert!(cursor.loose.is_empty());
+    }
+
+    #[test]
+    fn patience_doubles_and_progress_resets_it() {
+        let mut cursor = Cursor::new(Some("c".parse().unwrap()), Position::START, true, 0);
+        assert!(!cursor.out_of_patience(5, 29_999));
+        assert!(cursor.out_of_patience(5, 30_000));
+        assert!(!cursor.out_of_patience(5, 89_999));
+        assert!(cursor.out_of_patience(5, 90_000));
+        cursor.advance(Position::new(3, RowKey(3)), 100_000);
+        assert!(cursor.out_of_patience(5, 130_000));
+        assert!(!cursor.out_of_patience(3, 900_000), "nothing is missing");
+    }
+}

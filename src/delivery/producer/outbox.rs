@@ -18,7 +18,7 @@ pub struct Publication {
     /// Hand it back when the broker has acknowledged the message.
     pub token: Token,
     /// The message.
-    pub event: Event,
+    pub event: Box<Event>,
 }
 
 /// What a producer wants done.
@@ -70,8 +70,10 @@ impl Outbox {
             bytes,
         };
         self.outstanding.insert(token, outstanding);
-        self.queue
-            .push_back(Output::Publish(Publication { token, event }));
+        self.queue.push_back(Output::Publish(Publication {
+            token,
+            event: Box::new(event),
+        }));
     }
 
     /// The message is acknowledged, or given up.

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use super::instance::{Instance, Progress, Scope};
 use super::outbox::Outbox;
 use crate::delivery::window::Windower;
-use crate::link::{From, HostMessage, Rows, TableId};
+use crate::link::{From, HostMessage, Row, Rows, TableId};
 use crate::position::{Mark, Nonce, Position, Seq};
 
 /// Rows asked for at once.
@@ -41,6 +41,15 @@ pub(super) struct Asker<'a> {
 }
 
 impl Asker<'_> {
+    /// Shows the guest a position that it does not have.
+    fn refute(&self, table: &TableId, position: Position, out: &mut Outbox) {
+        out.send(HostMessage::Ack {
+            nonce: self.nonce,
+            table: table.clone(),
+            cursors: vec![position],
+        });
+    }
+
     fn ask(&mut self, table: &TableId, seq: Seq, limit: Seq, out: &mut Outbox) -> u64 {
         *self.next_query += 1;
         let id = *self.next_query;
@@ -153,6 +162,17 @@ impl Instance {
         if let Some(trimmed) = page.trimmed.filter(|t| t.seq > repair.window.fed())
             && !self.pass_trimmed(at, trimmed, &mut repair, scope)
         {
+            return;
+        }
+        let asked_for = repair.progress.published;
+        let begun = page.rows.iter().map(Row::position);
+        if begun
+            .chain(page.trimmed.map(|t| t.position()))
+            .any(|position| position.contradicts(&asked_for))
+        {
+            // The Consumer named a row of another history. Messages that went on from its key
+            // would be accepted; told the key, the guest begins a new stream.
+            asker.refute(scope.table, asked_for, scope.out);
             return;
         }
         let mut closed = Vec::new();

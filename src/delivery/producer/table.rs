@@ -103,12 +103,14 @@ impl Table {
         }
     }
 
-    /// The guest says that it is acknowledged through `acked`.
+    /// The guest says that it is acknowledged through `acked`. That may be less than before, when
+    /// its store was reverted to a state with the same rows: it is told again.
     pub(super) fn acknowledged(&mut self, acked: Mark) {
-        if acked.seq < self.acked.seq {
+        let behind = acked.seq < self.acked.seq;
+        self.acked = acked;
+        if behind {
             return;
         }
-        self.acked = acked;
         for instance in &mut self.instances {
             instance.skip_to(acked);
         }

@@ -1,0 +1,74 @@
+//! What a run of the guest program is told: where things are, and a limit on everything.
+
+use std::path::PathBuf;
+
+use vmkpi::link::LinkUrl;
+
+/// The bounds that keep a writer's mistake from becoming the machine's problem. What happens when one
+/// is reached stands beside it; docs/SEMANTICS.md says the same to users.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Bytes of one store; EFBIG. At most [`MAX_STORE_BYTES`].
+    pub store_bytes: usize,
+    /// Columns of one table; EFBIG.
+    pub columns: usize,
+    /// Names with a table or a file, removed ones included, in each directory; ENOSPC.
+    pub files: usize,
+    /// Scratch files (names with a leading dot) in each directory; ENOSPC.
+    pub scratch_files: usize,
+    /// Bytes that are written and not yet stored, and of scratch files, together; ENOSPC.
+    pub buffered_bytes: usize,
+    /// Open handles; ENFILE.
+    pub handles: usize,
+    /// Acknowledged rows kept of each table; older ones are trimmed. Others are never dropped.
+    pub retain_rows: u64,
+    /// Bytes of each database; ENOSPC.
+    pub database_bytes: u64,
+}
+
+/// One store must fit, in base64 and with its frame, into one line of the link.
+pub const MAX_STORE_BYTES: usize = 1 << 20;
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            store_bytes: MAX_STORE_BYTES,
+            // SQLite's own limit is 2,000.
+            columns: 1_000,
+            files: 10_000,
+            scratch_files: 256,
+            buffered_bytes: 64 << 20,
+            handles: 4_096,
+            retain_rows: 100_000,
+            database_bytes: 4 << 30,
+        }
+    }
+}
+
+/// Who may use the partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum AllowOther {
+    /// Every user; where the system forbids that to an ordinary user (`user_allow_other` in
+    /// /etc/fuse.conf), its owner alone, with a warning.
+    #[default]
+    Auto,
+    /// Every user, or fail.
+    All,
+    /// The user who runs the program.
+    Owner,
+}
+
+/// A run of the guest program.
+#[derive(Clone, Debug)]
+pub struct RunConfig {
+    /// Where to mount the partition.
+    pub mount: PathBuf,
+    /// Where the databases are.
+    pub state: PathBuf,
+    /// Where the host is.
+    pub link: LinkUrl,
+    /// Who may use the partition.
+    pub allow_other: AllowOther,
+    /// The bounds.
+    pub limits: Limits,
+}

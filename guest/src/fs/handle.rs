@@ -1,0 +1,164 @@
+//! An open file: what was written through it and is not yet stored. Pure: no disk, no kernel.
+
+use std::sync::Arc;
+
+use nix::errno::Errno;
+
+use super::tree::Ino;
+
+/// Tells whoever waits for a store.
+pub type Done = Box<dyn FnOnce(Result<(), Errno>) + Send>;
+
+/// An open file.
+pub struct Handle {
+    /// The file.
+    pub ino: Ino,
+    /// Whether it may be written to.
+    pub writable: bool,
+    /// The bytes as this handle sees them; absent until they are read from the store.
+    bytes: Option<Arc<Vec<u8>>>,
+    /// Whether there are changes that no store was tried for.
+    pub changed: bool,
+    /// Whether the last try failed: a close or fsync tries again, the end of the handle does not.
+    pub unsaved: bool,
+    /// Whether a write went over the limit: what is held is not what was written.
+    pub cut: bool,
+    /// The id under which this handle's bytes were refused, until they are stored.
+    pub refused: Option<i64>,
+    /// Stores handed over and not yet done.
+    pub pending: u32,
+    /// Closers who wait for them.
+    pub waiting: Vec<Done>,
+}
+
+impl Handle {
+    /// A handle just opened; one that truncates begins with nothing.
+    pub fn new(ino: Ino, writable: bool, truncate: bool) -> Self {
+        Self {
+            ino,
+            writable,
+            bytes: truncate.then(Arc::default),
+            changed: false,
+            unsaved: false,
+            cut: false,
+            refused: None,
+            pending: 0,
+            waiting: Vec::new(),
+        }
+    }
+
+    /// The bytes, if they have been loaded.
+    pub fn bytes(&self) -> Option<&Arc<Vec<u8>>> {
+        self.bytes.as_ref()
+    }
+
+    /// Sets what the file held when the handle first looked.
+    pub fn load(&mut self, bytes: Arc<Vec<u8>>) {
+        self.bytes = Some(bytes);
+    }
+
+    /// Bytes held that are not in the store.
+    pub fn held(&self) -> usize {
+        match self.changed || self.unsaved {
+            true => self.len(),
+            false => 0,
+        }
+    }
+
+    /// Length in bytes.
+    pub fn len(&self) -> usize {
+        self.bytes.as_ref().map_or(0, |b| b.len())
+    }
+
+    /// Writes at `offset`, or at the end, and says what is written. Holes are NULs, as in any file.
+    ///
+    /// # Errors
+    /// EFBIG over `limit`.
+    pub fn write(&mut self, offset: Option<u64>, data: &[u8], limit: usize) -> Result<(), Errno> {
+        let length = self.len();
+        let at = match offset {
+            None => length,
+            Some(offset) => usize::try_from(offset).map_err(|_| self.over())?,
+        };
+        let end = at.checked_add(data.len()).filter(|end| *end <= limit);
+        let end = end.ok_or_else(|| self.over())?;
+        self.changed = true;
+        let bytes = Arc::make_mut(self.bytes.get_or_insert_default());
+        if at == length {
+            bytes.extend_from_slice(data);
+            return Ok(());
+        }
+        if bytes.len() < end {
+            bytes.resize(end, 0);
+        }
+        bytes[at..end].copy_from_slice(data);
+        Ok(())
+    }
+
+    /// Cuts or extends.
+    ///
+    /// # Errors
+    /// EFBIG over `limit`.
+    pub fn truncate(&mut self, size: u64, limit: usize) -> Result<(), Errno> {
+        let size = usize::try_from(size).ok().filter(|s| *s <= limit);
+        let size = size.ok_or(Errno::EFBIG)?;
+        if size == 0 {
+            // Whoever begins anew has nothing over the limit any more.
+            self.cut = false;
+            self.bytes.get_or_insert_default();
+        }
+        if size != self.len() {
+            self.changed = true;
+            Arc::make_mut(self.bytes.get_or_insert_default()).resize(size, 0);
+        }
+        Ok(())
+    }
+
+    fn over(&mut self) -> Errno {
+        self.cut = true;
+        self.changed = true;
+        Errno::EFBIG
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_write_over_the_limit_is_remembered_until_the_file_is_begun_anew() {
+        let mut handle = Handle::new(16, true, true);
+        handle.write(Some(0), b"12345678", 8).unwrap();
+        assert_eq!(handle.write(None, b"9", 8), Err(Errno::EFBIG));
+        assert_eq!(handle.write(Some(u64::MAX), b"9", 8), Err(Errno::EFBIG));
+        assert!(handle.cut);
+        handle.truncate(0, 8).unwrap();
+        assert!(!handle.cut);
+    }
+
+    proptest! {
+        #[test]
+        fn it_holds_what_a_plain_file_would(
+            steps in prop::collection::vec(
+                (prop::option::of(0u64..40), prop::collection::vec(any::<u8>(), 0..20), any::<bool>()), 0..20)
+        ) {
+            let mut handle = Handle::new(16, true, true);
+            let mut plain: Vec<u8> = Vec::new();
+            for (offset, data, cut) in steps {
+                if cut {
+                    handle.truncate(data.len() as u64, 64).unwrap();
+                    plain.resize(data.len(), 0);
+                }
+                let at = offset.map_or(plain.len(), |o| o as usize);
+                if handle.write(offset, &data, 64).is_ok() && !data.is_empty() {
+                    if plain.len() < at + data.len() { plain.resize(at + data.len(), 0); }
+                    plain[at..at + data.len()].copy_from_slice(&data);
+                }
+                if !data.is_empty() {
+                    prop_assert_eq!(handle.bytes().map_or(&[][..], |b| b), &plain[..]);
+                }
+            }
+        }
+    }
+}

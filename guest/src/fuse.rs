@@ -1,0 +1,557 @@
+//! The thin adapter to the kernel: decodes a request, calls [`Partition`], replies, maybe later and
+//! from the store's thread. A store costs four requests in steady state (OPEN, WRITE, FLUSH, RELEASE);
+//! everything here that looks like a detail keeps it at four: FUSE_ATOMIC_O_TRUNC, long entry and
+//! attribute times, xattrs answered with ENOSYS once, direct I/O.
+
+use std::ffi::OsStr;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use fuser::{
+    Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
+    KernelConfig, LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
+    ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
+    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+};
+use nix::fcntl::OFlag;
+
+use crate::counters::{Counters, Operation};
+use crate::fs::{Attr, Change, OpenMode, Partition};
+
+/// Names change through the kernel alone, so it may keep them; attributes too, unless a store is under way.
+const LONG: Duration = Duration::from_secs(24 * 3600);
+
+/// The largest write in one request. The request buffer grows to what is used of it.
+const MAX_WRITE_BYTES: u32 = 256 << 10;
+
+const GENERATION: Generation = Generation(0);
+
+/// The kernel's view of a partition.
+pub struct Adapter {
+    partition: Partition,
+    counters: Arc<Counters>,
+    uid: u32,
+    gid: u32,
+    /// Whether every user may use it.
+    everyone: bool,
+}
+
+impl Adapter {
+    /// An adapter for `partition`, whose files belong to the caller's user.
+    pub fn new(partition: Partition, counters: Arc<Counters>, everyone: bool) -> Self {
+        Self {
+            partition,
+            counters,
+            uid: nix::unistd::geteuid().as_raw(),
+            gid: nix::unistd::getegid().as_raw(),
+            everyone,
+        }
+    }
+
+    fn file_attr(&self, attr: Attr) -> FileAttr {
+        let micros = u64::try_from(attr.mtime.as_micros()).unwrap_or(0);
+        let mtime = SystemTime::UNIX_EPOCH + Duration::from_micros(micros);
+        let (kind, perm) = match (attr.directory, self.everyone) {
+            (true, true) => (FileType::Directory, 0o777),
+            (true, false) => (FileType::Directory, 0o700),
+            (false, true) => (FileType::RegularFile, 0o666),
+            (false, false) => (FileType::RegularFile, 0o600),
+        };
+        FileAttr {
+            ino: INodeNo(attr.ino),
+            size: attr.size,
+            blocks: attr.size.div_ceil(512),
+            atime: mtime,
+            mtime,
+            ctime: mtime,
+            crtime: mtime,
+            kind,
+            perm,
+            nlink: if attr.directory { 2 } else { 1 },
+            uid: self.uid,
+            gid: self.gid,
+            rdev: 0,
+            blksize: 4096,
+            flags: 0,
+        }
+    }
+}
+
+fn ttl(attr: &Attr) -> Duration {
+    match attr.stable {
+        true => LONG,
+        false => Duration::ZERO,
+    }
+}
+
+fn errno(errno: nix::errno::Errno) -> Errno {
+    Errno::from_i32(errno as i32)
+}
+
+fn ended(reply: ReplyEmpty) -> crate::fs::Done {
+    Box::new(|result| match result {
+        Ok(()) => reply.ok(),
+        Err(error) => reply.error(errno(error)),
+    })
+}
+
+fn open_mode(flags: i32) -> OpenMode {
+    let flag = |flag: OFlag| flags & flag.bits() != 0;
+    OpenMode {
+        write: OpenFlags(flags).acc_mode() != OpenAccMode::O_RDONLY,
+        truncate: flag(OFlag::O_TRUNC),
+        exclusive: flag(OFlag::O_EXCL),
+    }
+}
+
+/// Never FOPEN_NOFLUSH: the flush is the store.
+const OPENED: FopenFlags = FopenFlags::FOPEN_DIRECT_IO;
+
+impl Filesystem for Adapter {
+    fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        let wanted = InitFlags::FUSE_ATOMIC_O_TRUNC;
+        if config.add_capabilities(wanted).is_err() {
+            return Err(io::Error::other("the kernel has no FUSE_ATOMIC_O_TRUNC"));
+        }
+        // Refused only when larger than the buffer, which it is not.
+        let _ = config.set_max_write(MAX_WRITE_BYTES);
+        Ok(())
+    }
+
+    fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        self.counters.request(Operation::Lookup);
+        match self.partition.lookup(parent.0, name) {
+            Ok(attr) => {
+                reply.entry_with_ttls(&ttl(&attr), &LONG, &self.file_attr(attr), GENERATION);
+            }
+            Err(error) => reply.error(errno(error)),
+        }
+    }
+
+    fn forget(&self, _req: &Request, _ino: INodeNo, _nlookup: u64) {
+        self.counters.request(Operation::Forget);
+    }
+
+    fn getattr(&self, _req: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
+        self.counters.request(Operation::GetAttr);
+        match self.partition.getattr(ino.0, fh.map(|fh| fh.0)) {
+            Ok(attr) => reply.attr(&ttl(&attr), &self.file_attr(attr)),
+            Err(error) => reply.error(errno(error)),
+        }
+    }
+
+    fn setattr(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        _atime: Option<TimeOrNow>,
+        _mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        fh: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<fuser::BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        self.counters.request(Operation::SetAttr);
+        let change = Change {
+            size,
+            owner_or_mode: mode.is_some() || uid.is_some() || gid.is_some(),
+        };
+        let this = Self {
+            partition: self.partition.clone(),
+            counters: Arc::clone(&self.counters),
+            ..*self
+        };
+        let done = Box::new(move |result: Result<Attr, _>| match result {
+            Ok(attr) => reply.attr(&ttl(&attr), &this.file_attr(attr)),
+            Err(error) => reply.error(errno(error)),
+        });
+        self.partition
+            .setattr(ino.0, fh.map(|fh| fh.0), change, done);
+    }
+
+    fn open(&self, _req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        self.counters.request(Operation::Open);
+        match self.partition.open(ino.0, open_mode(flags.0)) {
+            Ok(fh) => reply.opened(FileHandle(fh), OPENED),
+            Err(error) => reply.error(errno(error)),
+        }
+    }
+
+    fn create(
+        &self,
+        _req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        _mode: u32,
+        _umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        self.counters.request(Operation::Create);
+        match self.partition.create(parent.0, name, open_mode(flags)) {
+            Ok((attr, fh)) => {
+                let attr = self.file_attr(attr);
+                reply.created(&LONG, &attr, GENERATION, FileHandle(fh), OPENED);
+            }
+            Err(error) => reply.error(errno(error)),
+        }
+    }
+
+    fn read(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        self.counters.request(Operation::Read);
+        let mut reply = Some(reply);
+        let sent = self.partition.read(fh.0, offset, size as usize, |bytes| {
+            if let Some(reply) = reply.take() {
+                reply.data(bytes);
+            }
+        });
+        if let (Err(error), Some(reply)) = (sent, reply) {
+            reply.error(errno(error));
+        }
+    }
+
+    fn write(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        data: &[u8],
+        _write_flags: WriteFlags,
+        flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        self.counters.request(Operation::Write);
+        // The kernel's idea of the end may be another handle's: O_APPEND means this handle's end.
+        let append = flags.0 & OFlag::O_APPEND.bits() != 0;
+        match self
+            .partition
+            .write(fh.0, (!append).then_some(offset), data)
+        {
+            Ok(()) => reply.written(u32::try_from(data.len()).unwrap_or(u32::MAX)),
+            Err(error) => reply.error(errno(error)),
+        }
+    }
+
+    fn flush(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        _lock_owner: LockOwner,
+        reply: ReplyEmpty,
+    ) {
+        self.counters.request(Operation::Flush);
+        self.partition.save(fh.0, ended(reply));
+    }
+
+    fn fsync(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        _datasync: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.counters.request(Operation::FSync);
+        self.partition.save(fh.0, ended(reply));
+    }
+
+    fn release(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.counters.request(Operation::Release);
+        self.partition.release(fh.0);
+        reply.ok();
+    }
+
+    fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.counters.request(Operation::Unlink);
+        self.partition.unlink(parent.0, name, ended(reply));
+    }
+
+    fn rename(
+        &self,
+        _req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        newparent: INodeNo,
+        newname: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        self.counters.request(Operation::Rename);
+        if flags.intersects(!RenameFlags::RENAME_NOREPLACE) {
+            return reply.error(Errno::EINVAL);
+        }
+        let no_replace = flags.contains(RenameFlags::RENAME_NOREPLACE);
+        let (from, to) = ((parent.0, name), (newparent.0, newname));
+        self.partition.rename(from, to, no_replace, ended(reply));
+    }
+
+    fn opendir(&self, _req: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        self.counters.request(Operation::OpenDir);
+        reply.opened(FileHandle(0), FopenFlags::empty());
+    }
+
+    fn readdir(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
+        self.counters.request(Operation::ReadDir);
+        let listed = self.partition.readdir(ino.0, offset, |entry| {
+            let kind = match entry.directory {
+                true => FileType::Directory,
+                false => FileType::RegularFile,
+            };
+            reply.add(INodeNo(entry.ino), entry.offset, kind, entry.name)
+        });
+        match listed {
+            Ok(()) => reply.ok(),
+            Err(error) => reply.error(errno(error)),
+        }
+    }
+
+    fn releasedir(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _flags: OpenFlags,
+        reply: ReplyEmpty,
+    ) {
+        self.counters.request(Operation::ReleaseDir);
+        reply.ok();
+    }
+
+    fn fsyncdir(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _datasync: bool,
+        reply: ReplyEmpty,
+    ) {
+        // A name is on disk before the call that made it returns.
+        self.counters.request(Operation::FSyncDir);
+        reply.ok();
+    }
+
+    fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+        self.counters.request(Operation::StatFs);
+        let directory = self.partition.store().directory();
+        let Ok(disk) = nix::sys::statvfs::statvfs(directory) else {
+            return reply.error(Errno::EIO);
+        };
+        let (files, _, _) = self.partition.usage();
+        let room = 2 * self.partition.limits().files;
+        reply.statfs(
+            disk.blocks(),
+            disk.blocks_free(),
+            disk.blocks_available(),
+            room as u64,
+            room.saturating_sub(files) as u64,
+            u32::try_from(disk.fragment_size()).unwrap_or(4096),
+            u32::try_from(vmkpi::name::MAX_NAME_BYTES).unwrap_or(200),
+            u32::try_from(disk.fragment_size()).unwrap_or(4096),
+        );
+    }
+
+    // What is not offered: one constant errno each, listed in docs/SEMANTICS.md.
+
+    fn mknod(
+        &self,
+        _req: &Request,
+        _parent: INodeNo,
+        _name: &OsStr,
+        _mode: u32,
+        _umask: u32,
+        _rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        self.counters.request(Operation::MkNod);
+        reply.error(Errno::EPERM);
+    }
+
+    fn mkdir(
+        &self,
+        _req: &Request,
+        _parent: INodeNo,
+        _name: &OsStr,
+        _mode: u32,
+        _umask: u32,
+        reply: ReplyEntry,
+    ) {
+        self.counters.request(Operation::MkDir);
+        reply.error(Errno::EPERM);
+    }
+
+    fn rmdir(&self, _req: &Request, _parent: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
+        self.counters.request(Operation::RmDir);
+        reply.error(Errno::EPERM);
+    }
+
+    fn symlink(
+        &self,
+        _req: &Request,
+        _parent: INodeNo,
+        _link_name: &OsStr,
+        _target: &Path,
+        reply: ReplyEntry,
+    ) {
+        self.counters.request(Operation::SymLink);
+        reply.error(Errno::EPERM);
+    }
+
+    fn link(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _newparent: INodeNo,
+        _newname: &OsStr,
+        reply: ReplyEntry,
+    ) {
+        self.counters.request(Operation::Link);
+        reply.error(Errno::EPERM);
+    }
+
+    fn readlink(&self, _req: &Request, _ino: INodeNo, reply: ReplyData) {
+        self.counters.request(Operation::ReadLink);
+        reply.error(Errno::EINVAL);
+    }
+
+    // ENOSYS makes the kernel answer EOPNOTSUPP by itself from then on, without asking again: getxattr
+    // would otherwise be a fifth request of every store.
+
+    fn setxattr(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _name: &OsStr,
+        _value: &[u8],
+        _flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        self.counters.request(Operation::SetXAttr);
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn getxattr(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _name: &OsStr,
+        _size: u32,
+        reply: ReplyXattr,
+    ) {
+        self.counters.request(Operation::GetXAttr);
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn listxattr(&self, _req: &Request, _ino: INodeNo, _size: u32, reply: ReplyXattr) {
+        self.counters.request(Operation::ListXAttr);
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn removexattr(&self, _req: &Request, _ino: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
+        self.counters.request(Operation::RemoveXAttr);
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn access(&self, _req: &Request, _ino: INodeNo, _mask: fuser::AccessFlags, reply: ReplyEmpty) {
+        self.counters.request(Operation::Access);
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn fallocate(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _offset: u64,
+        _length: u64,
+        _mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        self.counters.request(Operation::FAllocate);
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn lseek(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _offset: i64,
+        _whence: i32,
+        reply: ReplyLseek,
+    ) {
+        self.counters.request(Operation::LSeek);
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn copy_file_range(
+        &self,
+        _req: &Request,
+        _ino_in: INodeNo,
+        _fh_in: FileHandle,
+        _offset_in: u64,
+        _ino_out: INodeNo,
+        _fh_out: FileHandle,
+        _offset_out: u64,
+        _len: u64,
+        _flags: fuser::CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        // The kernel then copies by reading and writing.
+        self.counters.request(Operation::CopyFileRange);
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn ioctl(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _flags: fuser::IoctlFlags,
+        _cmd: u32,
+        _in_data: &[u8],
+        _out_size: u32,
+        reply: ReplyIoctl,
+    ) {
+        self.counters.request(Operation::Ioctl);
+        reply.error(Errno::ENOTTY);
+    }
+}

@@ -1,0 +1,33 @@
+//! vmkpi's guest side. An application writes a file; each close becomes one row on disk before it
+//! returns; the rows leave the machine over the link, as often as it takes until they are acknowledged.
+//!
+//! ```text
+//! application ── write(2) ──> fuse ──> fs ──> store ──> feed ──> link ──> host
+//!                            kernel   names   SQLite             unix:, virtio-serial:
+//!                            adapter  handles group commit
+//! ```
+//!
+//! | module | room |
+//! | --- | --- |
+//! | [`fuse`] | the thin adapter to the kernel: decodes, calls, replies |
+//! | [`fs`] | the file system behind it, which knows no FUSE type |
+//! | [`csv`] | one or two records, typed |
+//! | [`store`] | two databases and their one writer |
+//! | [`feed`] | from the writer to the link |
+//! | [`link`] | sessions with the host |
+//! | [`mount`] | taking over, mounting, unmounting |
+//! | [`daemon`] | the whole program, from start to signal |
+//! | [`status`] | what it says about itself |
+//! | [`config`], [`counters`] | the limits, the counts |
+
+pub mod config;
+pub mod counters;
+pub mod csv;
+pub mod daemon;
+pub mod feed;
+pub mod fs;
+pub mod fuse;
+pub mod link;
+pub mod mount;
+pub mod status;
+pub mod store;

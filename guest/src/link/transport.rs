@@ -1,0 +1,236 @@
+//! Where the bytes of the link come from: a Unix socket on which the guest listens (as QEMU does for the
+//! host's end of a virtio-serial port, so that the host always connects), or a virtio-serial port.
+
+use std::fs::File;
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use nix::fcntl::OFlag;
+use vmkpi::link::{LineReader, LinkUrl};
+
+/// Where the kernel shows virtio-serial ports by name.
+const PORTS: &str = "/dev/virtio-ports";
+
+/// How often a port that is not there, or busy, is looked for.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Bytes read in one turn.
+const READ_BYTES: usize = 16 << 10;
+
+/// What to connect by.
+pub enum Transport {
+    /// A listening socket.
+    Unix {
+        /// The socket.
+        listener: UnixListener,
+        /// Its path, removed at the end.
+        path: PathBuf,
+    },
+    /// A port.
+    Port {
+        /// Its device.
+        path: PathBuf,
+        /// When to look for it again.
+        next_look: Instant,
+    },
+}
+
+impl Transport {
+    /// Makes the socket, or notes the port.
+    ///
+    /// # Errors
+    /// The socket cannot be made, or another program listens there.
+    pub fn open(url: &LinkUrl) -> anyhow::Result<Self> {
+        match url {
+            LinkUrl::Unix(path) => {
+                listen(path).with_context(|| format!("cannot listen at {}", path.display()))
+            }
+            LinkUrl::VirtioSerial(name) => Ok(Self::Port {
+                path: Path::new(PORTS).join(name),
+                next_look: Instant::now(),
+            }),
+        }
+    }
+
+    /// What becomes readable when a host connects.
+    pub fn listener(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Self::Unix { listener, .. } => Some(listener.as_fd()),
+            Self::Port { .. } => None,
+        }
+    }
+
+    /// A new connection, if there is one. On a socket the newest wins; a port has but one.
+    ///
+    /// # Errors
+    /// The port is not there; it is looked for again.
+    pub fn accept(&mut self, connected: bool) -> std::io::Result<Option<Connection>> {
+        match self {
+            Self::Unix { listener, .. } => match listener.accept() {
+                Ok((stream, _)) => {
+                    stream.set_nonblocking(true)?;
+                    Ok(Some(Connection::new(
+                        File::from(OwnedFd::from(stream)),
+                        false,
+                    )))
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
+                Err(error) => Err(error),
+            },
+            Self::Port { path, next_look } => {
+                if connected || Instant::now() < *next_look {
+                    return Ok(None);
+                }
+                *next_look = Instant::now() + LOOK_INTERVAL;
+                let file = File::options()
+                    .read(true)
+                    .write(true)
+                    .custom_flags(OFlag::O_NONBLOCK.bits())
+                    .open(path)?;
+                Ok(Some(Connection::new(file, true)))
+            }
+        }
+    }
+
+    /// Takes the socket away.
+    pub fn close(self) {
+        if let Self::Unix { path, .. } = self {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+fn listen(path: &Path) -> anyhow::Result<Transport> {
+    if let Ok(found) = std::fs::symlink_metadata(path) {
+        if !found.file_type().is_socket() {
+            bail!("something that is no socket is there");
+        }
+        if std::os::unix::net::UnixStream::connect(path).is_ok() {
+            bail!("another program listens there");
+        }
+        std::fs::remove_file(path)?;
+    }
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    listener.set_nonblocking(true)?;
+    Ok(Transport::Unix {
+        listener,
+        path: path.into(),
+    })
+}
+
+/// A connection to a host.
+pub struct Connection {
+    file: File,
+    port: bool,
+    /// What arrived.
+    pub reader: LineReader,
+    /// What is to be sent; whole lines are added.
+    pub out: Vec<u8>,
+    sent: usize,
+    /// A port: there is no reader on the other side.
+    hung_up: bool,
+    full: bool,
+    /// Whether a bad line was logged.
+    pub complained: bool,
+}
+
+impl Connection {
+    fn new(file: File, port: bool) -> Self {
+        Self {
+            file,
+            port,
+            reader: LineReader::new(),
+            // Whoever joins in the middle of a line discards up to the next newline: here it is.
+            out: vec![b'\n'],
+            sent: 0,
+            hung_up: false,
+            full: false,
+            complained: false,
+        }
+    }
+
+    /// Bytes still to be sent.
+    pub fn unsent(&self) -> usize {
+        self.out.len() - self.sent
+    }
+
+    /// Whether more was there than one turn reads.
+    pub fn has_more(&self) -> bool {
+        self.full
+    }
+
+    /// Whether this is a port that nobody on the host has opened.
+    pub fn is_idle_port(&self) -> bool {
+        self.port && self.hung_up
+    }
+
+    /// Takes what has arrived. Says whether the host is still there; a port stays open without one, as
+    /// the host's end may be opened again at any time.
+    pub fn receive(&mut self) -> bool {
+        let mut bytes = [0; READ_BYTES];
+        self.full = false;
+        match self.file.read(&mut bytes) {
+            // Nobody on the host has the port open: whoever comes next begins a session of its own, with
+            // nothing left over from the last.
+            Ok(0) if self.port => {
+                self.hung_up = true;
+                self.reader = LineReader::new();
+                self.out = vec![b'\n'];
+                self.sent = 0;
+                true
+            }
+            Ok(0) => false,
+            Ok(length) => {
+                self.hung_up = false;
+                self.full = length == bytes.len();
+                self.reader.push(&bytes[..length]);
+                true
+            }
+            Err(error) => match error.kind() {
+                ErrorKind::WouldBlock => {
+                    self.hung_up = false;
+                    true
+                }
+                ErrorKind::Interrupted => true,
+                _ => false,
+            },
+        }
+    }
+
+    /// Sends what the other end takes. Says whether the host is still there.
+    pub fn send(&mut self) -> bool {
+        if self.is_idle_port() {
+            return true;
+        }
+        while self.unsent() > 0 {
+            match self.file.write(&self.out[self.sent..]) {
+                Ok(0) => break,
+                Ok(length) => self.sent += length,
+                Err(error) => match error.kind() {
+                    ErrorKind::WouldBlock => break,
+                    ErrorKind::Interrupted => {}
+                    _ => return false,
+                },
+            }
+        }
+        if self.unsent() == 0 {
+            self.out.clear();
+            self.sent = 0;
+            // What a long page needed is not held for ever.
+            self.out.shrink_to(64 << 10);
+        }
+        true
+    }
+}
+
+impl AsFd for Connection {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}

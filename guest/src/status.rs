@@ -1,0 +1,313 @@
+//! What the program says about itself: live numbers through a socket in the state directory while it
+//! runs, everything else from the databases, whether it runs or not; and what to do about it.
+
+mod table;
+
+use std::collections::BTreeMap;
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use vmkpi::clock::Timestamp;
+use vmkpi::link::TableId;
+use vmkpi::name::{Area, DataPoint};
+use vmkpi::position::Seq;
+
+use crate::config::RunConfig;
+use crate::counters::Counters;
+use crate::fs::Partition;
+use crate::link::{Link, LinkState};
+use crate::store::inspect::{Reader, RefusedInput};
+use crate::store::{StoredFile, set_aside};
+
+pub use table::render;
+
+/// The socket's name in the state directory.
+const SOCKET: &str = "control.sock";
+
+/// A running program's numbers.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LiveStatus {
+    /// Its process.
+    pub pid: u32,
+    /// Where the partition is.
+    pub mount: PathBuf,
+    /// Since when.
+    pub started: Timestamp,
+    /// The link's URL.
+    pub link_url: String,
+    /// The link.
+    pub link: LinkState,
+    /// The kernel's requests so far, by opcode.
+    pub requests: BTreeMap<String, u64>,
+    /// Rows stored.
+    pub stores: u64,
+    /// Transactions committed.
+    pub commits: u64,
+    /// Transactions lost.
+    pub failed_commits: u64,
+    /// Inputs refused.
+    pub refused: u64,
+    /// Rows sent over the link.
+    pub rows_sent: u64,
+    /// Lines of the host that were no message of its session.
+    pub bad_lines: u64,
+    /// Link sessions begun.
+    pub sessions: u64,
+    /// Open handles.
+    pub open_handles: usize,
+    /// Bytes written and not yet stored.
+    pub buffered_bytes: usize,
+    /// Memory in use, and the most it ever was.
+    pub memory_rss_bytes: u64,
+    /// The most memory that was ever in use.
+    pub memory_peak_bytes: u64,
+}
+
+/// One data point.
+#[derive(Clone, Debug, Serialize)]
+pub struct PointStatus {
+    /// Its name.
+    pub point: DataPoint,
+    /// Whether its file was removed.
+    pub removed: bool,
+    /// Bytes of its last store.
+    pub size_bytes: u64,
+    /// When that was.
+    pub last_store: Timestamp,
+    /// The first row held; 0 when there is none.
+    pub first: Seq,
+    /// The last row ever stored in this stream.
+    pub last: Seq,
+    /// Rows held.
+    pub rows: u64,
+    /// The last acknowledged row.
+    pub acked: Seq,
+}
+
+/// What is on the disk of one database.
+#[derive(Clone, Debug, Serialize)]
+pub struct DiskStatus {
+    /// Which.
+    pub area: String,
+    /// Bytes of the database.
+    pub database_bytes: u64,
+    /// Bytes of its write-ahead log.
+    pub wal_bytes: u64,
+}
+
+/// Everything `status` shows.
+#[derive(Clone, Debug, Serialize)]
+pub struct Status {
+    /// Whether the program runs.
+    pub running: bool,
+    /// Its numbers, if it does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub live: Option<LiveStatus>,
+    /// The stream that new rows go to.
+    pub stream: String,
+    /// The data points.
+    pub points: Vec<PointStatus>,
+    /// How many inputs were ever refused.
+    pub refused_total: i64,
+    /// The last of them.
+    pub refused: Vec<RefusedInput>,
+    /// The databases.
+    pub disk: Vec<DiskStatus>,
+    /// Databases set aside as corrupt.
+    pub set_aside: Vec<PathBuf>,
+    /// What to do.
+    pub advice: Vec<String>,
+}
+
+/// Where a running program's numbers come from.
+pub struct Live {
+    config: RunConfig,
+    started: Timestamp,
+    counters: Arc<Counters>,
+    partition: Partition,
+    link: Arc<Mutex<Link>>,
+}
+
+impl Live {
+    /// The numbers of a program that has just started.
+    pub fn new(
+        config: &RunConfig,
+        counters: Arc<Counters>,
+        partition: Partition,
+        link: Arc<Mutex<Link>>,
+    ) -> Self {
+        Self {
+            config: config.clone(),
+            started: Timestamp::now(),
+            counters,
+            partition,
+            link,
+        }
+    }
+
+    fn status(&self) -> LiveStatus {
+        let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+        let counters = &self.counters;
+        let (_, open_handles, buffered_bytes) = self.partition.usage();
+        let (memory_rss_bytes, memory_peak_bytes) = memory();
+        LiveStatus {
+            pid: std::process::id(),
+            mount: self.config.mount.clone(),
+            started: self.started,
+            link_url: self.config.link.to_string(),
+            link: self.link.lock().unwrap_or_else(|e| e.into_inner()).state(),
+            requests: counters
+                .requests()
+                .into_iter()
+                .map(|(name, count)| (name.to_owned(), count))
+                .collect(),
+            stores: count(&counters.stores),
+            commits: count(&counters.commits),
+            failed_commits: count(&counters.failed_commits),
+            refused: count(&counters.refused),
+            rows_sent: count(&counters.rows_sent),
+            bad_lines: count(&counters.bad_lines),
+            sessions: count(&counters.sessions),
+            open_handles,
+            buffered_bytes,
+            memory_rss_bytes,
+            memory_peak_bytes,
+        }
+    }
+}
+
+/// Memory in use and its peak, in bytes, as the kernel counts them.
+fn memory() -> (u64, u64) {
+    let text = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let kib = |key: &str| {
+        text.lines()
+            .find_map(|line| line.strip_prefix(key))
+            .and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok())
+            .map_or(0, |kib| kib * 1024)
+    };
+    (kib("VmRSS:"), kib("VmHWM:"))
+}
+
+/// The socket that the numbers are read from.
+pub struct Control {
+    path: PathBuf,
+}
+
+impl Control {
+    /// Listens in the state directory. Without it `status` still shows what is on disk.
+    pub fn start(state: &Path, live: Live) -> Self {
+        let path = state.join(SOCKET);
+        // The state directory is locked: whatever is there was left by a program that died.
+        let _ = std::fs::remove_file(&path);
+        let started = UnixListener::bind(&path).and_then(|listener| {
+            std::thread::Builder::new()
+                .name("status".into())
+                .spawn(move || answer(&listener, &live))
+        });
+        if let Err(error) = started {
+            tracing::warn!(socket = %path.display(), %error, "status will not show live numbers");
+        }
+        Self { path }
+    }
+
+    /// Takes the socket away.
+    pub fn stop(self) {
+        let _ = std::fs::remove_file(self.path);
+    }
+}
+
+fn answer(listener: &UnixListener, live: &Live) {
+    for stream in listener.incoming() {
+        let Ok(mut stream) = stream else {
+            // Out of descriptors, perhaps; not worth a spin.
+            std::thread::sleep(Duration::from_millis(100));
+            continue;
+        };
+        let json = serde_json::to_vec(&live.status()).unwrap_or_default();
+        let _ = stream.set_write_timeout(Some(Duration::from_secs(1)));
+        let _ = stream.write_all(&json);
+    }
+}
+
+/// A running program's numbers; none when it does not run.
+fn ask(state: &Path) -> Option<LiveStatus> {
+    let mut stream = UnixStream::connect(state.join(SOCKET)).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(2))).ok()?;
+    let mut json = Vec::new();
+    stream.read_to_end(&mut json).ok()?;
+    serde_json::from_slice(&json).ok()
+}
+
+/// Everything about the store in `state`, and about the program if it runs.
+///
+/// # Errors
+/// There is no store, or it cannot be read.
+pub fn gather(state: &Path) -> anyhow::Result<Status> {
+    use anyhow::Context as _;
+    let live = ask(state);
+    let mut status = Status {
+        running: live.is_some(),
+        live,
+        stream: String::new(),
+        points: Vec::new(),
+        refused_total: 0,
+        refused: Vec::new(),
+        disk: Vec::new(),
+        set_aside: set_aside(state),
+        advice: Vec::new(),
+    };
+    for area in Area::ALL {
+        let at = || format!("cannot read the {area} store in {}", state.display());
+        let reader = Reader::open(state, area).with_context(at)?;
+        let stream = reader.stream().with_context(at)?;
+        status.stream = stream.to_string();
+        for file in reader.files().with_context(at)? {
+            status
+                .points
+                .push(point(&reader, stream, file).with_context(at)?);
+        }
+        let (total, inputs) = reader.refused().with_context(at)?;
+        status.refused_total += total;
+        status.refused.extend(inputs);
+        let (database_bytes, wal_bytes) = reader.disk_bytes();
+        status.disk.push(DiskStatus {
+            area: area.to_string(),
+            database_bytes,
+            wal_bytes,
+        });
+    }
+    status
+        .refused
+        .sort_by_key(|input| std::cmp::Reverse(input.time));
+    status.advice = table::advice(&status);
+    Ok(status)
+}
+
+fn point(
+    reader: &Reader,
+    stream: vmkpi::position::StreamId,
+    file: StoredFile,
+) -> rusqlite::Result<PointStatus> {
+    let point = DataPoint::Kpi(file.point.area, (*file.point.name).clone());
+    let extent = reader.extent(&file.point.name)?;
+    let (acked, trimmed) = reader.marks(&TableId {
+        stream,
+        point: point.clone(),
+    })?;
+    let (first, last) = extent.unwrap_or((0, trimmed.seq));
+    Ok(PointStatus {
+        point,
+        removed: file.removed,
+        size_bytes: file.size,
+        last_store: file.mtime,
+        first,
+        last,
+        rows: extent.map_or(0, |(first, last)| last - first + 1),
+        acked: acked.seq,
+    })
+}

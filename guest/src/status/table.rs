@@ -1,0 +1,138 @@
+//! `status` for people.
+
+use std::fmt::Write as _;
+
+use super::Status;
+
+/// Inputs shown; the rest are counted.
+const SHOWN: usize = 10;
+
+/// What a person should do, most urgent first.
+pub fn advice(status: &Status) -> Vec<String> {
+    let mut advice = Vec::new();
+    for path in &status.set_aside {
+        advice.push(format!(
+            "{} was corrupt and set aside: recover what is needed from it (sqlite3 FILE .recover), \
+             then move it away",
+            path.display()
+        ));
+    }
+    match &status.live {
+        None => advice.push("vmkpi-guest does not run: start it, the stored rows wait".into()),
+        Some(live) => {
+            if live.failed_commits > 0 {
+                advice.push(format!(
+                    "{} commits failed and their writers were told: look at the log, the disk and \
+                     whoever locks the databases",
+                    live.failed_commits
+                ));
+            }
+            if let Some(problem) = &live.link.problem {
+                advice.push(format!(
+                    "the link {} is not there: {problem}",
+                    live.link_url
+                ));
+            } else if !live.link.connected {
+                advice.push(format!(
+                    "no host is connected to {}: rows wait here",
+                    live.link_url
+                ));
+            } else if live.link.last_message.is_none() {
+                advice.push("the host is connected and has said nothing yet".into());
+            }
+        }
+    }
+    if status.refused_total > 0 {
+        advice.push(
+            "inputs were refused: correct what writes them (the reasons are below); nothing of them \
+             is in a table"
+                .into(),
+        );
+    }
+    advice
+}
+
+/// The status as text.
+pub fn render(status: &Status) -> String {
+    let mut text = String::new();
+    // Writing to a String cannot fail.
+    let _ = lines(status, &mut text);
+    text
+}
+
+fn lines(status: &Status, out: &mut String) -> std::fmt::Result {
+    match &status.live {
+        Some(live) => {
+            writeln!(out, "running  pid {}, since {}", live.pid, live.started)?;
+            writeln!(out, "mount    {}", live.mount.display())?;
+            let host = match (live.link.connected, live.link.subscribed_tables) {
+                (false, _) => "no host".into(),
+                (true, tables) => format!("a host, {tables} tables subscribed"),
+            };
+            writeln!(out, "link     {}, {host}", live.link_url)?;
+            writeln!(
+                out,
+                "stored   {} rows in {} commits, {} failed; {} rows sent",
+                live.stores, live.commits, live.failed_commits, live.rows_sent
+            )?;
+        }
+        None => writeln!(out, "not running")?,
+    }
+    writeln!(out, "stream   {}", status.stream)?;
+    for disk in &status.disk {
+        writeln!(
+            out,
+            "disk     {}: {} KiB, log {} KiB",
+            disk.area,
+            disk.database_bytes / 1024,
+            disk.wal_bytes / 1024
+        )?;
+    }
+    points(status, out)?;
+    refused(status, out)?;
+    for line in &status.advice {
+        writeln!(out, "\n=> {line}")?;
+    }
+    Ok(())
+}
+
+fn points(status: &Status, out: &mut String) -> std::fmt::Result {
+    if status.points.is_empty() {
+        return writeln!(out, "\nnothing is stored yet");
+    }
+    writeln!(
+        out,
+        "\n{:<40} {:>10} {:>10} {:>10}  LAST STORE",
+        "POINT", "ROWS", "LAST", "ACKED"
+    )?;
+    for point in &status.points {
+        writeln!(
+            out,
+            "{:<40} {:>10} {:>10} {:>10}  {}{}",
+            point.point.to_string(),
+            point.rows,
+            point.last,
+            point.acked,
+            point.last_store,
+            if point.removed { "  (removed)" } else { "" }
+        )?;
+    }
+    Ok(())
+}
+
+fn refused(status: &Status, out: &mut String) -> std::fmt::Result {
+    if status.refused_total == 0 {
+        return Ok(());
+    }
+    writeln!(out, "\nrefused inputs: {} in all", status.refused_total)?;
+    for input in status.refused.iter().take(SHOWN) {
+        // Whatever was written may hold terminal control codes: shown escaped.
+        let start: String = input.input.chars().take(60).collect();
+        writeln!(
+            out,
+            "  {}  {}  {}: {:?}",
+            input.time, input.point, input.reason, start
+        )?;
+    }
+    Ok(())
+}

@@ -1,0 +1,406 @@
+//! One of the two databases as the writer holds it: a transaction at a time, and what a failed one
+//! leaves behind.
+//!
+//! ```text
+//! open ── begin ── apply each job ── commit ── open           tables keep what the jobs changed
+//!            │            │             │
+//!            └────────────┴── fails ────┴── roll back          tables are put back
+//!                                            ├── locked, full: open
+//!                                            └── write, sync failed, corrupt: closed; opened anew
+//!                                                before the next batch, each epoch one higher
+//! ```
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rusqlite::{Connection, ErrorCode};
+use vmkpi::clock::Timestamp;
+use vmkpi::name::{Area, KpiName};
+use vmkpi::position::{RowKey, Seq, StreamId};
+
+use super::table::{Fault, State, Table, row_data};
+use super::{AckOutcome, Job, Point, RowData, StoreError, Stored, files, open, refused};
+use crate::config::Limits;
+
+/// What a job came to.
+pub enum Outcome {
+    /// A row is stored.
+    Stored(Stored),
+    /// A file is removed; these were its bytes.
+    Content(Vec<u8>),
+    /// An input is kept under this id.
+    Refused(i64),
+    /// An acknowledgement was taken or left.
+    Ack(AckOutcome),
+    /// An acknowledgement names a row that this store never had: mint.
+    Refuted,
+}
+
+/// One database.
+pub struct Database {
+    /// Which.
+    pub area: Area,
+    /// Its file.
+    pub path: PathBuf,
+    /// The stream that new rows go to.
+    pub stream: StreamId,
+    /// The bounds.
+    pub limits: Limits,
+    /// Absent after a failed write, until it is opened anew.
+    conn: Option<Connection>,
+    /// The tables used so far.
+    tables: HashMap<Arc<KpiName>, Table>,
+    /// The tables that the open transaction has changed, as they were before; absent: made by it.
+    touched: HashMap<Arc<KpiName>, Option<State>>,
+    /// The bytes of files that the open transaction has stored: only the last of each is written.
+    contents: HashMap<Arc<KpiName>, (Arc<Vec<u8>>, Timestamp)>,
+    /// Random bits for the rows of the open transaction. Never kept longer: a machine that is cloned
+    /// must not give two rows one key.
+    keys: Vec<u8>,
+}
+
+impl Database {
+    /// A database that has just been opened.
+    pub fn new(
+        area: Area,
+        path: PathBuf,
+        stream: StreamId,
+        limits: Limits,
+        conn: Connection,
+    ) -> Self {
+        Self {
+            area,
+            path,
+            stream,
+            limits,
+            conn: Some(conn),
+            tables: HashMap::new(),
+            touched: HashMap::new(),
+            contents: HashMap::new(),
+            keys: Vec::new(),
+        }
+    }
+
+    /// The connection.
+    ///
+    /// # Errors
+    /// The database was closed by a failure and has not been opened anew.
+    pub fn conn(&self) -> Result<&Connection, StoreError> {
+        self.conn.as_ref().ok_or(StoreError::Failed {
+            area: self.area,
+            reason: "the database is closed".into(),
+        })
+    }
+
+    /// Carries out `jobs` in one transaction.
+    ///
+    /// # Errors
+    /// The transaction is lost, and none of them is done.
+    pub fn run(&mut self, jobs: &[Job]) -> Result<Vec<Result<Outcome, StoreError>>, Failure> {
+        self.transaction(|db| {
+            let mut outcomes = Vec::with_capacity(jobs.len());
+            db.draw_keys(jobs.len())?;
+            for job in jobs {
+                match db.apply(job) {
+                    Ok(outcome) => outcomes.push(Ok(outcome)),
+                    Err(Fault::Refused(error)) => outcomes.push(Err(error)),
+                    Err(Fault::Sql(error)) => return Err(error),
+                }
+            }
+            Ok(outcomes)
+        })
+    }
+
+    /// Runs `work` in a transaction, syncs it, and puts everything back when it fails.
+    pub fn transaction<T>(
+        &mut self,
+        work: impl FnOnce(&mut Self) -> rusqlite::Result<T>,
+    ) -> Result<T, Failure> {
+        self.reopen()?;
+        let done = self.attempt(work);
+        if let Err(error) = &done {
+            self.roll_back(error);
+        }
+        self.touched.clear();
+        self.contents.clear();
+        self.keys.clear();
+        done.map_err(|error| self.failure(&error))
+    }
+
+    /// Reads outside a transaction.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub fn look<T>(
+        &mut self,
+        work: impl FnOnce(&mut Self) -> rusqlite::Result<T>,
+    ) -> Result<T, StoreError> {
+        self.reopen().map_err(|failure| failure.error)?;
+        let found = work(self);
+        self.touched.clear();
+        found.map_err(|error| self.failure(&error).error)
+    }
+
+    fn attempt<T>(
+        &mut self,
+        work: impl FnOnce(&mut Self) -> rusqlite::Result<T>,
+    ) -> rusqlite::Result<T> {
+        self.sql("BEGIN IMMEDIATE")?;
+        let value = work(self)?;
+        self.write_contents()?;
+        self.sql("COMMIT")?;
+        Ok(value)
+    }
+
+    fn sql(&self, sql: &str) -> rusqlite::Result<()> {
+        self.connection()?.prepare_cached(sql)?.raw_execute()?;
+        Ok(())
+    }
+
+    /// Like [`Self::conn`], for use within a transaction, which has made sure of it.
+    pub fn connection(&self) -> rusqlite::Result<&Connection> {
+        self.conn.as_ref().ok_or(rusqlite::Error::InvalidQuery)
+    }
+
+    fn roll_back(&mut self, error: &rusqlite::Error) {
+        for (name, before) in self.touched.drain() {
+            match before {
+                None => {
+                    self.tables.remove(&name);
+                }
+                Some(state) => {
+                    if let Some(table) = self.tables.get_mut(&name) {
+                        table.put_back(state);
+                    }
+                }
+            }
+        }
+        let keep = matches!(
+            error.sqlite_error_code(),
+            Some(
+                ErrorCode::DatabaseBusy
+                    | ErrorCode::DatabaseLocked
+                    | ErrorCode::DiskFull
+                    | ErrorCode::ConstraintViolation
+                    | ErrorCode::TooBig
+            )
+        );
+        let rolled_back = self
+            .conn
+            .as_ref()
+            .is_some_and(|conn| conn.is_autocommit() || conn.execute_batch("ROLLBACK").is_ok());
+        if !keep || !rolled_back {
+            // What a failed sync has left on the disk is not known: nothing is tried again on this
+            // connection, and the ends of the tables are read anew.
+            self.conn = None;
+            self.tables.clear();
+        }
+    }
+
+    fn reopen(&mut self) -> Result<(), Failure> {
+        if self.conn.is_some() {
+            return Ok(());
+        }
+        let opened = open::reopen(&self.path, self.limits);
+        match opened {
+            Ok(conn) => {
+                tracing::warn!(database = %self.path.display(), "opened anew after a failure");
+                self.conn = Some(conn);
+                Ok(())
+            }
+            Err(error) => Err(Failure {
+                error: StoreError::Failed {
+                    area: self.area,
+                    reason: format!("{error:#}"),
+                },
+                alone: false,
+            }),
+        }
+    }
+
+    fn failure(&self, error: &rusqlite::Error) -> Failure {
+        let (told, alone) = match error.sqlite_error_code() {
+            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
+                (StoreError::Busy(self.area), false)
+            }
+            Some(ErrorCode::DiskFull) => (StoreError::Full(self.area), false),
+            code => (
+                StoreError::Failed {
+                    area: self.area,
+                    reason: error.to_string(),
+                },
+                matches!(
+                    code,
+                    Some(ErrorCode::ConstraintViolation | ErrorCode::TooBig | ErrorCode::Unknown)
+                ),
+            ),
+        };
+        Failure { error: told, alone }
+    }
+
+    fn draw_keys(&mut self, rows: usize) -> rusqlite::Result<()> {
+        self.keys.resize(rows * size_of::<u64>(), 0);
+        getrandom::fill(&mut self.keys)
+            .map_err(|e| rusqlite::Error::ToSqlConversionFailure(Box::new(e)))
+    }
+
+    fn next_key(&mut self) -> RowKey {
+        let at = self.keys.len().saturating_sub(size_of::<u64>());
+        let bytes = self.keys.split_off(at);
+        RowKey(bytes.iter().fold(0, |key, b| key << 8 | u64::from(*b)))
+    }
+
+    fn apply(&mut self, job: &Job) -> Result<Outcome, Fault> {
+        match job {
+            Job::Store {
+                point,
+                bytes,
+                row,
+                withdraw,
+                ..
+            } => {
+                if let Some(id) = withdraw {
+                    refused::withdraw(self.connection()?, *id)?;
+                }
+                self.add_row(point, bytes, row).map(Outcome::Stored)
+            }
+            Job::Rename { from, to, .. } => {
+                let bytes = self.remove_file(from)?;
+                let row = row_data(self.area, &bytes, self.limits.columns);
+                let row = row.map_err(|error| {
+                    Fault::Refused(StoreError::NotCsv {
+                        point: to.clone(),
+                        error,
+                    })
+                })?;
+                self.add_row(to, &Arc::new(bytes), &row)
+                    .map(Outcome::Stored)
+            }
+            Job::Remove { point, .. } => self.remove_file(point).map(Outcome::Content),
+            Job::Refuse {
+                point,
+                bytes,
+                reason,
+                withdraw,
+                ..
+            } => {
+                let conn = self.connection()?;
+                if let Some(id) = withdraw {
+                    refused::withdraw(conn, *id)?;
+                }
+                let id = refused::keep(conn, point.name.as_str(), reason, bytes)?;
+                Ok(Outcome::Refused(id))
+            }
+            Job::Ack { table, cursors, .. } => Ok(self.acknowledge(table, cursors)?),
+            _ => Err(Fault::Sql(rusqlite::Error::InvalidQuery)),
+        }
+    }
+
+    fn add_row(
+        &mut self,
+        point: &Point,
+        bytes: &Arc<Vec<u8>>,
+        row: &RowData,
+    ) -> Result<Stored, Fault> {
+        let key = self.next_key();
+        let limit = self.limits.columns;
+        let exists = self.touch(&point.name)?;
+        let conn = self.conn.as_ref().ok_or(rusqlite::Error::InvalidQuery)?;
+        if !exists {
+            let table = Table::create(conn, self.stream, point, row)?;
+            self.tables.insert(Arc::clone(&point.name), table);
+        }
+        let table = self
+            .tables
+            .get_mut(&point.name)
+            .ok_or(rusqlite::Error::InvalidQuery)?;
+        if exists && let RowData::Columns(columns) = row {
+            table.widen(conn, point, columns, limit)?;
+        }
+        let stamp = table.insert(conn, point, key, row, bytes)?;
+        self.contents
+            .insert(Arc::clone(&point.name), (Arc::clone(bytes), stamp.time));
+        Ok(Stored {
+            seq: stamp.seq,
+            time: stamp.time,
+            size: bytes.len() as u64,
+        })
+    }
+
+    /// Loads the table if there is one and remembers how it was; says whether there is one.
+    pub fn touch(&mut self, name: &Arc<KpiName>) -> rusqlite::Result<bool> {
+        if !self.tables.contains_key(name) {
+            let conn = self.conn.as_ref().ok_or(rusqlite::Error::InvalidQuery)?;
+            match Table::load(conn, self.stream, name)? {
+                Some(table) => {
+                    self.tables.insert(Arc::clone(name), table);
+                }
+                None => {
+                    self.touched.entry(Arc::clone(name)).or_insert(None);
+                    return Ok(false);
+                }
+            }
+        }
+        if let Some(table) = self.tables.get(name) {
+            let state = table.state.clone();
+            self.touched.entry(Arc::clone(name)).or_insert(Some(state));
+        }
+        Ok(true)
+    }
+
+    /// The table, after [`Self::touch`].
+    pub fn table_mut(&mut self, name: &KpiName) -> Option<&mut Table> {
+        self.tables.get_mut(name)
+    }
+
+    /// Forgets what is known of the tables: a mint has changed them all.
+    pub fn forget_tables(&mut self) {
+        self.tables.clear();
+        self.touched.clear();
+    }
+
+    fn remove_file(&mut self, point: &Point) -> Result<Vec<u8>, Fault> {
+        self.write_contents()?;
+        let conn = self.connection()?;
+        let name = point.name.as_str();
+        let Some(bytes) = files::content(conn, name)? else {
+            return Err(Fault::Refused(StoreError::NotFound(point.clone())));
+        };
+        files::remove(conn, name)?;
+        Ok(bytes)
+    }
+
+    fn write_contents(&mut self) -> rusqlite::Result<()> {
+        let conn = self.conn.as_ref().ok_or(rusqlite::Error::InvalidQuery)?;
+        for (name, (bytes, time)) in self.contents.drain() {
+            if let Some(table) = self.tables.get(&name) {
+                files::update(conn, table.file, table.state.head.epoch, time, &bytes)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The last row of each table that rows were added to; for [`crate::feed::Feed`].
+    pub fn ends<'a>(
+        &'a self,
+        names: impl Iterator<Item = &'a Arc<KpiName>> + 'a,
+    ) -> impl Iterator<Item = (Point, Seq)> + 'a {
+        names.filter_map(|name| {
+            let table = self.tables.get(name)?;
+            let point = Point {
+                area: self.area,
+                name: Arc::clone(name),
+            };
+            Some((point, table.state.head.last))
+        })
+    }
+}
+
+/// A transaction that was lost.
+pub struct Failure {
+    /// What its jobs are told.
+    pub error: StoreError,
+    /// Whether one job may be to blame, so that the others deserve a transaction of their own.
+    pub alone: bool,
+}
