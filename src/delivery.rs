@@ -1,12 +1,21 @@
 //! How a row reaches its owner, exactly once. Pure state machines: values and a clock reading in,
-//! decisions out; the rules are DELIVERY.md's, in ARCHITECTURE.md's words.
+//! decisions out; ARCHITECTURE.md tells the rules.
 //!
 //! | module | job |
 //! | --- | --- |
 //! | [`head`] | the next row's number, time and epoch; what an acknowledgement proves |
+//! | [`spool`] | the guest's part of the link, in memory |
 //! | [`function`] | min, max, mean, median and the others |
 //! | [`window`] | rows in, closed windows out |
+//! | [`producer`] | the host's part: instances, coverage, acknowledgement, repair |
+//! | [`consumer`] | what a message is to a Consumer |
 
+pub mod consumer;
 pub mod function;
 pub mod head;
+pub mod producer;
+pub mod spool;
 pub mod window;
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,39 @@
-//! What the end-to-end tests share.
+//! What the end-to-end tests share: the programs under test and real neighbours, each in a folder of
+//! its own and on a port of its own, and none of them left when a test ends, however it ends.
+//!
+//! The programs are taken from `VMKPI_BIN_DIR`, or from where cargo builds them.
+//!
+//! | module | job |
+//! | --- | --- |
+//! | [`process`] | child processes that end with the test |
+//! | [`scratch`] | folders, mounts and ports |
+//! | [`chain`] | broker, guest, host and watcher, together |
+//! | [`ledger`] | the judge: what was stored arrived, once |
+//! | [`schema`] | the JSON Schemas |
+
+pub mod chain;
+pub mod ledger;
+pub mod process;
+pub mod schema;
+pub mod scratch;
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+
+/// Waits until `ready` says what it found.
+///
+/// # Errors
+/// `seconds` are over.
+pub fn wait_for<T>(seconds: u64, what: &str, mut ready: impl FnMut() -> Option<T>) -> Result<T> {
+    let deadline = Instant::now() + Duration::from_secs(seconds);
+    loop {
+        if let Some(found) = ready() {
+            return Ok(found);
+        }
+        if Instant::now() > deadline {
+            bail!("waited {seconds} s for {what} in vain");
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}

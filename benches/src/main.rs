@@ -1,0 +1,80 @@
+//! `vmkpi-bench store`: what a store through the partition costs, beside a no-op FUSE file system and
+//! an ext4 (or whatever the temporary folder is on) with fsync, interleaved in one run. Absolute
+//! figures drift with the machine; the ratios are what counts.
+
+mod floor;
+mod processes;
+mod report;
+mod writers;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+/// Benchmarks of vmkpi.
+#[derive(Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// How results are printed.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// For people.
+    Table,
+    /// One object, for programs.
+    Json,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Stores a second at 1, 4, 16 and 64 writers: vmkpi-guest beside a no-op FUSE file system
+    Store {
+        /// The vmkpi-guest program to measure
+        #[arg(long, value_name = "FILE")]
+        guest: PathBuf,
+        /// Rounds; each measures every subject once, and medians are printed
+        #[arg(long, value_name = "N", default_value_t = 3)]
+        rounds: usize,
+        /// How long each subject is measured in a round, in milliseconds
+        #[arg(long, value_name = "MS", default_value_t = 1500)]
+        each_ms: u64,
+        /// Where to keep the databases and the files of the fsync floor; a disk, not a tmpfs
+        #[arg(long, value_name = "DIR", default_value = "/var/tmp")]
+        dir: PathBuf,
+        /// A table for people, or one JSON object for programs
+        #[arg(long, value_enum, default_value_t = Format::Table)]
+        format: Format,
+    },
+    /// Serve the no-op file system of the floor (used by `store`)
+    #[command(hide = true)]
+    Floor {
+        /// Where to mount it
+        #[arg(long, value_name = "DIR")]
+        mount: PathBuf,
+    },
+}
+
+fn main() -> anyhow::Result<()> {
+    match Cli::parse().command {
+        Command::Floor { mount } => floor::serve(&mount),
+        Command::Store {
+            guest,
+            rounds,
+            each_ms,
+            dir,
+            format,
+        } => {
+            let plan = writers::Plan {
+                rounds: rounds.max(1),
+                each: Duration::from_millis(each_ms.max(100)),
+            };
+            let measured = processes::measure(&guest, &dir, &plan)?;
+            report::print(&measured, format == Format::Json);
+            Ok(())
+        }
+    }
+}

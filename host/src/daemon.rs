@@ -1,0 +1,275 @@
+//! The daemon: which VMs there are and what each is, from libvirt's domains and the descriptors. An
+//! actor runs for every domain with a descriptor in force; here it is started, told of changes, and
+//! let go. A level-triggered loop: whatever happened, it compares what should be with what is.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+use vmkpi::descriptor::Descriptor;
+use vmkpi::link::LinkUrl;
+
+use crate::descriptors::{Descriptors, is_named, read_file};
+use crate::libvirt::{Domain, Libvirt, State};
+use crate::link::{Endpoint, Limits};
+use crate::mqtt::{Broker, Publisher};
+use crate::snapshot::{DescriptorStatus, Snapshot};
+use crate::state::StateDir;
+use crate::vm::{Handle, Reports, Shared, Spec, start};
+use crate::{exporter, infra};
+
+/// How often the files of descriptors are read again, and actors are looked after.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How long the publisher may take to say goodbye.
+const GOODBYE: Duration = Duration::from_secs(2);
+
+/// What to run with.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// libvirt's connection URI.
+    pub libvirt_uri: String,
+    /// The broker.
+    pub broker: Broker,
+    /// Where the exporter listens.
+    pub listen: SocketAddr,
+    /// The state directory.
+    pub state: PathBuf,
+    /// Links that are not the one of the live XML, by domain name or UUID.
+    pub guests: BTreeMap<String, LinkUrl>,
+    /// Files of descriptors, by domain name or UUID.
+    pub descriptors: BTreeMap<String, PathBuf>,
+    /// What a guest may do.
+    pub limits: Limits,
+}
+
+/// Runs until `shutdown` is ready.
+///
+/// # Errors
+/// Something the daemon cannot do without is not there: the state directory, the exporter's address,
+/// a descriptor's file. What comes and goes, libvirt and the broker, is waited for.
+pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
+    let _state = StateDir::open(&config.state)?;
+    for path in config.descriptors.values() {
+        read_file(path).context("a descriptor given on the command line is refused")?;
+    }
+    let listener = TcpListener::bind(config.listen)
+        .await
+        .with_context(|| format!("listening on {}", config.listen))?;
+    let libvirt = Libvirt::start(&config.libvirt_uri)?;
+    let (publisher, publishing) = Publisher::start(config.broker.clone());
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"), libvirt = %config.libvirt_uri, broker = %config.broker,
+        metrics = %listener.local_addr()?, "vmkpi-host started"
+    );
+    let mut daemon = Daemon::new(config, libvirt, publisher);
+    let exporting = daemon.export(listener);
+    daemon.supervise(shutdown).await;
+    tracing::info!("vmkpi-host stops");
+    exporting.abort();
+    drop(daemon);
+    if timeout(GOODBYE, publishing).await.is_err() {
+        tracing::debug!("the broker was not said goodbye");
+    }
+    Ok(())
+}
+
+struct Daemon {
+    guests: BTreeMap<String, LinkUrl>,
+    descriptors: Descriptors,
+    libvirt: Libvirt,
+    shared: Shared,
+    vms: BTreeMap<Arc<str>, Handle>,
+    /// VMs that have left and have still something to say.
+    leaving: Vec<Handle>,
+    status: Arc<Mutex<DescriptorStatus>>,
+    said_unknown: bool,
+}
+
+impl Daemon {
+    fn new(config: Config, libvirt: Libvirt, publisher: Publisher) -> Self {
+        Self {
+            guests: config.guests,
+            descriptors: Descriptors::new(config.descriptors),
+            shared: Shared {
+                sampling: libvirt.sampling.clone(),
+                publisher,
+                reports: Reports::default(),
+                limits: config.limits,
+            },
+            libvirt,
+            vms: BTreeMap::new(),
+            leaving: Vec::new(),
+            status: Arc::default(),
+            said_unknown: false,
+        }
+    }
+
+    fn export(&self, listener: TcpListener) -> JoinHandle<Infallible> {
+        let (domains, sampling) = (self.libvirt.domains.clone(), self.libvirt.sampling.clone());
+        let (reports, broker) = (
+            self.shared.reports.clone(),
+            Arc::clone(&self.shared.publisher.status),
+        );
+        let status = Arc::clone(&self.status);
+        let source = move || Snapshot {
+            domains: Arc::clone(&domains.borrow()),
+            sampling: sampling.borrow().clone(),
+            reports: reports.all(),
+            descriptors: status
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .clone(),
+            broker: Arc::clone(&broker),
+        };
+        tokio::spawn(exporter::serve(listener, Box::new(source)))
+    }
+
+    async fn supervise(&mut self, shutdown: impl Future<Output = ()>) {
+        tokio::pin!(shutdown);
+        let mut look = interval(LOOK_EVERY);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut domains = self.libvirt.domains.clone();
+        loop {
+            tokio::select! {
+                () = &mut shutdown => return,
+                Ok(()) = domains.changed() => {}
+                _ = look.tick() => self.read_files().await,
+            }
+            self.reconcile();
+        }
+    }
+
+    async fn read_files(&mut self) {
+        let paths = self.descriptors.paths();
+        if paths.is_empty() {
+            return;
+        }
+        let read = move || {
+            let read = paths.into_iter().map(|path| {
+                let result = read_file(&path);
+                (path, result)
+            });
+            read.collect()
+        };
+        if let Ok(read) = tokio::task::spawn_blocking(read).await {
+            self.descriptors.take_files(read);
+        }
+    }
+
+    /// Makes what is what should be.
+    fn reconcile(&mut self) {
+        let domains = Arc::clone(&self.libvirt.domains.borrow());
+        let in_force = self.descriptors.resolve(&domains.by_uuid);
+        if domains.connected {
+            self.say_unknown(&domains.by_uuid);
+        }
+        let gone = self.vms.keys().filter(|uuid| !in_force.contains_key(*uuid));
+        for uuid in gone.cloned().collect::<Vec<_>>() {
+            self.let_go(&uuid);
+        }
+        for (uuid, descriptor) in &in_force {
+            if let Some(domain) = domains.by_uuid.get(uuid) {
+                self.follow(domain, descriptor);
+            }
+        }
+        self.leaving.retain(|handle| !handle.task.is_finished());
+        let pace = in_force.values().filter_map(|d| infra::pace(d)).min();
+        self.libvirt.pace.set(pace);
+        self.note_status(&domains.by_uuid);
+    }
+
+    fn follow(&mut self, domain: &Arc<Domain>, descriptor: &Arc<Descriptor>) {
+        let spec = Spec {
+            link: self.endpoint(domain),
+            domain: Arc::clone(domain),
+            descriptor: Arc::clone(descriptor),
+            leaving: false,
+        };
+        match self.vms.get(&domain.uuid) {
+            Some(handle) if !handle.task.is_finished() => {
+                handle.spec.send_if_modified(|now| {
+                    let changed = now.domain != spec.domain
+                        || now.descriptor != spec.descriptor
+                        || now.link != spec.link;
+                    if changed {
+                        *now = spec;
+                    }
+                    changed
+                });
+                return;
+            }
+            Some(_) => {
+                tracing::error!(domain = %domain.name, "the VM's actor failed; started again");
+            }
+            None => {
+                let link = spec.link.as_ref().map(|l| l.path.display().to_string());
+                tracing::info!(domain = %domain.name, uuid = %domain.uuid, vm = %descriptor.vm, link, "VM followed");
+            }
+        }
+        let handle = start(spec, self.shared.clone());
+        self.vms.insert(Arc::clone(&domain.uuid), handle);
+    }
+
+    fn let_go(&mut self, uuid: &Arc<str>) {
+        let Some(handle) = self.vms.remove(uuid) else {
+            return;
+        };
+        tracing::info!(domain = %handle.spec.borrow().domain.name, %uuid, "VM let go");
+        handle.spec.send_modify(|spec| spec.leaving = true);
+        self.shared.reports.remove(uuid);
+        self.leaving.push(handle);
+    }
+
+    /// Where the domain's link is: where the operator said, or in its live XML.
+    fn endpoint(&self, domain: &Domain) -> Option<Endpoint> {
+        let given = self.guests.iter().find(|(name, _)| is_named(domain, name));
+        if domain.state == State::Off {
+            return None;
+        }
+        match given {
+            Some((_, LinkUrl::Unix(path))) => Some(Endpoint {
+                path: path.clone(),
+                joining: false,
+            }),
+            _ => domain.channel.clone().map(|path| Endpoint {
+                path,
+                joining: true,
+            }),
+        }
+    }
+
+    fn say_unknown(&mut self, domains: &BTreeMap<Arc<str>, Arc<Domain>>) {
+        if std::mem::replace(&mut self.said_unknown, true) {
+            return;
+        }
+        let guests = self.guests.keys().map(String::as_str);
+        let known = |name: &str| domains.values().any(|d| is_named(d, name));
+        let unknown = self.descriptors.unknown(domains);
+        for name in unknown.chain(guests.filter(|name| !known(name))) {
+            tracing::warn!(
+                domain = name,
+                "named on the command line, and libvirt has no such domain yet"
+            );
+        }
+    }
+
+    fn note_status(&self, domains: &BTreeMap<Arc<str>, Arc<Domain>>) {
+        let valid = domains.keys().filter_map(|uuid| {
+            let valid = self.descriptors.is_valid(uuid)?;
+            Some((Arc::clone(uuid), valid))
+        });
+        let status = DescriptorStatus {
+            errors: self.descriptors.errors(),
+            valid: valid.collect(),
+        };
+        *self.status.lock().unwrap_or_else(PoisonError::into_inner) = status;
+    }
+}

@@ -1,0 +1,362 @@
+//! Where descriptors come from: `--descriptor DOMAIN=FILE` and the domains' metadata. A file that
+//! changes is read again. Both for one domain, and different, is an error and never merged.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use vmkpi::descriptor::{Descriptor, DescriptorError, MAX_DESCRIPTOR_BYTES, Spelling};
+
+use crate::libvirt::Domain;
+
+/// Why a domain has no descriptor in force.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The file cannot be read.
+    #[error("{path}: {message}")]
+    Read {
+        /// The file.
+        path: String,
+        /// Why.
+        message: String,
+    },
+    /// The descriptor is not valid.
+    #[error("{place}: {}", .errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Invalid {
+        /// The file, or "the domain's metadata".
+        place: String,
+        /// Everything that is wrong with it.
+        errors: Vec<DescriptorError>,
+    },
+    /// File and metadata differ.
+    #[error("{0} and the domain's metadata differ; remove one of them")]
+    Differ(String),
+    /// Another domain has the name already.
+    #[error(
+        "VM {vm:?} of site {site:?} is domain {other} already; each VM needs a name of its own"
+    )]
+    NameTaken {
+        /// The VM's name.
+        vm: String,
+        /// The primary site.
+        site: String,
+        /// The domain that has it.
+        other: String,
+    },
+}
+
+/// Reads the descriptor in `path`; a `primary_key_file` is relative to it.
+///
+/// # Errors
+/// The file cannot be read, or is no valid descriptor.
+pub fn read_file(path: &Path) -> Result<Descriptor, Refusal> {
+    let name = path.display().to_string();
+    let refuse = |message: String| Refusal::Read {
+        path: name.clone(),
+        message,
+    };
+    let length = std::fs::metadata(path)
+        .map_err(|e| refuse(e.to_string()))?
+        .len();
+    if length > MAX_DESCRIPTOR_BYTES as u64 {
+        return Err(refuse(format!(
+            "{length} bytes; at most {MAX_DESCRIPTOR_BYTES} are read"
+        )));
+    }
+    let text = std::fs::read_to_string(path).map_err(|e| refuse(e.to_string()))?;
+    let dir = path.parent().unwrap_or(Path::new("."));
+    let read_key = |key: &Path| std::fs::read_to_string(dir.join(key));
+    Descriptor::parse(&text, Spelling::of_path(path), &read_key).map_err(|errors| {
+        Refusal::Invalid {
+            place: name.clone(),
+            errors,
+        }
+    })
+}
+
+fn read_metadata(text: &str) -> Result<Descriptor, Refusal> {
+    let no_files = |_: &Path| {
+        Err(std::io::Error::other(
+            "metadata may not name files of the host",
+        ))
+    };
+    Descriptor::parse(text, Spelling::Xml, &no_files).map_err(|errors| Refusal::Invalid {
+        place: "the domain's metadata".into(),
+        errors,
+    })
+}
+
+/// What a source says, and what it was made from.
+#[derive(Clone, Debug)]
+struct Read<K> {
+    from: K,
+    result: Result<Arc<Descriptor>, Refusal>,
+}
+
+/// All sources of descriptors.
+#[derive(Debug, Default)]
+pub struct Descriptors {
+    /// By domain name or UUID.
+    files: BTreeMap<String, PathBuf>,
+    read: HashMap<PathBuf, Result<Arc<Descriptor>, Refusal>>,
+    metadata: HashMap<Arc<str>, Read<Arc<str>>>,
+    /// What is in force, by UUID.
+    in_force: BTreeMap<Arc<str>, Arc<Descriptor>>,
+    /// What is refused, by UUID: said once.
+    refused: BTreeMap<Arc<str>, Refusal>,
+    errors: u64,
+}
+
+impl Descriptors {
+    /// Descriptors of these files, by domain name or UUID, and of metadata.
+    pub fn new(files: BTreeMap<String, PathBuf>) -> Self {
+        Self {
+            files,
+            ..Self::default()
+        }
+    }
+
+    /// The files, to be read by [`read_file`] wherever reading may take its time.
+    pub fn paths(&self) -> Vec<PathBuf> {
+        let paths: BTreeSet<_> = self.files.values().cloned().collect();
+        paths.into_iter().collect()
+    }
+
+    /// Takes what the files say now.
+    pub fn take_files(&mut self, read: Vec<(PathBuf, Result<Descriptor, Refusal>)>) {
+        for (path, result) in read {
+            let result = result.map(Arc::new);
+            if self.read.get(&path) != Some(&result) {
+                self.read.insert(path, result);
+            }
+        }
+    }
+
+    /// How many descriptors were refused so far, each change of mind counted once.
+    pub fn errors(&self) -> u64 {
+        self.errors
+    }
+
+    /// Whether the domain's descriptor is in force (`true`) or refused (`false`), if it has one.
+    pub fn is_valid(&self, uuid: &str) -> Option<bool> {
+        if self.refused.contains_key(uuid) {
+            return Some(false);
+        }
+        self.in_force.contains_key(uuid).then_some(true)
+    }
+
+    /// Domains that a file is meant for, and that are not there.
+    pub fn unknown<'a>(
+        &'a self,
+        domains: &'a BTreeMap<Arc<str>, Arc<Domain>>,
+    ) -> impl Iterator<Item = &'a str> {
+        let known = |name: &str| domains.values().any(|d| is_named(d, name));
+        self.files
+            .keys()
+            .map(String::as_str)
+            .filter(move |name| !known(name))
+    }
+
+    /// The descriptor in force for each of `domains`. One that has become invalid leaves the one
+    /// before in force: a mistake at run time stops nothing.
+    pub fn resolve(
+        &mut self,
+        domains: &BTreeMap<Arc<str>, Arc<Domain>>,
+    ) -> BTreeMap<Arc<str>, Arc<Descriptor>> {
+        self.in_force.retain(|uuid, _| domains.contains_key(uuid));
+        self.refused.retain(|uuid, _| domains.contains_key(uuid));
+        self.metadata.retain(|uuid, _| domains.contains_key(uuid));
+        let mut wanted = BTreeMap::new();
+        for (uuid, domain) in domains {
+            match self.of(domain) {
+                Ok(Some(descriptor)) => {
+                    wanted.insert(Arc::clone(uuid), descriptor);
+                }
+                Ok(None) => {
+                    self.in_force.remove(uuid);
+                    self.refused.remove(uuid);
+                }
+                Err(refusal) => self.refuse(domain, refusal),
+            }
+        }
+        self.enforce(domains, wanted);
+        self.in_force.clone()
+    }
+
+    /// Gives each name to one domain; who has it keeps it.
+    fn enforce(
+        &mut self,
+        domains: &BTreeMap<Arc<str>, Arc<Domain>>,
+        wanted: BTreeMap<Arc<str>, Arc<Descriptor>>,
+    ) {
+        let name_of = |d: &Descriptor| (d.primary_site.clone(), d.vm.clone());
+        let mut taken: BTreeMap<_, Arc<str>> = BTreeMap::new();
+        for (uuid, descriptor) in &self.in_force {
+            let stays = wanted
+                .get(uuid)
+                .is_none_or(|w| name_of(w) == name_of(descriptor));
+            if stays {
+                taken
+                    .entry(name_of(descriptor))
+                    .or_insert_with(|| Arc::clone(uuid));
+            }
+        }
+        for (uuid, descriptor) in wanted {
+            let Some(domain) = domains.get(&uuid) else {
+                continue;
+            };
+            let owner = taken
+                .entry(name_of(&descriptor))
+                .or_insert_with(|| Arc::clone(&uuid));
+            if *owner == uuid {
+                self.refused.remove(&uuid);
+                self.in_force.insert(uuid, descriptor);
+                continue;
+            }
+            let refusal = Refusal::NameTaken {
+                vm: descriptor.vm.to_string(),
+                site: descriptor.primary_site.to_string(),
+                other: domains
+                    .get(owner)
+                    .map_or_else(|| owner.to_string(), |d| d.name.to_string()),
+            };
+            self.in_force.remove(&uuid);
+            self.refuse(domain, refusal);
+        }
+    }
+
+    fn refuse(&mut self, domain: &Domain, refusal: Refusal) {
+        if self.refused.get(&domain.uuid) == Some(&refusal) {
+            return;
+        }
+        let kept = self.in_force.contains_key(&domain.uuid);
+        let then = match kept {
+            true => "the one before stays in force",
+            false => "nothing of this VM is published",
+        };
+        tracing::error!(domain = %domain.name, %refusal, "descriptor refused; {then}");
+        self.errors += 1;
+        self.refused.insert(Arc::clone(&domain.uuid), refusal);
+    }
+
+    fn of(&mut self, domain: &Domain) -> Result<Option<Arc<Descriptor>>, Refusal> {
+        let metadata = self.of_metadata(domain).transpose()?;
+        let path = self.files.iter().find(|(name, _)| is_named(domain, name));
+        let Some((_, path)) = path else {
+            return Ok(metadata);
+        };
+        let Some(file) = self.read.get(path).cloned().transpose()? else {
+            return Ok(metadata);
+        };
+        match metadata {
+            Some(metadata) if metadata != file => Err(Refusal::Differ(path.display().to_string())),
+            _ => Ok(Some(file)),
+        }
+    }
+
+    fn of_metadata(&mut self, domain: &Domain) -> Option<Result<Arc<Descriptor>, Refusal>> {
+        let Some(text) = &domain.metadata else {
+            self.metadata.remove(&domain.uuid);
+            return None;
+        };
+        let known = self.metadata.get(&domain.uuid).filter(|r| r.from == *text);
+        if let Some(known) = known {
+            return Some(known.result.clone());
+        }
+        let result = read_metadata(text).map(Arc::new);
+        let read = Read {
+            from: Arc::clone(text),
+            result: result.clone(),
+        };
+        self.metadata.insert(Arc::clone(&domain.uuid), read);
+        Some(result)
+    }
+}
+
+/// Whether `name` is the domain's name or UUID.
+pub fn is_named(domain: &Domain, name: &str) -> bool {
+    *domain.name == *name || *domain.uuid == *name
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const XML: &str = r#"<vmkpi:monitoring xmlns:vmkpi="https://vmkpi.org/xmlns/monitoring/v1" vm="a" primary_site="s"/>"#;
+
+    fn domain(uuid: &str, name: &str, metadata: Option<&str>) -> (Arc<str>, Arc<Domain>) {
+        let domain = Domain {
+            uuid: uuid.into(),
+            name: name.into(),
+            metadata: metadata.map(Arc::from),
+            ..Domain::default()
+        };
+        (uuid.into(), Arc::new(domain))
+    }
+
+    fn from_file(text: &str) -> (tempfile::TempDir, Descriptors, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("d.toml");
+        std::fs::write(&path, text).unwrap();
+        let mut descriptors = Descriptors::new([("one".to_owned(), path.clone())].into());
+        descriptors.take_files(vec![(path.clone(), read_file(&path))]);
+        (dir, descriptors, path)
+    }
+
+    #[test]
+    fn a_file_and_metadata_that_agree_are_one_and_that_differ_are_refused() {
+        let (_dir, mut same, _) = from_file("vm = \"a\"\nprimary_site = \"s\"\n");
+        let domains = [domain("u1", "one", Some(XML))].into();
+        assert_eq!(same.resolve(&domains).len(), 1);
+        assert_eq!((same.errors(), same.is_valid("u1")), (0, Some(true)));
+        let (_dir, mut other, _) = from_file("vm = \"b\"\nprimary_site = \"s\"\n");
+        assert!(other.resolve(&domains).is_empty());
+        other.resolve(&domains);
+        assert_eq!(
+            (other.errors(), other.is_valid("u1")),
+            (1, Some(false)),
+            "said once"
+        );
+    }
+
+    #[test]
+    fn the_later_of_two_domains_under_one_name_is_refused() {
+        let mut descriptors = Descriptors::default();
+        let mut domains: BTreeMap<_, _> = [domain("u9", "first", Some(XML))].into();
+        assert_eq!(descriptors.resolve(&domains).len(), 1);
+        domains.extend([domain("u1", "second", Some(XML))]);
+        let in_force = descriptors.resolve(&domains);
+        assert_eq!(in_force.keys().map(|k| &**k).collect::<Vec<_>>(), ["u9"]);
+        assert_eq!(descriptors.is_valid("u1"), Some(false));
+        domains.remove("u9");
+        let in_force = descriptors.resolve(&domains);
+        assert_eq!(in_force.keys().map(|k| &**k).collect::<Vec<_>>(), ["u1"]);
+    }
+
+    #[test]
+    fn a_mistake_at_run_time_leaves_the_descriptor_before_in_force() {
+        let (_dir, mut descriptors, path) = from_file("vm = \"a\"\nprimary_site = \"s\"\n");
+        let domains = [domain("u1", "one", None)].into();
+        let before = descriptors.resolve(&domains);
+        std::fs::write(&path, "vm = \"a\"\nprimary_site = \"s\"\nsevrice = 1\n").unwrap();
+        descriptors.take_files(vec![(path.clone(), read_file(&path))]);
+        assert_eq!(descriptors.resolve(&domains), before);
+        assert_eq!(
+            (descriptors.errors(), descriptors.is_valid("u1")),
+            (1, Some(false))
+        );
+        std::fs::write(&path, "vm = \"c\"\nprimary_site = \"s\"\n").unwrap();
+        descriptors.take_files(vec![(path.clone(), read_file(&path))]);
+        assert_eq!(descriptors.resolve(&domains)["u1"].vm.as_str(), "c");
+        assert_eq!(descriptors.is_valid("u1"), Some(true));
+    }
+
+    #[test]
+    fn metadata_names_no_file_of_the_host() {
+        let text = XML.replace(
+            "/>",
+            "><vmkpi:primary_key_file>/etc/passwd</vmkpi:primary_key_file></vmkpi:monitoring>",
+        );
+        assert!(read_metadata(&text).is_err());
+    }
+}

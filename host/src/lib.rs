@@ -1,0 +1,38 @@
+//! The host's side of vmkpi: it follows libvirt's domains, reads KPIs over each domain's link, takes
+//! infrastructure measurements, and publishes both as their VM descriptors say.
+//!
+//! ```text
+//! libvirt ──> daemon ──> vm (an actor each) ──> mqtt ──> broker
+//!    │                     ^            │
+//!    └── infra ────────────┤            └──> snapshot ──> exporter ──> /metrics
+//! guest ──> link ──────────┘
+//! ```
+//!
+//! | module | job |
+//! | --- | --- |
+//! | [`cli`] | the command line |
+//! | [`daemon`] | which VMs there are; starts, tells and lets go their actors |
+//! | [`descriptors`] | VM descriptors from files and metadata, and which are in force |
+//! | [`libvirt`] | domains and statistics; the only room that knows libvirt |
+//! | [`vm`] | one VM's actor: link, producers, messages |
+//! | [`link`] | the link to one guest, which may be hostile |
+//! | [`infra`] | from libvirt's figures to delivered measurements |
+//! | [`mqtt`] | the publisher: one connection to the broker |
+//! | [`metrics`] | every metric of the exporter, in one table |
+//! | [`snapshot`] | what is known at one moment, as a page of metrics |
+//! | [`exporter`] | serves that page |
+//! | [`state`] | the state directory |
+
+pub mod cli;
+pub mod daemon;
+pub mod descriptors;
+pub mod exporter;
+pub mod infra;
+pub mod libvirt;
+pub mod link;
+pub mod metrics;
+pub mod mqtt;
+mod random;
+pub mod snapshot;
+pub mod state;
+pub mod vm;

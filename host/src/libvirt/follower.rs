@@ -1,0 +1,225 @@
+//! Follows the domains: an event makes it look at that domain, and every so often it looks at all of
+//! them. What it finds is published whole, as one value.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+use virt::connect::Connect;
+use virt::error::{Error, ErrorNumber};
+use vmkpi::descriptor::METADATA_NAMESPACE;
+use vmkpi::link::url::KPI_PORT;
+
+use super::events::{DomainEvent, Registration};
+use super::{Domain, Domains, LibvirtError, RECONCILE_EVERY, RECONNECT_EVERY, State, connect, xml};
+
+/// How many events may wait; more are lost, and found by the next reconciliation.
+const MAX_WAITING_EVENTS: usize = 10_000;
+
+/// How often to see whether the connection lives and whether to stop.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+pub(super) fn start(
+    uri: &str,
+    stop: &Arc<AtomicBool>,
+) -> Result<watch::Receiver<Arc<Domains>>, LibvirtError> {
+    let (out, domains) = watch::channel(Arc::new(Domains::default()));
+    let mut follower = Follower {
+        uri: uri.to_owned(),
+        known: BTreeMap::new(),
+        residences: 0,
+        connected: false,
+        out,
+    };
+    let stop = Arc::clone(stop);
+    std::thread::Builder::new()
+        .name("libvirt-domains".into())
+        .spawn(move || follower.run(&stop))?;
+    Ok(domains)
+}
+
+struct Follower {
+    uri: String,
+    known: BTreeMap<Arc<str>, Arc<Domain>>,
+    residences: u64,
+    connected: bool,
+    out: watch::Sender<Arc<Domains>>,
+}
+
+impl Follower {
+    fn run(&mut self, stop: &AtomicBool) {
+        let mut said = false;
+        while !stop.load(Ordering::Relaxed) {
+            let Err(error) = self.session(stop) else {
+                return;
+            };
+            if self.connected || !said {
+                tracing::warn!(uri = %self.uri, %error, "libvirt does not answer; trying again");
+                said = true;
+            }
+            self.connected = false;
+            self.publish();
+            std::thread::sleep(RECONNECT_EVERY);
+        }
+    }
+
+    /// One connection, until it breaks (an error) or it is time to stop.
+    fn session(&mut self, stop: &AtomicBool) -> Result<(), LibvirtError> {
+        let connection = connect(&self.uri)?;
+        let (to, events) = sync_channel(MAX_WAITING_EVENTS);
+        // Registered before the first listing, so that nothing falls between the two.
+        let _registration = Registration::new(&connection, &to)?;
+        self.reconcile(&connection)?;
+        tracing::info!(uri = %self.uri, domains = self.known.len(), "libvirt connected");
+        let mut reconciled = Instant::now();
+        while !stop.load(Ordering::Relaxed) {
+            if self.follow(&connection, &events)? {
+                self.publish();
+            }
+            if !connection.is_alive()? {
+                return Err(LibvirtError::Closed);
+            }
+            if reconciled.elapsed() >= RECONCILE_EVERY {
+                self.reconcile(&connection)?;
+                reconciled = Instant::now();
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for events and looks at the domains they name; whether anything changed.
+    fn follow(
+        &mut self,
+        connection: &Connect,
+        events: &Receiver<DomainEvent>,
+    ) -> Result<bool, LibvirtError> {
+        let first = match events.recv_timeout(LOOK_EVERY) {
+            Ok(event) => event,
+            Err(RecvTimeoutError::Timeout) => return Ok(false),
+            Err(RecvTimeoutError::Disconnected) => return Err(LibvirtError::Closed),
+        };
+        let mut touched = BTreeMap::new();
+        for event in std::iter::once(first).chain(events.try_iter()) {
+            *touched.entry(event.uuid).or_insert(false) |= event.started;
+        }
+        let mut changed = false;
+        for (uuid, started) in touched {
+            let domain = match connection.lookup_domain_by_uuid_string(&uuid) {
+                Ok(domain) => self.describe(&domain, started)?,
+                Err(error) if is_gone(&error) => None,
+                Err(error) => return Err(error.into()),
+            };
+            changed |= match domain {
+                Some(domain) => self.keep(domain),
+                None => self.known.remove(&*uuid).is_some(),
+            };
+        }
+        Ok(changed)
+    }
+
+    fn reconcile(&mut self, connection: &Connect) -> Result<(), LibvirtError> {
+        let mut found = BTreeMap::new();
+        for domain in connection.list_all_domains(0)? {
+            if let Some(domain) = self.describe(&domain, false)? {
+                found.insert(Arc::clone(&domain.uuid), Arc::new(domain));
+            }
+        }
+        let changed = !self.connected || found != self.known;
+        (self.known, self.connected) = (found, true);
+        if changed {
+            self.publish();
+        }
+        Ok(())
+    }
+
+    fn keep(&mut self, domain: Domain) -> bool {
+        let before = self.known.get(&domain.uuid);
+        if before.is_some_and(|before| **before == domain) {
+            return false;
+        }
+        self.known
+            .insert(Arc::clone(&domain.uuid), Arc::new(domain));
+        true
+    }
+
+    fn publish(&self) {
+        self.out.send_replace(Arc::new(Domains {
+            connected: self.connected,
+            by_uuid: self.known.clone(),
+        }));
+    }
+
+    /// The domain as it is now; `None` if it went away while being looked at.
+    fn describe(
+        &mut self,
+        domain: &virt::domain::Domain,
+        started: bool,
+    ) -> Result<Option<Domain>, LibvirtError> {
+        match self.try_describe(domain, started) {
+            Err(LibvirtError::Call(error)) if is_gone(&error) => Ok(None),
+            Err(LibvirtError::Xml(error)) => {
+                tracing::warn!(domain = domain.name().unwrap_or_default(), %error, "unreadable domain XML");
+                Ok(None)
+            }
+            other => other.map(Some),
+        }
+    }
+
+    fn try_describe(
+        &mut self,
+        domain: &virt::domain::Domain,
+        started: bool,
+    ) -> Result<Domain, LibvirtError> {
+        let uuid: Arc<str> = domain.uuid_string()?.into();
+        let text = domain.xml_desc(0)?;
+        let state = state(domain)?;
+        let (id, xml) = (domain.id(), xml::read(&text, KPI_PORT)?);
+        let residence = match self.known.get(&uuid) {
+            Some(before) if !started && before.id == id => before.residence,
+            _ => {
+                self.residences += 1;
+                self.residences
+            }
+        };
+        Ok(Domain {
+            name: domain.name()?.into(),
+            metadata: metadata(domain)?.map(Arc::from),
+            channel: xml.channel.filter(|_| state != State::Off),
+            genid: xml.genid,
+            interfaces: xml.interfaces,
+            uuid,
+            state,
+            residence,
+            id,
+        })
+    }
+}
+
+fn state(domain: &virt::domain::Domain) -> Result<State, Error> {
+    let (state, _reason) = domain.state()?;
+    Ok(State::from_raw(state.to_raw()))
+}
+
+fn metadata(domain: &virt::domain::Domain) -> Result<Option<String>, Error> {
+    let kind = virt_sys::VIR_DOMAIN_METADATA_ELEMENT;
+    match domain.metadata(
+        i32::try_from(kind).unwrap_or_default(),
+        Some(METADATA_NAMESPACE),
+        0,
+    ) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.code().to_raw() == number(ErrorNumber::NoDomainMetadata) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn is_gone(error: &Error) -> bool {
+    error.code().to_raw() == number(ErrorNumber::NoDomain)
+}
+
+fn number(known: ErrorNumber) -> virt_sys::virErrorNumber {
+    virt::error::ErrorNumberEnum::from(known).to_raw()
+}

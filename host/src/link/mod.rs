@@ -1,0 +1,76 @@
+//! The link to one guest, from the host's end: connect, read lines, write lines, and bear whatever
+//! the guest sends. A guest costs bounded memory, a bounded rate, and never another VM's time.
+//!
+//! ```text
+//!          connect()          next(): a message
+//!  (down) ──────────> up ────────────────────────┐
+//!    ^                │ <────────────────────────┘
+//!    └── backoff ─────┴─ end of file, I/O error, too many bad lines, guest does not read
+//! ```
+
+mod budget;
+mod client;
+
+use std::path::PathBuf;
+
+pub use budget::Budget;
+pub use client::{Client, Event, Limits};
+
+/// Why a session ended, or a line was refused: the `reason` of `vmkpi_link_errors_total`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Fault {
+    /// The socket could not be connected to.
+    Connect,
+    /// The other end closed, or reading or writing failed.
+    Closed,
+    /// A line that is no message.
+    Malformed,
+    /// A line over the limit.
+    TooLong,
+    /// A line of another session.
+    Stale,
+    /// A line that the producer found impossible.
+    Impossible,
+    /// Over its budget of bad lines: disconnected for a while.
+    Banned,
+    /// The guest does not read what it is sent.
+    Deaf,
+}
+
+impl Fault {
+    /// Every fault, in the order of the exporter.
+    pub const ALL: [Self; 8] = [
+        Self::Connect,
+        Self::Closed,
+        Self::Malformed,
+        Self::TooLong,
+        Self::Stale,
+        Self::Impossible,
+        Self::Banned,
+        Self::Deaf,
+    ];
+
+    /// Its name in the metric.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::Closed => "closed",
+            Self::Malformed => "malformed",
+            Self::TooLong => "too_long",
+            Self::Stale => "stale",
+            Self::Impossible => "impossible",
+            Self::Banned => "banned",
+            Self::Deaf => "deaf",
+        }
+    }
+}
+
+/// Where a VM's link is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// The Unix socket that the guest, or QEMU for it, listens on.
+    pub path: PathBuf,
+    /// Whether the stream may begin in the middle of a line: it does on virtio-serial, which has no
+    /// connections.
+    pub joining: bool,
+}

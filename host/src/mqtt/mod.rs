@@ -1,0 +1,122 @@
+//! The publisher: one connection to the broker for all VMs. A message is handed in as a [`Job`] and
+//! comes back as a [`Reply`] when the broker has acknowledged it. Until then the publisher keeps it,
+//! and sends it again on every new connection: rumqttc's own session is thrown away with each one.
+//!
+//! ```text
+//!            CONNACK                     1 s, if it is a re-connection
+//! connecting ───────> connected ───────────────────────────────────────> publishing
+//!     ^                   │                                                  │
+//!     └── backoff ────────┴───────── error, keep-alive, closed ──────────────┘
+//! ```
+//! Nothing is on disk here: while there is no broker the window stays full, producers stop reading
+//! their links, and the rows stay in the guests.
+
+mod broker;
+mod publisher;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use vmkpi::delivery::producer::Token;
+
+pub use broker::{Broker, BrokerError, Credentials};
+
+/// Messages that wait in the channel to the publisher, over those it keeps.
+const CHANNEL: usize = 64;
+
+/// A message to publish.
+#[derive(Debug)]
+pub struct Job {
+    /// Where to.
+    pub topic: String,
+    /// What.
+    pub payload: Bytes,
+    /// Which of the sender's producers it is of.
+    pub lane: u64,
+    /// What the producer calls it.
+    pub token: Token,
+    /// Where to say what became of it.
+    pub reply: mpsc::UnboundedSender<Reply>,
+}
+
+/// What became of a message.
+#[derive(Debug)]
+pub struct Reply {
+    /// Which of the sender's producers it was of.
+    pub lane: u64,
+    /// What the producer calls it.
+    pub token: Token,
+    /// What became of it.
+    pub outcome: Outcome,
+}
+
+/// What became of a message.
+#[derive(Debug)]
+pub enum Outcome {
+    /// The broker has acknowledged it.
+    Acknowledged,
+    /// It can never be delivered: too large, or of a form the broker refuses.
+    Refused,
+    /// The broker refuses it for now, for want of permission or room; hand it in again later.
+    Deferred(Job),
+}
+
+/// What the publisher does, for the exporter.
+#[derive(Debug, Default)]
+pub struct Status {
+    connected: AtomicBool,
+    connects: AtomicU64,
+    failures: AtomicU64,
+    repeated: AtomicU64,
+    deferred: AtomicU64,
+}
+
+impl Status {
+    /// Whether the broker is connected.
+    pub fn is_connected(&self) -> bool {
+        self.connected.load(Ordering::Relaxed)
+    }
+
+    /// Connections that were opened.
+    pub fn connects(&self) -> u64 {
+        self.connects.load(Ordering::Relaxed)
+    }
+
+    /// Connections that failed or broke.
+    pub fn failures(&self) -> u64 {
+        self.failures.load(Ordering::Relaxed)
+    }
+
+    /// Messages sent again on another connection.
+    pub fn repeated(&self) -> u64 {
+        self.repeated.load(Ordering::Relaxed)
+    }
+
+    /// Messages the broker refused for now.
+    pub fn deferred(&self) -> u64 {
+        self.deferred.load(Ordering::Relaxed)
+    }
+}
+
+/// A handle to the running publisher.
+#[derive(Clone, Debug)]
+pub struct Publisher {
+    /// Hands in messages; waits while the publisher has as many as it keeps.
+    pub jobs: mpsc::Sender<Job>,
+    /// What it does.
+    pub status: Arc<Status>,
+}
+
+impl Publisher {
+    /// Starts to publish to `broker`. It runs until every handle is dropped, then says goodbye to
+    /// the broker and ends.
+    pub fn start(broker: Broker) -> (Self, JoinHandle<()>) {
+        let (jobs, inbox) = mpsc::channel(CHANNEL);
+        let status = Arc::new(Status::default());
+        let task = tokio::spawn(publisher::run(broker, inbox, Arc::clone(&status)));
+        (Self { jobs, status }, task)
+    }
+}

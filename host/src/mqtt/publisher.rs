@@ -1,0 +1,424 @@
+//! The publisher's loop. rumqttc's event loop is driven by a task of its own, so that it is never
+//! cancelled in the middle; each connection gets a new one, and what is unacknowledged is in
+//! [`Publishing::kept`], not in it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use rumqttc::{
+    AsyncClient, ConnectionError, Event, EventLoop, MqttOptions, NetworkOptions, Packet,
+    PubAckReason, PublishNotice, PublishNoticeError, PublishOptions, PublishProperties,
+    PublishResult, StateError,
+};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+use vmkpi::message::CONTENT_TYPE;
+
+use super::{Broker, Job, Outcome, Reply, Status};
+
+/// The most messages kept until they are acknowledged; a producer has at most 64 of them.
+const MAX_KEPT: usize = 4096;
+/// The same, in bytes.
+const MAX_KEPT_BYTES: usize = 16 << 20;
+/// The most messages sent and not yet acknowledged; the broker may allow fewer.
+const MAX_IN_FLIGHT: usize = 1000;
+/// A broker that is silent for twice this time, in seconds, is given up.
+const KEEP_ALIVE_SECONDS: u16 = 5;
+/// How long a connection may take to be accepted.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// After a RE-connection nothing is published for so long. Whoever lost us to the same outage is
+/// coming back too, and without a session of its own it has no subscription yet: the broker would
+/// acknowledge what nobody gets, and without a named Consumer nobody asks for it again.
+const SETTLE: Duration = Duration::from_secs(1);
+/// Waiting before the next attempt to connect: at first, and at most.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+/// How long saying goodbye may take.
+const GOODBYE: Duration = Duration::from_secs(1);
+/// What a packet needs besides topic, content type and payload: fixed header 5, topic length 2,
+/// packet id 2, properties' length 1, two properties' frames 5; and some reserve.
+const PACKET_FRAME_BYTES: usize = 32;
+/// So many connections in a row that the broker ended for what we sent, without an
+/// acknowledgement, and messages are sent one at a time to find the one it cannot stand ...
+const SUSPECT_AFTER: u32 = 2;
+/// ... and so many, and that one is given up: it would end every connection for ever.
+const REFUSE_AFTER: u32 = 4;
+
+/// Publishes until every sender of jobs is gone.
+pub(super) async fn run(broker: Broker, jobs: mpsc::Receiver<Job>, status: Arc<Status>) {
+    let mut publishing = Publishing {
+        client_id: client_id(),
+        broker,
+        jobs,
+        status,
+        kept: BTreeMap::new(),
+        kept_bytes: 0,
+        next_serial: 0,
+        max_packet_bytes: usize::MAX,
+        strikes: 0,
+        done: false,
+    };
+    let (mut wait, mut said) = (BACKOFF.0, false);
+    loop {
+        let connects = publishing.status.connects();
+        match publishing.session().await {
+            Ok(()) => return,
+            Err(error) if publishing.status.connects() > connects => {
+                tracing::warn!(broker = %publishing.broker, %error, "the broker's connection broke");
+                (wait, said) = (BACKOFF.0, false);
+            }
+            Err(error) if !said => {
+                tracing::warn!(broker = %publishing.broker, %error, "no broker; trying again");
+                said = true;
+            }
+            Err(_) => {}
+        }
+        publishing.status.failures.fetch_add(1, Ordering::Relaxed);
+        if publishing.done && publishing.kept.is_empty() {
+            return;
+        }
+        sleep(wait).await;
+        wait = (wait * 2).min(BACKOFF.1);
+    }
+}
+
+/// Random, so that it names neither host nor VM, and nobody can guess it to take it over.
+fn client_id() -> String {
+    format!("vmkpi-{:016x}", crate::random::u64())
+}
+
+struct Publishing {
+    client_id: String,
+    broker: Broker,
+    jobs: mpsc::Receiver<Job>,
+    status: Arc<Status>,
+    /// What is not acknowledged, in the order it came.
+    kept: BTreeMap<u64, Job>,
+    kept_bytes: usize,
+    next_serial: u64,
+    max_packet_bytes: usize,
+    /// Connections in a row that the broker ended for what we sent.
+    strikes: u32,
+    /// Every sender of jobs is gone.
+    done: bool,
+}
+
+/// Why a connection ended.
+#[derive(Debug, thiserror::Error)]
+enum SessionError {
+    #[error(transparent)]
+    Connection(Box<ConnectionError>),
+    #[error("the broker said goodbye: {0}")]
+    Goodbye(String),
+    #[error("the client's task ended")]
+    Task,
+}
+
+impl SessionError {
+    /// Whether it may be about a message of ours, rather than about the network.
+    fn blames_us(&self) -> bool {
+        match self {
+            Self::Goodbye(_) => true,
+            Self::Connection(error) => matches!(
+                &**error,
+                ConnectionError::MqttState(
+                    StateError::Deserialization(_)
+                        | StateError::ServerDisconnect { .. }
+                        | StateError::OutgoingPacketTooLarge { .. }
+                        | StateError::ProtocolViolation(_)
+                )
+            ),
+            Self::Task => false,
+        }
+    }
+}
+
+/// One connection.
+struct Connection {
+    client: AsyncClient,
+    driver: Driver,
+    /// The first message not yet sent on it.
+    next: u64,
+    acknowledged: bool,
+}
+
+/// The task that drives rumqttc's event loop; it ends with this.
+struct Driver(JoinHandle<SessionError>);
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Driver {
+    async fn end(&mut self) -> SessionError {
+        (&mut self.0).await.unwrap_or(SessionError::Task)
+    }
+}
+
+impl Publishing {
+    /// One connection, from first to last: an error when it broke, `Ok` when there is nothing left to
+    /// publish.
+    async fn session(&mut self) -> Result<(), SessionError> {
+        let mut connection = self.connect().await?;
+        let again = self.status.connects() > 0;
+        self.status.connects.fetch_add(1, Ordering::Relaxed);
+        self.status.connected.store(true, Ordering::Relaxed);
+        tracing::info!(broker = %self.broker, unacknowledged = self.kept.len(), "broker connected");
+        let result = self.publish(&mut connection, again).await;
+        self.status.connected.store(false, Ordering::Relaxed);
+        match &result {
+            Ok(()) => goodbye(&mut connection).await,
+            Err(error) => self.judge(error, &connection),
+        }
+        result
+    }
+
+    async fn connect(&mut self) -> Result<Connection, SessionError> {
+        let (client, eventloop) = AsyncClient::builder(self.options())
+            .capacity(2 * MAX_IN_FLIGHT)
+            .build();
+        let (accepted, accept) = oneshot::channel();
+        let mut driver = Driver(tokio::spawn(drive(eventloop, accepted)));
+        let Ok(max_packet_bytes) = accept.await else {
+            return Err(driver.end().await);
+        };
+        self.max_packet_bytes = max_packet_bytes;
+        let next = self.kept.keys().next().copied().unwrap_or(self.next_serial);
+        Ok(Connection {
+            client,
+            driver,
+            next,
+            acknowledged: false,
+        })
+    }
+
+    fn options(&self) -> MqttOptions {
+        let address = (self.broker.host.as_str(), self.broker.port);
+        let mut options = MqttOptions::new(self.client_id.clone(), address);
+        let mut network = NetworkOptions::new();
+        network.set_tcp_nodelay(true);
+        network.set_connection_timeout(CONNECT_TIMEOUT.as_secs());
+        options
+            .set_keep_alive(KEEP_ALIVE_SECONDS)
+            .set_connect_timeout(CONNECT_TIMEOUT)
+            .set_clean_start(true)
+            .set_outgoing_inflight_upper_limit(u16::try_from(MAX_IN_FLIGHT).unwrap_or(u16::MAX))
+            .set_network_options(network);
+        if let Some(login) = &self.broker.credentials {
+            options.set_credentials(login.username.clone(), login.password.clone());
+        }
+        options
+    }
+
+    async fn publish(
+        &mut self,
+        connection: &mut Connection,
+        again: bool,
+    ) -> Result<(), SessionError> {
+        if again {
+            tokio::select! {
+                error = connection.driver.end() => return Err(error),
+                () = sleep(SETTLE) => {}
+            }
+            let repeated = self.kept.len() as u64;
+            self.status.repeated.fetch_add(repeated, Ordering::Relaxed);
+        }
+        let mut notices = FuturesUnordered::new();
+        loop {
+            while notices.len() < self.window() {
+                match self.send_next(connection) {
+                    Some((serial, notice)) => notices.push(wait_for(serial, notice)),
+                    None => break,
+                }
+            }
+            if self.done && self.kept.is_empty() {
+                return Ok(());
+            }
+            tokio::select! {
+                error = connection.driver.end() => return Err(error),
+                Some((serial, result)) = notices.next(), if !notices.is_empty() => {
+                    self.settle(serial, result, connection);
+                }
+                job = self.jobs.recv(), if !self.done && self.has_room() => match job {
+                    Some(job) => self.keep(job),
+                    None => self.done = true,
+                },
+            }
+        }
+    }
+
+    fn window(&self) -> usize {
+        match self.strikes {
+            SUSPECT_AFTER.. => 1,
+            _ => MAX_IN_FLIGHT,
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        self.kept.len() < MAX_KEPT && self.kept_bytes < MAX_KEPT_BYTES
+    }
+
+    fn keep(&mut self, job: Job) {
+        self.kept_bytes += job.payload.len();
+        self.kept.insert(self.next_serial, job);
+        self.next_serial += 1;
+    }
+
+    fn take(&mut self, serial: u64) -> Option<Job> {
+        let job = self.kept.remove(&serial)?;
+        self.kept_bytes -= job.payload.len();
+        Some(job)
+    }
+
+    /// Sends the next message that this connection has not seen.
+    fn send_next(&mut self, connection: &mut Connection) -> Option<(u64, PublishNotice)> {
+        loop {
+            let (&serial, job) = self.kept.range(connection.next..).next()?;
+            connection.next = serial + 1;
+            let size =
+                job.payload.len() + job.topic.len() + CONTENT_TYPE.len() + PACKET_FRAME_BYTES;
+            if size > self.max_packet_bytes {
+                let max = self.max_packet_bytes;
+                tracing::error!(topic = %job.topic, size, max, "a message is larger than the broker takes; it becomes a gap");
+                self.refuse(serial);
+                continue;
+            }
+            let options = PublishOptions::at_least_once().properties(PublishProperties {
+                payload_format_indicator: Some(1),
+                content_type: Some(CONTENT_TYPE.to_owned()),
+                ..PublishProperties::default()
+            });
+            match connection.client.try_publish_tracked(
+                job.topic.as_str(),
+                job.payload.clone(),
+                options,
+            ) {
+                Ok(notice) => return Some((serial, notice)),
+                Err(rumqttc::ClientError::InvalidRequest(_)) => {
+                    tracing::error!(topic = %job.topic, "no topic MQTT could carry; the message becomes a gap");
+                    self.refuse(serial);
+                }
+                Err(error) => {
+                    // The queue is longer than the window, so only a connection that is ending
+                    // refuses; the message is sent on the next one.
+                    tracing::debug!(%error, "not queued");
+                    connection.next = serial;
+                    return None;
+                }
+            }
+        }
+    }
+
+    fn refuse(&mut self, serial: u64) {
+        if let Some(job) = self.take(serial) {
+            reply(job, |_| Outcome::Refused);
+        }
+    }
+
+    fn settle(
+        &mut self,
+        serial: u64,
+        result: Result<PublishResult, PublishNoticeError>,
+        connection: &mut Connection,
+    ) {
+        let reason = match result {
+            Ok(PublishResult::Qos1(ack)) => ack.reason,
+            Err(PublishNoticeError::V5PubAck(reason)) => reason,
+            // The connection is ending; the message stays and is sent on the next one.
+            _ => return,
+        };
+        connection.acknowledged = true;
+        self.strikes = 0;
+        let Some(job) = self.take(serial) else { return };
+        match reason {
+            PubAckReason::Success | PubAckReason::NoMatchingSubscribers => {
+                reply(job, |_| Outcome::Acknowledged);
+            }
+            PubAckReason::TopicNameInvalid | PubAckReason::PayloadFormatInvalid => {
+                tracing::error!(topic = %job.topic, ?reason, "the broker refuses a message for good; it becomes a gap");
+                reply(job, |_| Outcome::Refused);
+            }
+            reason => {
+                self.status.deferred.fetch_add(1, Ordering::Relaxed);
+                tracing::warn!(topic = %job.topic, ?reason, "the broker refuses a message for now");
+                reply(job, Outcome::Deferred);
+            }
+        }
+    }
+
+    /// Whether a message of ours may be what ended the connection, and which.
+    fn judge(&mut self, error: &SessionError, connection: &Connection) {
+        let sent = self
+            .kept
+            .keys()
+            .next()
+            .is_some_and(|s| *s < connection.next);
+        if connection.acknowledged || !sent || !error.blames_us() {
+            self.strikes = 0;
+            return;
+        }
+        self.strikes += 1;
+        if self.strikes < REFUSE_AFTER {
+            return;
+        }
+        // Alone in flight, it ended connection after connection.
+        if let Some((&serial, job)) = self.kept.first_key_value() {
+            tracing::error!(topic = %job.topic, size = job.payload.len(), %error, "a message ends every connection; it becomes a gap");
+            self.refuse(serial);
+        }
+        self.strikes = SUSPECT_AFTER;
+    }
+}
+
+async fn wait_for(
+    serial: u64,
+    notice: PublishNotice,
+) -> (u64, Result<PublishResult, PublishNoticeError>) {
+    (serial, notice.wait_async().await)
+}
+
+fn reply(job: Job, outcome: impl FnOnce(Job) -> Outcome) {
+    let (to, lane, token) = (job.reply.clone(), job.lane, job.token);
+    let outcome = outcome(job);
+    // Nobody there: the VM has left, and nobody counts on it any more.
+    let _ = to.send(Reply {
+        lane,
+        token,
+        outcome,
+    });
+}
+
+/// Drives one connection to its end. `accepted` gets the largest packet the broker takes.
+async fn drive(mut eventloop: EventLoop, accepted: oneshot::Sender<usize>) -> SessionError {
+    let mut accepted = Some(accepted);
+    loop {
+        match eventloop.poll().await {
+            Ok(Event::Incoming(Packet::ConnAck(ack))) => {
+                let max = ack.properties.and_then(|p| p.max_packet_size);
+                let max = max.map_or(usize::MAX, |m| usize::try_from(m).unwrap_or(usize::MAX));
+                match accepted.take() {
+                    Some(accepted) => drop(accepted.send(max)),
+                    // It has connected a second time by itself: not with our messages.
+                    None => return SessionError::Goodbye("connected twice".into()),
+                }
+            }
+            Ok(Event::Incoming(Packet::Disconnect(goodbye))) => {
+                return SessionError::Goodbye(format!("{:?}", goodbye.reason_code));
+            }
+            Ok(_) => {}
+            Err(error) => return SessionError::Connection(Box::new(error)),
+        }
+    }
+}
+
+async fn goodbye(connection: &mut Connection) {
+    if connection.client.try_disconnect().is_ok() {
+        let _ = timeout(GOODBYE, connection.driver.end()).await;
+    }
+}

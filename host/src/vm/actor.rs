@@ -1,0 +1,395 @@
+//! The actor's loop: waits for whatever comes next, hands it to a producer, and does what the
+//! producers want done.
+//!
+//! ```text
+//! link ──> KPI producer ──┐                    ┌──> publisher ──> broker
+//!                         ├──> outbox (bounded)┤
+//! sampling ──> lanes ─────┘                    └──< replies
+//! ```
+//! Back-pressure: while a producer has too much unacknowledged, its input is not read.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use vmkpi::clock::Timestamp;
+use vmkpi::delivery::producer::{Identity, Output, Producer, Publication, Source};
+use vmkpi::link::GuestMessage;
+use vmkpi::position::Nonce;
+
+use super::report::Report;
+use super::{Shared, Spec};
+use crate::infra::{Lane, measurements};
+use crate::libvirt::{Sampling, State};
+use crate::link::{Client, Event, Fault};
+use crate::mqtt::{Job, Outcome, Reply};
+use crate::random;
+
+/// How often producers are ticked and a report is made.
+const TICK: Duration = Duration::from_secs(1);
+/// How long to wait before a message that the broker refused for now is handed in again.
+const DEFER: Duration = Duration::from_secs(10);
+/// The lane of KPIs; those of infrastructure count on from here.
+const KPI_LANE: u64 = 0;
+/// Residences whose measurements are still on their way; over it, the oldest is given up.
+const MAX_LANES: usize = 8;
+
+pub(super) async fn run(spec: watch::Receiver<Spec>, shared: Shared) {
+    Actor::new(spec, shared).run().await;
+}
+
+struct Actor {
+    follow: watch::Receiver<Spec>,
+    spec: Spec,
+    shared: Shared,
+    replies: (mpsc::UnboundedSender<Reply>, mpsc::UnboundedReceiver<Reply>),
+    started: Instant,
+    link: Client,
+    link_open: bool,
+    kpi: Producer,
+    lanes: VecDeque<Lane>,
+    last_lane: u64,
+    /// When the domain was seen running, after it was not.
+    running_since: std::time::Instant,
+    outbox: VecDeque<Job>,
+    deferred: VecDeque<(Instant, Job)>,
+    /// What went before the lanes and producers that are there now.
+    past: Report,
+}
+
+impl Actor {
+    fn new(mut follow: watch::Receiver<Spec>, shared: Shared) -> Self {
+        let spec = follow.borrow_and_update().clone();
+        let mut actor = Self {
+            link: Client::new(shared.limits),
+            kpi: kpi_producer(&spec, 0),
+            follow,
+            shared,
+            replies: mpsc::unbounded_channel(),
+            started: Instant::now(),
+            link_open: false,
+            lanes: VecDeque::new(),
+            last_lane: KPI_LANE,
+            running_since: std::time::Instant::now(),
+            outbox: VecDeque::new(),
+            deferred: VecDeque::new(),
+            past: Report::default(),
+            spec,
+        };
+        actor.reside();
+        actor.aim();
+        actor
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    async fn run(mut self) {
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let jobs = self.shared.publisher.jobs.clone();
+        loop {
+            self.pump();
+            if self.is_over() {
+                return;
+            }
+            let reads = self.kpi.accepts_input() && self.outbox.is_empty();
+            tokio::select! {
+                changed = self.follow.changed() => match changed {
+                    Ok(()) => self.respecify(),
+                    Err(_) => return,
+                },
+                event = self.link.next(reads) => self.on_link(event),
+                Some(reply) = self.replies.1.recv() => self.on_replies(reply),
+                permit = jobs.reserve(), if !self.outbox.is_empty() => match permit {
+                    Ok(permit) => if let Some(job) = self.outbox.pop_front() {
+                        permit.send(job);
+                    },
+                    Err(_) => return,
+                },
+                Ok(()) = self.shared.sampling.changed() => self.measure(),
+                _ = tick.tick() => self.tick(),
+            }
+        }
+    }
+
+    /// Gone, and everything has been said.
+    fn is_over(&self) -> bool {
+        self.spec.leaving && self.lanes.is_empty() && self.outbox.is_empty()
+    }
+
+    /// Takes over what the daemon says the VM is now.
+    fn respecify(&mut self) {
+        let spec = self.follow.borrow_and_update().clone();
+        let before = std::mem::replace(&mut self.spec, spec);
+        let now_ms = self.now_ms();
+        if before.domain.genid != self.spec.domain.genid {
+            self.past.count(self.kpi.counters());
+            self.kpi = kpi_producer(&self.spec, now_ms);
+            self.link.set_endpoint(None);
+            self.link_open = false;
+        }
+        if before.descriptor != self.spec.descriptor {
+            self.kpi.adopt(&self.spec.descriptor, now_ms);
+            for lane in &mut self.lanes {
+                lane.adopt(&self.spec.descriptor, now_ms);
+            }
+        }
+        let running = |spec: &Spec| spec.domain.state == State::Running;
+        if running(&self.spec) && !running(&before) {
+            self.running_since = std::time::Instant::now();
+        }
+        self.reside();
+        self.aim();
+        if self.spec.leaving {
+            // What the KPI producer still wants is the next host's: the guest keeps it.
+            self.outbox.retain(|job| job.lane != KPI_LANE);
+            self.deferred.clear();
+        }
+    }
+
+    /// One lane for the residence that is now, and an end to all others.
+    fn reside(&mut self) {
+        let now_ms = self.now_ms();
+        let here = !self.spec.leaving && self.spec.domain.state != State::Off;
+        let residence = here.then_some(self.spec.domain.residence);
+        for lane in &mut self.lanes {
+            if Some(lane.residence) != residence {
+                lane.end(&self.spec.descriptor, now_ms);
+            }
+        }
+        if let Some(residence) = residence
+            && self.lanes.back().map(|l| l.residence) != Some(residence)
+        {
+            self.last_lane += 1;
+            let lane = Lane::new(self.last_lane, residence, &self.spec.descriptor, now_ms);
+            self.lanes.push_back(lane);
+            self.running_since = std::time::Instant::now();
+        }
+        while self.lanes.len() > MAX_LANES {
+            tracing::error!(domain = %self.spec.domain.name, "the VM restarts faster than its infrastructure measurements can be delivered; the oldest are lost");
+            self.drop_lane(0);
+        }
+    }
+
+    fn drop_lane(&mut self, at: usize) {
+        if let Some(lane) = self.lanes.remove(at) {
+            self.past.count(lane.producer().counters());
+            self.outbox.retain(|job| job.lane != lane.id);
+            self.deferred.retain(|(_, job)| job.lane != lane.id);
+        }
+    }
+
+    /// Points the link to where the VM's socket is now.
+    fn aim(&mut self) {
+        let wanted = self
+            .spec
+            .descriptor
+            .monitors
+            .iter()
+            .any(|m| m.point.is_kpi());
+        let link = self
+            .spec
+            .link
+            .clone()
+            .filter(|_| wanted && !self.spec.leaving);
+        if self.link.set_endpoint(link) {
+            self.link_open = false;
+            self.kpi.disconnected();
+        }
+    }
+
+    fn on_link(&mut self, event: Event) {
+        match event {
+            Event::Up => {
+                self.link_open = true;
+                self.past.connects += 1;
+                self.greet();
+            }
+            Event::Message(message) => self.on_message(message),
+            Event::Refused(fault) => self.fault(fault),
+            Event::Down(fault) => {
+                self.link_open = false;
+                self.kpi.disconnected();
+                self.fault(fault);
+            }
+        }
+    }
+
+    fn fault(&mut self, fault: Fault) {
+        let domain = &self.spec.domain.name;
+        match fault {
+            Fault::Banned | Fault::Deaf => {
+                tracing::warn!(%domain, reason = fault.as_str(), "the guest went over its limits; its link is closed for a while");
+            }
+            Fault::Connect => tracing::trace!(%domain, "no guest on the link yet"),
+            _ => tracing::debug!(%domain, reason = fault.as_str(), "link"),
+        }
+        self.past.faults[fault as usize] += 1;
+    }
+
+    fn greet(&mut self) {
+        let nonce = Nonce(random::u128());
+        self.link.expect(nonce);
+        let now_ms = self.now_ms();
+        self.kpi.connected(nonce, now_ms);
+    }
+
+    fn on_message(&mut self, message: GuestMessage) {
+        let (now_ms, refused) = (self.now_ms(), self.kpi.counters().lines_refused);
+        self.kpi.on_message(message, now_ms);
+        if self.kpi.counters().lines_refused > refused {
+            match self.link.impossible() {
+                Some(down) => {
+                    self.fault(Fault::Impossible);
+                    self.on_link(down);
+                }
+                None => self.fault(Fault::Impossible),
+            }
+        }
+        if self.kpi.needs_hello(now_ms) {
+            self.greet();
+        }
+    }
+
+    fn on_replies(&mut self, first: Reply) {
+        self.on_reply(first);
+        while let Ok(reply) = self.replies.1.try_recv() {
+            self.on_reply(reply);
+        }
+    }
+
+    fn on_reply(&mut self, reply: Reply) {
+        let now_ms = self.now_ms();
+        let producer = match reply.lane {
+            KPI_LANE => Some(&mut self.kpi),
+            id => self
+                .lanes
+                .iter_mut()
+                .find(|lane| lane.id == id)
+                .map(Lane::producer_mut),
+        };
+        let Some(producer) = producer else { return };
+        match reply.outcome {
+            Outcome::Acknowledged => producer.on_puback(reply.token, now_ms),
+            Outcome::Refused => producer.on_refused(reply.token, now_ms),
+            Outcome::Deferred(job) => self.deferred.push_back((Instant::now() + DEFER, job)),
+        }
+    }
+
+    /// Takes new statistics into the lane of this residence, if the VM runs.
+    fn measure(&mut self) {
+        let sampling: Sampling = self.shared.sampling.borrow_and_update().clone();
+        let running = self.spec.domain.state == State::Running && !self.spec.leaving;
+        let (Some(stats), true) = (sampling.last, running) else {
+            return;
+        };
+        let domain = &self.spec.domain;
+        let (Some(figures), Some(lane)) = (stats.by_uuid.get(&domain.uuid), self.lanes.back_mut())
+        else {
+            return;
+        };
+        // Asked before the VM ran: figures of another residence, or of none.
+        let fresh = stats
+            .at
+            .checked_sub(stats.took)
+            .is_some_and(|t| t >= self.running_since);
+        if fresh && lane.residence == domain.residence {
+            let measured = measurements(figures, &domain.interfaces);
+            lane.append(measured, &self.spec.descriptor, stats.time);
+        }
+    }
+
+    fn tick(&mut self) {
+        let now_ms = self.now_ms();
+        self.kpi.tick(now_ms);
+        if self.link_open && self.kpi.needs_hello(now_ms) {
+            self.greet();
+        }
+        for lane in &mut self.lanes {
+            lane.tick(Timestamp::now(), now_ms);
+        }
+        while let Some(at) = self.lanes.iter().position(|lane| lane.is_over(now_ms)) {
+            self.drop_lane(at);
+        }
+        while self
+            .deferred
+            .front()
+            .is_some_and(|(due, _)| *due <= Instant::now())
+        {
+            self.outbox
+                .extend(self.deferred.pop_front().map(|(_, job)| job));
+        }
+        self.report();
+    }
+
+    /// Does what the producers want done.
+    fn pump(&mut self) {
+        let now_ms = self.now_ms();
+        while let Some(output) = self.kpi.poll() {
+            match output {
+                Output::Send(message) => self.link.send(&message),
+                Output::Publish(_) if self.spec.leaving => {}
+                Output::Publish(publication) => {
+                    self.outbox
+                        .push_back(job(KPI_LANE, &publication, &self.replies.0));
+                }
+            }
+        }
+        for lane in &mut self.lanes {
+            lane.pump(now_ms, &mut |id, publication| {
+                self.outbox
+                    .push_back(job(id, &publication, &self.replies.0));
+            });
+        }
+    }
+
+    fn report(&self) {
+        if self.spec.leaving {
+            return;
+        }
+        let mut report = self.past.clone();
+        report.has_link = self.link.has_endpoint();
+        report.link_up = self.link_open && self.kpi.is_subscribed();
+        report.received_bytes = self.link.received_bytes();
+        report.count(self.kpi.counters());
+        report.in_flight = self.kpi.outstanding();
+        for lane in &self.lanes {
+            report.count(lane.producer().counters());
+            report.in_flight += lane.producer().outstanding();
+        }
+        report.take_kpis(&self.kpi);
+        self.shared.reports.put(&self.spec.domain.uuid, report);
+    }
+}
+
+fn kpi_producer(spec: &Spec, now_ms: u64) -> Producer {
+    let identity = Identity {
+        uuid: Some(spec.domain.uuid.to_string()),
+        genid: spec.domain.genid.clone(),
+    };
+    Producer::new(Source::Kpi, identity, &spec.descriptor, now_ms)
+}
+
+fn job(lane: u64, publication: &Publication, reply: &mpsc::UnboundedSender<Reply>) -> Job {
+    Job {
+        topic: publication.event.topic(),
+        payload: Bytes::from(publication.event.encode()),
+        lane,
+        token: publication.token,
+        reply: reply.clone(),
+    }
+}
+
+impl Drop for Actor {
+    fn drop(&mut self) {
+        if !self.spec.leaving {
+            self.shared.reports.remove(&self.spec.domain.uuid);
+        }
+        tracing::debug!(domain = %Arc::clone(&self.spec.domain.name), "the VM's actor ended");
+    }
+}

@@ -1,0 +1,85 @@
+//! One VM with a descriptor: an actor that owns its link, its producers and its messages. What it is
+//! comes in as a [`Spec`], whole; what it does goes out as a [`Report`], whole, each second.
+
+mod actor;
+mod report;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use vmkpi::descriptor::Descriptor;
+
+use crate::libvirt::{Domain, Sampling};
+use crate::link::{Endpoint, Limits};
+use crate::mqtt::Publisher;
+
+pub use report::{KpiColumn, KpiRow, MAX_KPI_SERIES, Report};
+
+/// What a VM is, as the daemon knows it now.
+#[derive(Clone, Debug)]
+pub struct Spec {
+    /// The domain.
+    pub domain: Arc<Domain>,
+    /// The descriptor in force.
+    pub descriptor: Arc<Descriptor>,
+    /// Where its link is; `None` where it has none now.
+    pub link: Option<Endpoint>,
+    /// The VM has left this host, or its descriptor was withdrawn: finish what is under way.
+    pub leaving: bool,
+}
+
+/// The last report of each VM, by UUID.
+#[derive(Clone, Debug, Default)]
+pub struct Reports(Arc<Mutex<HashMap<Arc<str>, Arc<Report>>>>);
+
+impl Reports {
+    /// The last report of each VM.
+    pub fn all(&self) -> HashMap<Arc<str>, Arc<Report>> {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    fn put(&self, uuid: &Arc<str>, report: Report) {
+        let mut reports = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        reports.insert(Arc::clone(uuid), Arc::new(report));
+    }
+
+    /// The VM has left and takes its series along.
+    pub fn remove(&self, uuid: &str) {
+        let mut reports = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        reports.remove(uuid);
+    }
+}
+
+/// What every VM shares.
+#[derive(Clone, Debug)]
+pub struct Shared {
+    /// The statistics as they come.
+    pub sampling: watch::Receiver<Sampling>,
+    /// The broker.
+    pub publisher: Publisher,
+    /// Where reports go.
+    pub reports: Reports,
+    /// What a guest may do.
+    pub limits: Limits,
+}
+
+/// A running VM.
+#[derive(Debug)]
+pub struct Handle {
+    /// What it is; change it and the actor follows.
+    pub spec: watch::Sender<Spec>,
+    /// The actor. It ends by itself some time after `leaving`.
+    pub task: JoinHandle<()>,
+}
+
+/// Starts the actor of a VM.
+pub fn start(spec: Spec, shared: Shared) -> Handle {
+    let (spec, follow) = watch::channel(spec);
+    let task = tokio::spawn(actor::run(follow, shared));
+    Handle { spec, task }
+}

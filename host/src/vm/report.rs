@@ -1,0 +1,113 @@
+//! What a VM's actor says of itself, for the exporter: numbers only, nothing that grows with time,
+//! and of KPIs no more series than are exported.
+
+use vmkpi::delivery::producer::{Counters, Producer};
+
+use crate::link::Fault;
+
+/// The most series of `vmkpi_kpi_value` of one VM: what a guest can cause is bounded.
+pub const MAX_KPI_SERIES: usize = 1000;
+
+/// A numeric column of a KPI's newest row.
+#[derive(Clone, Debug, PartialEq)]
+pub struct KpiColumn {
+    /// Its name.
+    pub name: String,
+    /// Its value.
+    pub value: f64,
+}
+
+/// The newest row of an unencrypted KPI.
+#[derive(Clone, Debug, PartialEq)]
+pub struct KpiRow {
+    /// The data point.
+    pub point: String,
+    /// When it was stored, by the guest's clock, in seconds since 1970.
+    pub time_seconds: f64,
+    /// Its numeric columns.
+    pub columns: Vec<KpiColumn>,
+}
+
+/// What a VM's actor says of itself.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// Whether the VM has a link that could be open.
+    pub has_link: bool,
+    /// Whether the link is open and the guest answered.
+    pub link_up: bool,
+    /// Link sessions that were opened.
+    pub connects: u64,
+    /// Bytes read from the link.
+    pub received_bytes: u64,
+    /// Faults of the link, in the order of [`Fault::ALL`].
+    pub faults: [u64; Fault::ALL.len()],
+    /// Rows read.
+    pub rows: u64,
+    /// Rows read again.
+    pub rows_replayed: u64,
+    /// Samples that went into messages.
+    pub samples: u64,
+    /// Ranges that were lost.
+    pub gaps: u64,
+    /// Messages made.
+    pub messages: u64,
+    /// Messages acknowledged.
+    pub messages_acknowledged: u64,
+    /// Messages that can never be delivered.
+    pub messages_refused: u64,
+    /// Messages on their way.
+    pub in_flight: usize,
+    /// The newest rows, by point; at most [`MAX_KPI_SERIES`] columns in all.
+    pub kpis: Vec<KpiRow>,
+    /// Columns left out.
+    pub dropped: usize,
+}
+
+impl Report {
+    /// Adds what a producer counted.
+    pub fn count(&mut self, counters: &Counters) {
+        self.rows += counters.rows;
+        self.rows_replayed += counters.rows_replayed;
+        self.samples += counters.samples;
+        self.gaps += counters.gaps;
+        self.messages += counters.messages;
+        self.messages_acknowledged += counters.messages_acknowledged;
+        self.messages_refused += counters.messages_refused;
+    }
+
+    /// Takes the newest rows of `producer`. A point that is in two streams is there once, with the
+    /// row that was stored last.
+    pub fn take_kpis(&mut self, producer: &Producer) {
+        let mut latest: Vec<_> = producer
+            .latest()
+            .filter(|(point, _)| !point.is_encrypted())
+            .collect();
+        latest.sort_by(|a, b| a.0.cmp(b.0).then(b.1.time.cmp(&a.1.time)));
+        latest.dedup_by(|later, first| later.0 == first.0);
+        let mut left = MAX_KPI_SERIES;
+        for (point, row) in latest {
+            let numbers = row.columns.iter().zip(&row.values);
+            let mut columns: Vec<_> = numbers
+                .filter_map(|(name, value)| {
+                    Some(KpiColumn {
+                        name: name.to_string(),
+                        value: value.as_f64()?,
+                    })
+                })
+                .collect();
+            self.dropped += columns.len().saturating_sub(left);
+            columns.truncate(left);
+            left -= columns.len();
+            // A row's time is a series as well: without columns it has none of its own to spend.
+            if columns.is_empty() && left == 0 {
+                continue;
+            }
+            self.kpis.push(KpiRow {
+                point: point.to_string(),
+                time_seconds: row.time.as_seconds_f64(),
+                columns,
+            });
+        }
+        self.kpis.truncate(MAX_KPI_SERIES);
+    }
+}

@@ -1,0 +1,126 @@
+//! The site's command: what can be asked of it, and what its exit status means.
+//!
+//! | module | job |
+//! | --- | --- |
+//! | [`watch`] | subscribes and shows what arrives, each row once |
+//! | [`broker`] | an embedded MQTT broker for a laptop |
+//! | [`descriptor`] | checks a VM descriptor |
+//! | [`demo`] | the whole chain on this machine |
+//! | [`print`] | the one place that writes to standard output and standard error |
+//! | [`stop`] | what ends a program that would run for ever |
+
+mod broker;
+mod demo;
+mod descriptor;
+mod print;
+mod stop;
+mod watch;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+use print::Console;
+
+/// It failed.
+const FAILED: u8 = 1;
+/// The command line, or a file named on it, is wrong.
+const USAGE: u8 = 2;
+
+/// KPIs out of virtual machines: the site's side.
+#[derive(Parser)]
+#[command(
+    name = "vmkpi",
+    version,
+    arg_required_else_help = true,
+    max_term_width = 100
+)]
+#[command(after_help = "Exit status: 0, 1 (it failed), 2 (usage).\n\nStart here: vmkpi demo")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Show what arrives at a primary site, each row once.
+    Watch(watch::Args),
+    /// Run the embedded broker, for a laptop: loopback only, nothing kept on disk.
+    Broker(broker::Args),
+    /// Look at VM descriptors.
+    #[command(subcommand)]
+    Descriptor(descriptor::Command),
+    /// Run the whole chain on this machine: embedded broker, guest, host, libvirt's test driver.
+    Demo(demo::Args),
+    /// Ends with the program that started it, whatever ends that (internal).
+    #[command(hide = true)]
+    DemoChild(demo::child::Args),
+    /// Clears up after a demo that could not do so itself (internal).
+    #[command(hide = true)]
+    DemoKeeper(demo::keeper::Args),
+}
+
+/// How results are shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// For people.
+    Table,
+    /// For programs: one JSON object a line.
+    Json,
+}
+
+/// Why a command did not do what it was asked.
+enum Failure {
+    /// The question was wrong: exit status 2.
+    Usage(anyhow::Error),
+    /// It could not be done: exit status 1.
+    Failed(anyhow::Error),
+    /// It was done, and the answer is no (already printed): exit status 1.
+    No,
+}
+
+impl<E: Into<anyhow::Error>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+type Outcome = Result<(), Failure>;
+
+/// Reads the command line and does what it says.
+pub fn run() -> ExitCode {
+    let cli = Cli::parse();
+    let mut console = Console::new();
+    let outcome = match cli.command {
+        Command::Watch(args) => watch::run(args, &mut console),
+        Command::Broker(args) => broker::run(&args, &mut console),
+        Command::Descriptor(command) => descriptor::run(&command, &mut console),
+        Command::Demo(args) => demo::run(&args, &mut console),
+        Command::DemoChild(args) => demo::child::run(&args),
+        Command::DemoKeeper(args) => demo::keeper::run(&args),
+    };
+    exit_code(outcome.and_then(|()| Ok(console.flush()?)), &mut console)
+}
+
+fn exit_code(outcome: Outcome, console: &mut Console) -> ExitCode {
+    let (code, error) = match outcome {
+        Ok(()) => return ExitCode::SUCCESS,
+        Err(Failure::No) => return ExitCode::from(FAILED),
+        Err(Failure::Usage(error)) => (USAGE, error),
+        Err(Failure::Failed(error)) => (FAILED, error),
+    };
+    // Whoever read our output has seen enough: `vmkpi watch | head` is no failure.
+    if error.chain().any(print::is_broken_pipe) {
+        return ExitCode::SUCCESS;
+    }
+    console.say(&format!("error: {error:#}"));
+    ExitCode::from(code)
+}
+
+/// A runtime on this thread alone: children that are to end with us watch the thread that started
+/// them, so it must be the main one.
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+}

@@ -1,0 +1,225 @@
+//! `vmkpi watch`: shows what arrives at a primary site, each row once, to people or to programs. An
+//! unnamed Consumer: it confirms nothing, and begins at its first message.
+//!
+//! | module | job |
+//! | --- | --- |
+//! | [`subscriber`] | the MQTT session |
+//! | [`intake`] | from a packet to a valid message, or why not |
+//! | [`cursor`] | what of it is new |
+//! | [`view`] | shows it: JSON lines, plain lines, a table |
+
+mod cursor;
+mod intake;
+mod lines;
+pub(super) mod subscriber;
+mod table;
+mod text;
+mod view;
+
+use std::time::Duration;
+
+use anyhow::anyhow;
+
+use vmkpi::message::data_filter;
+use vmkpi::name::{Label, PointPattern};
+
+use super::print::Console;
+use super::stop::{Stop, parse_seconds};
+use super::{Format, Outcome, runtime};
+use cursor::{Cursors, Verdict};
+use intake::Intake;
+use subscriber::{BrokerUrl, Step, Subscriber};
+use view::View;
+
+/// How often a table is drawn anew.
+const REDRAW: Duration = Duration::from_millis(250);
+
+/// What to show, and how long.
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  vmkpi watch --broker mqtt://127.0.0.1
+  vmkpi watch --broker mqtt://broker.acme.example --site acme --point 'unencrypted/*'
+  vmkpi watch --broker mqtt://127.0.0.1 --format json --count 10 | jq .values")]
+pub struct Args {
+    /// The primary site's broker: mqtt://HOST[:PORT].
+    #[arg(long, env = "VMKPI_BROKER", value_name = "URL")]
+    broker: BrokerUrl,
+    #[command(flatten)]
+    select: Select,
+    /// A table for people, or one JSON object a line.
+    #[arg(long, value_enum, default_value = "table")]
+    format: Format,
+    /// Show ranges that never came on standard output: {"missing":{"after","through"}}.
+    #[arg(long)]
+    show_gaps: bool,
+    /// End after so many seconds.
+    #[arg(long, value_name = "N", value_parser = parse_seconds)]
+    seconds: Option<f64>,
+    /// End after so many samples, results and gaps.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    count: Option<u64>,
+}
+
+/// Which messages are wanted.
+#[derive(clap::Args, Clone, Default)]
+pub(super) struct Select {
+    /// Only this primary site.
+    #[arg(long, value_name = "SITE")]
+    site: Option<Label>,
+    /// Only this VM, by its name in the descriptor.
+    #[arg(long, value_name = "VM")]
+    vm: Option<Label>,
+    /// Only this data point, or those that match: unencrypted/web, unencrypted/*, infra/*.
+    #[arg(long, value_name = "POINT")]
+    point: Option<PointPattern>,
+}
+
+/// Runs the command.
+pub(super) fn run(args: Args, console: &mut Console) -> Outcome {
+    let watch = Watch::new(
+        args.broker,
+        args.select,
+        args.format,
+        args.show_gaps,
+        args.count,
+    );
+    runtime()?.block_on(async {
+        let mut stop = Stop::new(args.seconds)?;
+        Ok(watch?.run(console, &mut stop).await?)
+    })
+}
+
+/// A running watch.
+pub(super) struct Watch {
+    broker: BrokerUrl,
+    subscriber: Subscriber,
+    intake: Intake,
+    cursors: Cursors,
+    view: View,
+    left: Option<u64>,
+    diverged: bool,
+    /// Why nothing comes, as said last; and whether anything ever could.
+    trouble: Option<String>,
+    connected: bool,
+}
+
+impl Watch {
+    /// Prepares to show what `broker` has; nothing happens yet.
+    pub(super) fn new(
+        broker: BrokerUrl,
+        select: Select,
+        format: Format,
+        show_gaps: bool,
+        count: Option<u64>,
+    ) -> anyhow::Result<Self> {
+        let filter = data_filter(select.site.as_ref(), select.vm.as_ref());
+        Ok(Self {
+            subscriber: Subscriber::new(&broker, filter)?,
+            broker,
+            intake: Intake::new(select.point),
+            cursors: Cursors::default(),
+            view: View::new(format, show_gaps),
+            left: count,
+            diverged: false,
+            trouble: None,
+            connected: false,
+        })
+    }
+
+    /// Shows what comes until `stop` says so or enough was shown, then ends the session.
+    pub(super) async fn run(
+        mut self,
+        console: &mut Console,
+        stop: &mut Stop,
+    ) -> anyhow::Result<()> {
+        let mut redraw = tokio::time::interval(REDRAW);
+        redraw.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let result = loop {
+            tokio::select! {
+                () = stop.wait() => break self.at_the_end(),
+                _ = redraw.tick() => {
+                    if let Err(error) = self.view.redraw(console) {
+                        break Err(error.into());
+                    }
+                }
+                step = self.subscriber.step() => match self.take(step, console) {
+                    Ok(true) => {}
+                    Ok(false) => break Ok(()),
+                    Err(error) => break Err(error),
+                },
+            }
+        };
+        let result = result.and_then(|()| Ok(self.view.redraw(console)?));
+        self.intake.report(console);
+        self.subscriber.end().await;
+        result
+    }
+
+    /// Whether there is more to wait for.
+    fn take(&mut self, step: anyhow::Result<Step>, console: &mut Console) -> anyhow::Result<bool> {
+        match step? {
+            Step::Message(publish) => self.take_message(&publish, console),
+            Step::Listening => {
+                if self.trouble.take().is_some() {
+                    console.say(&format!("connected to {}", self.broker));
+                }
+                self.connected = true;
+                Ok(true)
+            }
+            Step::Lost(reason) => {
+                // Said once for each trouble, not for each attempt.
+                if self.trouble.is_none() {
+                    console.say(&format!("{}: {reason}; trying again", self.broker));
+                }
+                self.trouble = Some(reason);
+                Ok(true)
+            }
+        }
+    }
+
+    fn take_message(
+        &mut self,
+        publish: &rumqttc::Publish,
+        console: &mut Console,
+    ) -> anyhow::Result<bool> {
+        let Some(event) = self.intake.read(publish, console) else {
+            return Ok(true);
+        };
+        match self.cursors.accept(event) {
+            Verdict::Repetition => {}
+            Verdict::Diverged => {
+                if !std::mem::replace(&mut self.diverged, true) {
+                    console.say("a guest's store went back in time; its new stream is awaited");
+                }
+            }
+            Verdict::New { missing, event } => {
+                if let Some(missing) = missing {
+                    self.view.missing(&event, missing, console)?;
+                }
+                return self.show(&event, console);
+            }
+        }
+        Ok(true)
+    }
+
+    fn show(
+        &mut self,
+        event: &vmkpi::message::Event,
+        console: &mut Console,
+    ) -> anyhow::Result<bool> {
+        let limit = self.left.unwrap_or(u64::MAX);
+        let shown = self.view.show(event, limit, console)?;
+        if let Some(left) = &mut self.left {
+            *left -= shown;
+        }
+        Ok(self.left != Some(0))
+    }
+
+    fn at_the_end(&self) -> anyhow::Result<()> {
+        match &self.trouble {
+            Some(reason) if !self.connected => Err(anyhow!("{}: {reason}", self.broker)),
+            _ => Ok(()),
+        }
+    }
+}

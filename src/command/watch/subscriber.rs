@@ -1,0 +1,269 @@
+//! The MQTT side of `watch`: a session with QoS 1 that survives a lost connection, so that what the
+//! broker held back meanwhile still comes.
+//!
+//! ```text
+//! connecting ──CONNACK──> connected ──(subscribed before in this session)──> listening
+//!     ^                       └────────SUBSCRIBE, SUBACK───────────────────────┘   │
+//!     └───────────── any error, after RETRY: what is not acknowledged comes again ─┘
+//! ```
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use rumqttc::{
+    AsyncClient, Broker, BrokerSessionResumePolicy, ConnectReturnCode, ConnectionError,
+    DisconnectProperties, DisconnectReasonCode, Event, EventLoop, Incoming, MqttOptions,
+    NetworkOptions, Publish, QoS, RetainForwardRule, SessionMode, SubscribeFilter,
+    SubscribeReasonCode,
+};
+
+/// How long the broker keeps what it could not deliver, in seconds.
+const SESSION_EXPIRY_SECONDS: u32 = 300;
+/// Between two attempts to connect: short, so that a Consumer is back before a Producer that waits
+/// longer after a broker's restart, and nothing is published to nobody.
+const RETRY: Duration = Duration::from_millis(200);
+/// A broker that accepts and then says nothing is tried anew after this long.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// A dead connection is noticed within 1.5 times this, in seconds.
+const KEEP_ALIVE_SECONDS: u16 = 10;
+/// The largest packet accepted, in bytes; ours are split at 256 KiB (`vmkpi::message`).
+const MAX_PACKET_BYTES: u32 = 4 << 20;
+/// How long the farewell may take.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// Where a broker is: `mqtt://HOST[:PORT]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BrokerUrl {
+    host: String,
+    port: u16,
+}
+
+impl std::fmt::Display for BrokerUrl {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.host.contains(':') {
+            return write!(f, "mqtt://[{}]:{}", self.host, self.port);
+        }
+        write!(f, "mqtt://{}:{}", self.host, self.port)
+    }
+}
+
+impl FromStr for BrokerUrl {
+    type Err = String;
+
+    fn from_str(url: &str) -> Result<Self, String> {
+        let wanted = || format!("{url:?} is no broker: write mqtt://HOST or mqtt://HOST:PORT");
+        let Some((scheme, rest)) = url.split_once("://") else {
+            return Err(wanted());
+        };
+        match scheme {
+            "mqtt" | "tcp" => {}
+            "mqtts" | "ssl" => return Err("TLS is not supported by this version of vmkpi".into()),
+            _ => return Err(wanted()),
+        }
+        if rest.contains('@') {
+            return Err("no credentials in a URL: everyone on this machine could read them".into());
+        }
+        let rest = rest.strip_suffix('/').unwrap_or(rest);
+        let (host, port) = match rest.strip_prefix('[').and_then(|r| r.split_once(']')) {
+            Some((host, "")) => (host, None),
+            Some((host, tail)) => (host, Some(tail.strip_prefix(':').ok_or_else(wanted)?)),
+            None => match rest.split_once(':') {
+                Some((host, port)) => (host, Some(port)),
+                None => (rest, None),
+            },
+        };
+        let port = port
+            .map_or(Ok(1883), str::parse::<u16>)
+            .map_err(|_| wanted())?;
+        if host.is_empty() || port == 0 || host.contains(['/', '?', '#', ' ']) {
+            return Err(wanted());
+        }
+        Ok(Self {
+            host: host.into(),
+            port,
+        })
+    }
+}
+
+/// What the subscription did.
+#[derive(Debug)]
+pub enum Step {
+    /// A message came.
+    Message(Publish),
+    /// The subscription stands; again after each reconnection.
+    Listening,
+    /// The connection is lost or was never there, and why; it is tried again.
+    Lost(String),
+}
+
+/// One subscription, kept up over reconnections.
+pub struct Subscriber {
+    client: AsyncClient,
+    events: EventLoop,
+    filter: String,
+    /// Whether this session's subscription was confirmed.
+    subscribed: bool,
+    waiting: bool,
+}
+
+impl Subscriber {
+    /// Prepares a subscription to `filter`; nothing happens before [`Self::step`].
+    ///
+    /// # Errors
+    /// There are no random numbers, or the options contradict each other.
+    pub fn new(broker: &BrokerUrl, filter: String) -> Result<Self> {
+        let (client, events) = AsyncClient::builder(options(broker)?)
+            .try_build()
+            .context("the MQTT client refuses its options")?;
+        Ok(Self {
+            client,
+            events,
+            filter,
+            subscribed: false,
+            waiting: false,
+        })
+    }
+
+    /// The next thing that happens. Cancel-safe: what was received is returned by a later call.
+    ///
+    /// # Errors
+    /// The broker refuses for good: who we are, what we speak or what we subscribe to.
+    pub async fn step(&mut self) -> Result<Step> {
+        if self.waiting {
+            tokio::time::sleep(RETRY).await;
+            self.waiting = false;
+        }
+        loop {
+            match self.events.poll().await {
+                Ok(Event::Incoming(Incoming::Publish(publish))) => {
+                    return Ok(Step::Message(publish));
+                }
+                Ok(Event::Incoming(Incoming::ConnAck(ack))) => {
+                    self.subscribed &= ack.session_present;
+                    if self.subscribed {
+                        return Ok(Step::Listening);
+                    }
+                    self.subscribe()?;
+                }
+                Ok(Event::Incoming(Incoming::SubAck(ack))) => {
+                    if !matches!(ack.return_codes[..], [SubscribeReasonCode::Success(_)]) {
+                        bail!("the broker refuses the subscription {:?}", self.filter);
+                    }
+                    self.subscribed = true;
+                    return Ok(Step::Listening);
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    self.waiting = true;
+                    return refused_for_good(&error).map_or(Ok(Step::Lost(reason(&error))), Err);
+                }
+            }
+        }
+    }
+
+    fn subscribe(&self) -> Result<()> {
+        let mut filter = SubscribeFilter::new(&self.filter, QoS::AtLeastOnce);
+        // Samples are never retained; one that is would be stale.
+        filter.retain_forward_rule = RetainForwardRule::Never;
+        self.client
+            .try_subscribe_many([filter])
+            .context("the subscription cannot be sent")
+    }
+
+    /// Ends the session, so that the broker keeps nothing for us.
+    pub async fn end(mut self) {
+        let farewell = DisconnectProperties {
+            session_expiry_interval: Some(0),
+            reason_string: None,
+            user_properties: vec![],
+            server_reference: None,
+        };
+        let reason = DisconnectReasonCode::NormalDisconnection;
+        if self.waiting
+            || self
+                .client
+                .try_disconnect_now_with_properties(reason, farewell)
+                .is_err()
+        {
+            return;
+        }
+        let drained = async { while self.events.poll().await.is_ok() {} };
+        // A broker that does not answer lets the session expire by itself.
+        let _ = tokio::time::timeout(FAREWELL, drained).await;
+    }
+}
+
+fn options(broker: &BrokerUrl) -> Result<MqttOptions> {
+    let random = getrandom::u64().map_err(|e| anyhow!("no random client id: {e}"))?;
+    // Names no host and nobody else's session.
+    let id = format!("vmkpi-watch-{random:016x}");
+    let mut network = NetworkOptions::new();
+    network.set_tcp_nodelay(true);
+    let mut options = MqttOptions::new(id, Broker::tcp(&broker.host, broker.port));
+    options
+        .set_keep_alive(KEEP_ALIVE_SECONDS)
+        .set_session_mode(SessionMode::Persistent)
+        .set_session_expiry_interval(Some(SESSION_EXPIRY_SECONDS))
+        // A connection may be lost between the broker's CONNACK and our reading it.
+        .set_broker_session_resume_policy(BrokerSessionResumePolicy::AllowBrokerOnly)
+        .set_receive_maximum(Some(u16::MAX))
+        .set_max_packet_size(Some(MAX_PACKET_BYTES))
+        .set_connect_timeout(CONNECT_TIMEOUT)
+        .set_network_options(network);
+    Ok(options)
+}
+
+/// What no further attempt would change.
+fn refused_for_good(error: &ConnectionError) -> Option<anyhow::Error> {
+    use ConnectReturnCode as Code;
+    match error {
+        ConnectionError::ConnectionRefused(
+            code @ (Code::BadUserNamePassword
+            | Code::NotAuthorized
+            | Code::Banned
+            | Code::RefusedProtocolVersion
+            | Code::UnsupportedProtocolVersion
+            | Code::BadAuthenticationMethod),
+        ) => Some(anyhow!("the broker refuses us: {code:?}")),
+        _ => None,
+    }
+}
+
+fn reason(error: &ConnectionError) -> String {
+    match error {
+        ConnectionError::Io(e) => e.to_string(),
+        ConnectionError::Timeout(_) => "no answer".into(),
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn broker_urls_are_read_or_refused_with_the_form_that_is_right() {
+        for (url, shown) in [
+            ("mqtt://broker.example", "mqtt://broker.example:1883"),
+            ("mqtt://127.0.0.1:2000/", "mqtt://127.0.0.1:2000"),
+            ("mqtt://[::1]", "mqtt://[::1]:1883"),
+            ("mqtt://[::1]:99", "mqtt://[::1]:99"),
+        ] {
+            assert_eq!(url.parse::<BrokerUrl>().unwrap().to_string(), shown);
+        }
+        for (url, word) in [
+            ("localhost", "mqtt://HOST"),
+            ("http://x", "mqtt://HOST"),
+            ("mqtt://", "mqtt://HOST"),
+            ("mqtt://h:0", "mqtt://HOST"),
+            ("mqtt://h:x", "mqtt://HOST"),
+            ("mqtt://h/path", "mqtt://HOST"),
+            ("mqtt://user:secret@h", "credentials"),
+            ("mqtts://h", "TLS"),
+        ] {
+            let error = url.parse::<BrokerUrl>().unwrap_err();
+            assert!(error.contains(word), "{url}: {error}");
+        }
+    }
+}

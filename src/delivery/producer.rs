@@ -1,0 +1,741 @@
+//! The producer: one VM's part of a host. Lines of the guest, acknowledgements of the broker and
+//! confirmations of Consumers go in; lines for the guest and messages for the broker come out.
+//! Nothing here does I/O or reads a clock; `now_ms` is any monotonic clock in milliseconds.
+//!
+//! ```text
+//!              connected()              hello                     rows, marks, gaps
+//!  (no link) ─────────────> greeting ──────────> subscribed ──────────────┐
+//!      ^                       ^                    │    ^                │
+//!      │ disconnected()        │ needs_hello():     │    └────────────────┘
+//!      └───────────────────────┴── silent, rehello ─┘
+//! ```
+//! Tables, cursors and windows outlive a session; `hello` tells which of them the guest still backs.
+
+mod instance;
+mod outbox;
+mod repair;
+mod table;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::descriptor::{Descriptor, Monitor};
+use crate::link::{
+    From, GuestMessage, Have, HostMessage, Payload, Rows, TableId, TableInfo, VERSION,
+};
+use crate::name::{DataPoint, Label, PointPattern};
+use crate::position::{MAX_SEQ, Mark, Nonce, Position};
+use instance::Origin;
+use outbox::Outbox;
+use repair::Asker;
+use table::Table;
+
+pub use instance::MAX_SAMPLE_BYTES;
+pub use outbox::{MAX_OUTSTANDING_BYTES, MAX_OUTSTANDING_MESSAGES, Output, Publication, Token};
+pub use table::Latest;
+
+/// The most tables of one VM that a host follows; more are counted and left alone.
+pub const MAX_TABLES: usize = 2000;
+/// A guest that has said nothing for so long is greeted again, in milliseconds.
+const SILENCE_MS: u64 = 5000;
+/// Greetings are at least this far apart, in milliseconds.
+const GREETING_MS: u64 = 3000;
+/// The same hole is asked for again after this time, in milliseconds.
+const RESUBSCRIBE_MS: u64 = 500;
+
+/// Which of a descriptor's specifiers a producer serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// Those of KPIs: the other end is a guest.
+    Kpi,
+    /// Those of infrastructure: the other end is a [`crate::delivery::spool::Spool`].
+    Infra,
+}
+
+/// What the hypervisor says a VM is; a guest whose store was made for another one mints a stream.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Identity {
+    /// The domain's UUID.
+    pub uuid: Option<String>,
+    /// The domain's generation id (libvirt `<genid/>`).
+    pub genid: Option<String>,
+}
+
+/// What has happened, each counted from the producer's beginning.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Rows received, repeated ones included.
+    pub rows: u64,
+    /// Rows received again in pages of a repair.
+    pub rows_replayed: u64,
+    /// Samples and results put into messages.
+    pub samples: u64,
+    /// Messages handed out for publishing.
+    pub messages: u64,
+    /// Messages that the broker has acknowledged.
+    pub messages_acknowledged: u64,
+    /// Messages that can never be delivered.
+    pub messages_refused: u64,
+    /// Gaps announced.
+    pub gaps: u64,
+    /// Holes seen in the rows of the link and subscribed again.
+    pub holes: u64,
+    /// Repairs begun.
+    pub repairs: u64,
+    /// Lines of an earlier session, dropped.
+    pub lines_stale: u64,
+    /// Lines that say something impossible, dropped.
+    pub lines_refused: u64,
+    /// Tables over [`MAX_TABLES`], not followed.
+    pub tables_refused: u64,
+}
+
+/// What a named Consumer has confirmed of an instance.
+#[derive(Clone, Debug)]
+pub struct Confirmation {
+    /// Who says it; the signature has been verified.
+    pub consumer: Label,
+    /// The stream and point.
+    pub table: TableId,
+    /// The specifier's id.
+    pub specifier: Label,
+    /// Everything through here is on its disk.
+    pub through: Position,
+    /// Where it wants messages to begin again.
+    pub want_from: Option<Position>,
+}
+
+#[derive(Clone, Debug)]
+struct Session {
+    nonce: Nonce,
+    greeted: bool,
+    /// The guest asked for a new session.
+    over: bool,
+}
+
+/// One VM's producer.
+#[derive(Clone, Debug)]
+pub struct Producer {
+    source: Source,
+    identity: Identity,
+    origin: Origin,
+    monitors: Vec<Arc<Monitor>>,
+    /// Whose word acknowledges; `None` is the broker's PUBACK.
+    consumers: Vec<Option<Label>>,
+    session: Option<Session>,
+    heard_ms: u64,
+    greeted_ms: u64,
+    tables: BTreeMap<TableId, Table>,
+    out: Outbox,
+    next_query: u64,
+    counters: Counters,
+}
+
+/// A line that says something impossible.
+struct Refused;
+
+impl Producer {
+    /// A producer that has heard nothing yet. Without named Consumers the broker's PUBACK
+    /// acknowledges.
+    pub fn new(source: Source, identity: Identity, descriptor: &Descriptor, now_ms: u64) -> Self {
+        Self::with_consumers(source, identity, descriptor, Vec::new(), now_ms)
+    }
+
+    /// A producer whose guest is acknowledged by these Consumers and by nothing else.
+    pub fn with_consumers(
+        source: Source,
+        identity: Identity,
+        descriptor: &Descriptor,
+        consumers: Vec<Label>,
+        now_ms: u64,
+    ) -> Self {
+        let named: Vec<_> = consumers.into_iter().map(Some).collect();
+        Self {
+            source,
+            identity,
+            origin: origin(descriptor),
+            monitors: monitors(descriptor, source),
+            consumers: if named.is_empty() { vec![None] } else { named },
+            session: None,
+            heard_ms: now_ms,
+            greeted_ms: now_ms,
+            tables: BTreeMap::new(),
+            out: Outbox::default(),
+            next_query: 0,
+            counters: Counters::default(),
+        }
+    }
+
+    /// The link is open: greets the guest. Call it again with a fresh random nonce when
+    /// [`Self::needs_hello`] says so.
+    pub fn connected(&mut self, nonce: Nonce, now_ms: u64) {
+        self.out.forget_lines();
+        (self.heard_ms, self.greeted_ms) = (now_ms, now_ms);
+        self.session = Some(Session {
+            nonce,
+            greeted: false,
+            over: false,
+        });
+        let seen = self.tables.iter().filter(|(_, t)| t.highest.seq > 0);
+        let have = seen.map(|(id, t)| Have {
+            table: id.clone(),
+            highest: t.highest,
+        });
+        let hello = HostMessage::Hello {
+            version: VERSION,
+            nonce,
+            uuid: self.identity.uuid.clone(),
+            genid: self.identity.genid.clone(),
+            have: have.collect(),
+        };
+        self.out.send(hello);
+    }
+
+    /// The link is closed.
+    pub fn disconnected(&mut self) {
+        self.session = None;
+        self.out.forget_lines();
+    }
+
+    /// Whether the guest must be greeted again: it was silent for long, or asked for it.
+    pub fn needs_hello(&self, now_ms: u64) -> bool {
+        let Some(session) = &self.session else {
+            return false;
+        };
+        let silent = now_ms.saturating_sub(self.heard_ms) > SILENCE_MS;
+        let rested = now_ms.saturating_sub(self.greeted_ms) > GREETING_MS;
+        session.over || (silent && rested)
+    }
+
+    /// Whether a session is established.
+    pub fn is_subscribed(&self) -> bool {
+        self.session.as_ref().is_some_and(|s| s.greeted && !s.over)
+    }
+
+    /// Takes a line of the guest's.
+    pub fn on_message(&mut self, message: GuestMessage, now_ms: u64) {
+        let Some(session) = &mut self.session else {
+            return;
+        };
+        if message.nonce() != session.nonce {
+            self.counters.lines_stale += 1;
+            return;
+        }
+        self.heard_ms = now_ms;
+        let greeted = session.greeted;
+        let taken = match message {
+            GuestMessage::Hello {
+                version, tables, ..
+            } if version == VERSION => {
+                session.greeted = true;
+                self.on_hello(&tables, now_ms)
+            }
+            GuestMessage::Rehello { .. } => {
+                session.over = true;
+                Ok(())
+            }
+            GuestMessage::Rows(rows) if greeted => self.on_rows(&rows, now_ms),
+            GuestMessage::Mark {
+                table,
+                position,
+                epoch,
+                time,
+                acked,
+                ..
+            } if greeted => {
+                let end = Mark {
+                    seq: position.seq,
+                    key: position.key,
+                    epoch,
+                    time,
+                };
+                self.on_mark(&table, end, acked, now_ms)
+            }
+            GuestMessage::Gap {
+                table,
+                after,
+                through,
+                reason,
+                ..
+            } if greeted => self.on_gap(&table, after, through, &reason, now_ms),
+            _ => Err(Refused),
+        };
+        if taken.is_err() {
+            self.counters.lines_refused += 1;
+        }
+    }
+
+    /// The broker has acknowledged a publication.
+    pub fn on_puback(&mut self, token: Token, now_ms: u64) {
+        let Some(settled) = self.out.settle(token) else {
+            return;
+        };
+        self.counters.messages_acknowledged += 1;
+        let Some(mut hands) = self.hands(&settled.table, now_ms) else {
+            return;
+        };
+        let mut advanced = false;
+        for instance in hands.instances.iter_mut() {
+            if instance.monitor.id != settled.specifier {
+                continue;
+            }
+            for cursor in instance.cursors.iter_mut().filter(|c| c.consumer.is_none()) {
+                advanced |= cursor.puback(settled.after, settled.through, now_ms);
+            }
+        }
+        if advanced {
+            hands.acknowledge();
+        }
+    }
+
+    /// A publication can never be delivered: its rows become a gap.
+    pub fn on_refused(&mut self, token: Token, now_ms: u64) {
+        let Some(settled) = self.out.settle(token) else {
+            return;
+        };
+        self.counters.messages_refused += 1;
+        let Some(mut hands) = self.hands(&settled.table, now_ms) else {
+            return;
+        };
+        let (instances, mut scope) = hands.split();
+        for instance in instances
+            .iter_mut()
+            .filter(|i| i.monitor.id == settled.specifier)
+        {
+            let mut progress = instance::Progress::at(settled.after);
+            let through = Mark {
+                seq: settled.through.seq,
+                key: settled.through.key,
+                ..Mark::default()
+            };
+            instance.gap(
+                &mut progress,
+                through,
+                instance::SAMPLE_TOO_LARGE,
+                &mut scope,
+            );
+        }
+    }
+
+    /// A named Consumer has confirmed.
+    pub fn on_confirm(&mut self, confirmation: &Confirmation, now_ms: u64) {
+        let Confirmation {
+            consumer,
+            table,
+            specifier,
+            through,
+            want_from,
+        } = confirmation;
+        let Some(nonce) = self.session.as_ref().map(|s| s.nonce) else {
+            return;
+        };
+        let mut next_query = self.next_query;
+        let Some(mut hands) = self.hands(table, now_ms) else {
+            return;
+        };
+        let mut asker = Asker {
+            nonce,
+            next_query: &mut next_query,
+        };
+        let mut advanced = false;
+        let (instances, mut scope) = hands.split();
+        for instance in instances.iter_mut().filter(|i| i.monitor.id == *specifier) {
+            let by = |c: &instance::Cursor| c.consumer.as_ref() == Some(consumer);
+            let Some(at) = instance.cursors.iter().position(by) else {
+                continue;
+            };
+            let cursor = &mut instance.cursors[at];
+            // A new instance's Consumer has spoken also when it says no more than where it began.
+            let first_word = !cursor.spoken && through.seq == cursor.position.seq;
+            let new = through.seq > cursor.position.seq || first_word;
+            let moved = through.seq != cursor.told.seq;
+            cursor.told = *through;
+            if new {
+                cursor.advance(*through, now_ms);
+                advanced = true;
+            }
+            if new || moved {
+                instance.continue_repair(at, &mut asker, &mut scope);
+            }
+            if let Some(from) = want_from {
+                instance.begin_repair(at, *from, &mut asker, &mut scope);
+            }
+        }
+        if advanced {
+            hands.acknowledge();
+        }
+        self.next_query = next_query;
+    }
+
+    /// Takes over a changed descriptor without losing a row: a specifier that stays keeps its
+    /// cursors, a changed one begins its windows anew after what it has published.
+    pub fn adopt(&mut self, descriptor: &Descriptor, now_ms: u64) {
+        self.origin = origin(descriptor);
+        self.monitors = monitors(descriptor, self.source);
+        let monitors = self.monitors.clone();
+        for table in self.tables.values_mut() {
+            table.respecify(&monitors);
+        }
+        let known: Vec<_> = self
+            .tables
+            .iter()
+            .map(|(id, t)| (id.clone(), t.acked))
+            .collect();
+        for (id, acked) in known {
+            self.know(&id, acked, now_ms);
+        }
+        self.subscribe(now_ms);
+    }
+
+    /// Call it about each second.
+    pub fn tick(&mut self, now_ms: u64) {
+        let nonce = self.session.as_ref().map(|s| s.nonce);
+        let mut next_query = self.next_query;
+        let ids: Vec<_> = self.tables.keys().cloned().collect();
+        for id in ids {
+            let Some(mut hands) = self.hands(&id, now_ms) else {
+                continue;
+            };
+            hands.acknowledge();
+            let (instances, mut scope) = hands.split();
+            for instance in instances.iter_mut() {
+                instance.heartbeat(&mut scope);
+                for at in 0..instance.cursors.len() {
+                    let published = instance.live.published.seq;
+                    let cursor = &mut instance.cursors[at];
+                    let (impatient, from) =
+                        (cursor.out_of_patience(published, now_ms), cursor.position);
+                    if impatient && let Some(nonce) = nonce {
+                        cursor.repair = None;
+                        let mut asker = Asker {
+                            nonce,
+                            next_query: &mut next_query,
+                        };
+                        instance.begin_repair(at, from, &mut asker, &mut scope);
+                    }
+                    instance.abandon_repair(at, now_ms);
+                }
+            }
+        }
+        self.next_query = next_query;
+    }
+
+    /// What to do next; drain it after each call.
+    pub fn poll(&mut self) -> Option<Output> {
+        self.out.next()
+    }
+
+    /// Whether more rows may come. While not, stop reading the link: they stay in the guest.
+    pub fn accepts_input(&self) -> bool {
+        self.out.has_room()
+    }
+
+    /// Messages that the broker has not acknowledged.
+    pub fn outstanding(&self) -> usize {
+        self.out.outstanding()
+    }
+
+    /// What has happened.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// The newest row of each point.
+    pub fn latest(&self) -> impl Iterator<Item = (&DataPoint, &Latest)> {
+        self.tables
+            .iter()
+            .filter_map(|(id, table)| Some((&id.point, table.latest.as_ref()?)))
+    }
+
+    /// What is subscribed to.
+    fn patterns(&self) -> Vec<PointPattern> {
+        self.monitors.iter().map(|m| m.point.clone()).collect()
+    }
+
+    fn follows(&self, point: &DataPoint) -> bool {
+        self.monitors.iter().any(|m| m.point.matches(point))
+    }
+
+    /// A table with what publishing from it needs.
+    fn hands(&mut self, id: &TableId, now_ms: u64) -> Option<table::Hands<'_>> {
+        let (id, table) = match self.tables.get_key_value(id) {
+            Some((key, _)) => {
+                let key = key.clone();
+                (key, self.tables.get_mut(id)?)
+            }
+            None => return None,
+        };
+        Some(table::Hands {
+            nonce: self.session.as_ref().filter(|s| s.greeted).map(|s| s.nonce),
+            id,
+            instances: &mut table.instances,
+            acked: table.acked,
+            moved: table.moved,
+            sent: &mut table.sent,
+            sent_ms: &mut table.sent_ms,
+            origin: &self.origin,
+            out: &mut self.out,
+            counters: &mut self.counters,
+            now_ms,
+        })
+    }
+
+    fn on_hello(&mut self, tables: &[TableInfo], now_ms: u64) -> Result<(), Refused> {
+        if tables.len() > MAX_TABLES {
+            return Err(Refused);
+        }
+        let told: BTreeMap<_, _> = tables.iter().map(|t| (&t.table, t)).collect();
+        // Whatever the guest has less of than this host has read is of another history.
+        self.tables.retain(|id, table| {
+            let last = told.get(id).map(|t| t.last);
+            last.is_some_and(|last| last >= table.highest.seq.max(table.received))
+        });
+        for info in tables {
+            self.know(&info.table, info.acked, now_ms);
+            if let Some(table) = self.tables.get_mut(&info.table) {
+                table.moved = info.moved;
+                table.acknowledged(info.acked);
+            }
+        }
+        self.subscribe(now_ms);
+        Ok(())
+    }
+
+    /// Asks for every table from where it is; the row there again, to tell its window.
+    fn subscribe(&mut self, now_ms: u64) {
+        let Some(session) = self.session.as_ref().filter(|s| s.greeted) else {
+            return;
+        };
+        let nonce = session.nonce;
+        let from = self.tables.iter_mut().map(|(id, table)| {
+            table.subscribed_ms = Some(now_ms);
+            From {
+                table: id.clone(),
+                seq: table.received.max(1),
+            }
+        });
+        let message = HostMessage::Subscribe {
+            nonce,
+            from: from.collect(),
+            patterns: self.patterns(),
+        };
+        self.out.send(message);
+    }
+
+    /// Makes the instances of a table that match and are not there yet.
+    fn know(&mut self, id: &TableId, acked: Mark, now_ms: u64) {
+        if !self.follows(&id.point) || !self.is_ours(&id.point) {
+            return;
+        }
+        if !self.tables.contains_key(id) && self.tables.len() >= MAX_TABLES {
+            self.counters.tables_refused += 1;
+            return;
+        }
+        let table = self
+            .tables
+            .entry(id.clone())
+            .or_insert_with(|| Table::new(acked));
+        if table.specify(id, &self.monitors, &self.consumers, now_ms) {
+            table.subscribed_ms = None;
+        }
+    }
+
+    fn is_ours(&self, point: &DataPoint) -> bool {
+        matches!(
+            (self.source, point),
+            (Source::Kpi, DataPoint::Kpi(..)) | (Source::Infra, DataPoint::Infra(..))
+        )
+    }
+
+    /// Rows are missing: asks for the table again, but not for each line.
+    fn hole(&mut self, id: &TableId, now_ms: u64) {
+        let (Some(session), Some(table)) = (&self.session, self.tables.get_mut(id)) else {
+            return;
+        };
+        let asked = table.subscribed_ms.replace(now_ms);
+        if asked.is_some_and(|then| now_ms.saturating_sub(then) <= RESUBSCRIBE_MS) {
+            table.subscribed_ms = asked;
+            return;
+        }
+        self.counters.holes += 1;
+        let from = From {
+            table: id.clone(),
+            seq: table.received.max(1),
+        };
+        let nonce = session.nonce;
+        let patterns = self.patterns();
+        self.out.send(HostMessage::Subscribe {
+            nonce,
+            patterns,
+            from: vec![from],
+        });
+    }
+
+    /// What each line about a table says besides: the acknowledged row, and that the table exists.
+    fn hear_of(&mut self, id: &TableId, acked: Mark, now_ms: u64) -> Result<(), Refused> {
+        self.know(id, acked, now_ms);
+        let table = self.tables.get_mut(id).ok_or(Refused)?;
+        table.acknowledged(acked);
+        Ok(())
+    }
+
+    fn on_rows(&mut self, rows: &Rows, now_ms: u64) -> Result<(), Refused> {
+        check_rows(rows)?;
+        let id = rows.table();
+        if rows.query.is_some() {
+            self.on_page(&id, rows, now_ms);
+            return Ok(());
+        }
+        self.hear_of(&id, rows.acked, now_ms)?;
+        let Some(first) = rows.rows.first() else {
+            return Ok(());
+        };
+        let table = self.tables.get_mut(&id).ok_or(Refused)?;
+        if first.seq > table.received + 1 {
+            self.hole(&id, now_ms);
+            return Ok(());
+        }
+        if table.contradicted_by(rows) {
+            // Two histories of one stream: the guest finds out by what this host says it has.
+            if let Some(session) = &mut self.session {
+                session.over = true;
+            }
+            return Err(Refused);
+        }
+        table.note(rows);
+        self.counters.rows += rows.rows.len() as u64;
+        let Some(mut hands) = self.hands(&id, now_ms) else {
+            return Ok(());
+        };
+        let (instances, mut scope) = hands.split();
+        for instance in instances.iter_mut() {
+            let mut closed = Vec::new();
+            for row in &rows.rows {
+                let fed = instance.window.fed();
+                // A row at `fed` tells the window before; one beyond waits until older ones came.
+                if row.seq == fed || row.seq == fed + 1 {
+                    instance.window.feed(&rows.columns, row, &mut closed);
+                }
+            }
+            instance.publish_live(closed, &mut scope);
+        }
+        Ok(())
+    }
+
+    fn on_page(&mut self, id: &TableId, page: &Rows, now_ms: u64) {
+        let (Some(query), Some(session)) = (page.query, &self.session) else {
+            return;
+        };
+        let nonce = session.nonce;
+        let mut next_query = self.next_query;
+        let Some(mut hands) = self.hands(id, now_ms) else {
+            return;
+        };
+        let (instances, mut scope) = hands.split();
+        for instance in instances.iter_mut() {
+            let at = (0..instance.cursors.len()).find(|at| instance.awaits(*at, query));
+            if let Some(at) = at {
+                let mut asker = Asker {
+                    nonce,
+                    next_query: &mut next_query,
+                };
+                instance.take_page(at, page, &mut asker, &mut scope);
+            }
+        }
+        self.next_query = next_query;
+    }
+
+    /// `end` is the last row stored; its epoch and time are what the guest promises.
+    fn on_mark(
+        &mut self,
+        id: &TableId,
+        end: Mark,
+        acked: Mark,
+        now_ms: u64,
+    ) -> Result<(), Refused> {
+        self.hear_of(id, acked, now_ms)?;
+        let table = self.tables.get(id).ok_or(Refused)?;
+        if end.seq > table.received {
+            self.hole(id, now_ms);
+            return Ok(());
+        }
+        let Some(mut hands) = self.hands(id, now_ms) else {
+            return Ok(());
+        };
+        let (instances, mut scope) = hands.split();
+        for instance in instances.iter_mut().filter(|i| i.window.fed() >= end.seq) {
+            let mut closed = Vec::new();
+            instance.window.mark(end.epoch, end.time, &mut closed);
+            instance.publish_live(closed, &mut scope);
+        }
+        hands.acknowledge();
+        Ok(())
+    }
+
+    fn on_gap(
+        &mut self,
+        id: &TableId,
+        after: Position,
+        through: Mark,
+        reason: &str,
+        now_ms: u64,
+    ) -> Result<(), Refused> {
+        if after.seq >= through.seq || through.seq > MAX_SEQ {
+            return Err(Refused);
+        }
+        let table = self.tables.get_mut(id).ok_or(Refused)?;
+        if after.seq > table.received {
+            self.hole(id, now_ms);
+            return Ok(());
+        }
+        table.received = table.received.max(through.seq);
+        let reason: String = reason.chars().take(64).collect();
+        let Some(mut hands) = self.hands(id, now_ms) else {
+            return Ok(());
+        };
+        let (instances, mut scope) = hands.split();
+        for instance in instances
+            .iter_mut()
+            .filter(|i| i.window.fed() < through.seq)
+        {
+            instance.lose(through, &reason, &mut scope);
+        }
+        Ok(())
+    }
+}
+
+fn origin(descriptor: &Descriptor) -> Origin {
+    Origin {
+        site: descriptor.primary_site.clone(),
+        vm: descriptor.vm.clone(),
+        revision: descriptor.revision().into(),
+    }
+}
+
+fn monitors(descriptor: &Descriptor, source: Source) -> Vec<Arc<Monitor>> {
+    let ours = |m: &&Monitor| m.point.is_kpi() == (source == Source::Kpi);
+    descriptor
+        .monitors
+        .iter()
+        .filter(ours)
+        .cloned()
+        .map(Arc::new)
+        .collect()
+}
+
+/// A page must be what the protocol says before any of it counts: contiguous, one value for each
+/// column, bytes only where they belong.
+fn check_rows(rows: &Rows) -> Result<(), Refused> {
+    let encrypted = rows.point.is_encrypted();
+    let first = rows.rows.first().map_or(1, |r| r.seq);
+    for (row, due) in rows.rows.iter().zip(first..) {
+        let payload_fits = match &row.payload {
+            Payload::Values(values) => !encrypted && values.len() == rows.columns.len(),
+            Payload::Data(_) => encrypted,
+        };
+        if row.seq != due || !(1..=MAX_SEQ).contains(&row.seq) || !payload_fits {
+            return Err(Refused);
+        }
+    }
+    Ok(())
+}

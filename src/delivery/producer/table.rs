@@ -1,0 +1,206 @@
+//! What a producer knows of one table of one stream.
+
+use std::sync::Arc;
+
+use super::Counters;
+use super::instance::{Instance, Origin, Scope};
+use super::outbox::Outbox;
+use crate::clock::Timestamp;
+use crate::descriptor::Monitor;
+use crate::link::{HostMessage, Payload, Rows, TableId};
+use crate::name::Label;
+use crate::position::{Mark, Nonce, Position, Seq};
+use crate::value::Value;
+
+/// Acknowledgements of one table are at least this far apart, in milliseconds: each may cost the
+/// guest a write.
+const ACK_MS: u64 = 100;
+
+/// The newest row of a point.
+#[derive(Clone, Debug)]
+pub struct Latest {
+    /// Its number.
+    pub seq: Seq,
+    /// When it was stored, by the guest's clock.
+    pub time: Timestamp,
+    /// The names of the values.
+    pub columns: Arc<[Box<str>]>,
+    /// The values; none of an encrypted point.
+    pub values: Vec<Value>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Table {
+    /// Every row through here has been read.
+    pub(super) received: Seq,
+    /// The highest row ever read.
+    pub(super) highest: Position,
+    /// What the guest says is acknowledged.
+    pub(super) acked: Mark,
+    pub(super) moved: u64,
+    /// The highest acknowledgement sent.
+    pub(super) sent: Position,
+    pub(super) sent_ms: Option<u64>,
+    pub(super) subscribed_ms: Option<u64>,
+    pub(super) instances: Vec<Instance>,
+    pub(super) latest: Option<Latest>,
+}
+
+impl Table {
+    pub(super) fn new(acked: Mark) -> Self {
+        Self {
+            received: acked.seq,
+            highest: Position::START,
+            acked,
+            moved: 0,
+            sent: Position::START,
+            sent_ms: None,
+            subscribed_ms: None,
+            instances: Vec::new(),
+            latest: None,
+        }
+    }
+
+    /// Makes the instances that are missing. Whether rows must be read again for one.
+    pub(super) fn specify(
+        &mut self,
+        id: &TableId,
+        monitors: &[Arc<Monitor>],
+        consumers: &[Option<Label>],
+        now_ms: u64,
+    ) -> bool {
+        let start = if self.sent.seq > self.acked.seq {
+            self.sent
+        } else {
+            self.acked.position()
+        };
+        let mut behind = false;
+        for monitor in monitors.iter().filter(|m| m.point.matches(&id.point)) {
+            if self.instances.iter().any(|i| i.monitor.id == monitor.id) {
+                continue;
+            }
+            let monitor = Arc::clone(monitor);
+            let instance = Instance::new(monitor, start, self.acked, consumers, now_ms);
+            self.instances.push(instance);
+            behind |= start.seq < self.received;
+            self.received = self.received.min(start.seq);
+        }
+        behind
+    }
+
+    /// Takes over changed specifiers; those that are gone go.
+    pub(super) fn respecify(&mut self, monitors: &[Arc<Monitor>]) {
+        self.instances
+            .retain(|i| monitors.iter().any(|m| m.id == i.monitor.id));
+        for instance in &mut self.instances {
+            let changed = monitors
+                .iter()
+                .find(|m| m.id == instance.monitor.id && **m != instance.monitor);
+            if let Some(monitor) = changed {
+                instance.respecify(Arc::clone(monitor), self.acked);
+                self.received = self.received.min(instance.live.published.seq);
+            }
+        }
+    }
+
+    /// The guest says that it is acknowledged through `acked`. That may be less than before, when
+    /// its store was reverted to a state with the same rows: it is told again.
+    pub(super) fn acknowledged(&mut self, acked: Mark) {
+        let behind = acked.seq < self.acked.seq;
+        self.acked = acked;
+        if behind {
+            return;
+        }
+        for instance in &mut self.instances {
+            instance.skip_to(acked);
+        }
+        self.received = self.received.max(acked.seq);
+    }
+
+    /// Whether the rows have another key for the highest row read than it had.
+    pub(super) fn contradicted_by(&self, rows: &Rows) -> bool {
+        rows.rows
+            .iter()
+            .any(|row| row.position().contradicts(&self.highest))
+    }
+
+    /// Notes what has been read.
+    pub(super) fn note(&mut self, rows: &Rows) {
+        let Some(last) = rows.rows.last() else { return };
+        self.received = self.received.max(last.seq);
+        if last.seq <= self.highest.seq {
+            return;
+        }
+        self.highest = last.position();
+        let values = match &last.payload {
+            Payload::Values(values) => values.clone(),
+            Payload::Data(_) => Vec::new(),
+        };
+        self.latest = Some(Latest {
+            seq: last.seq,
+            time: last.time,
+            columns: Arc::clone(&rows.columns),
+            values,
+        });
+    }
+}
+
+/// A table's instances together with what publishing from them needs, borrowed side by side.
+pub(super) struct Hands<'a> {
+    pub(super) nonce: Option<Nonce>,
+    pub(super) id: TableId,
+    pub(super) instances: &'a mut Vec<Instance>,
+    pub(super) acked: Mark,
+    pub(super) moved: u64,
+    pub(super) sent: &'a mut Position,
+    pub(super) sent_ms: &'a mut Option<u64>,
+    pub(super) origin: &'a Origin,
+    pub(super) out: &'a mut Outbox,
+    pub(super) counters: &'a mut Counters,
+    pub(super) now_ms: u64,
+}
+
+impl Hands<'_> {
+    pub(super) fn split(&mut self) -> (&mut Vec<Instance>, Scope<'_>) {
+        let scope = Scope {
+            origin: self.origin,
+            table: &self.id,
+            acked: self.acked,
+            moved: self.moved,
+            now_ms: self.now_ms,
+            out: self.out,
+            counters: self.counters,
+        };
+        (self.instances, scope)
+    }
+
+    /// Tells the guest its cursors, if one is beyond what is acknowledged.
+    pub(super) fn acknowledge(&mut self) {
+        let Some(nonce) = self.nonce else { return };
+        let recently = |then: u64| self.now_ms.saturating_sub(then) < ACK_MS;
+        if self.sent_ms.is_some_and(recently) {
+            return;
+        }
+        let cursors = self.instances.iter().flat_map(|i| &i.cursors);
+        let beyond = cursors.clone().any(|c| c.position.seq > self.acked.seq);
+        let Some(lowest) = cursors.clone().map(|c| c.position).min_by_key(|p| p.seq) else {
+            return;
+        };
+        if !beyond {
+            return;
+        }
+        let positions = cursors.map(|c| Position {
+            key: c.position.key.filter(|_| c.spoken),
+            ..c.position
+        });
+        self.out.send(HostMessage::Ack {
+            nonce,
+            table: self.id.clone(),
+            cursors: positions.collect(),
+        });
+        *self.sent_ms = Some(self.now_ms);
+        if lowest.seq > self.sent.seq {
+            *self.sent = lowest;
+        }
+    }
+}

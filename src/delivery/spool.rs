@@ -1,0 +1,419 @@
+//! The guest's part of the link, in memory: tables of one store, what a host has subscribed to, what
+//! is acknowledged. The host keeps infrastructure measurements in one, so that they are delivered
+//! exactly as KPIs are; the property tests use it as the guest.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use super::head::{AckVerdict, TableHead};
+use crate::clock::Timestamp;
+use crate::link::{
+    GuestMessage, HostMessage, MAX_ROWS, Payload, Row, Rows, TableId, TableInfo, VERSION,
+};
+use crate::name::{DataPoint, PointPattern};
+use crate::position::{Mark, Nonce, Position, RowKey, Seq, StreamId};
+
+/// One table's rows, oldest first.
+#[derive(Clone, Debug, Default)]
+struct Table {
+    head: TableHead,
+    rows: VecDeque<(Arc<[Box<str>]>, Row)>,
+}
+
+#[derive(Clone, Debug)]
+struct Session {
+    nonce: Nonce,
+    patterns: Vec<PointPattern>,
+    /// The next row to send of each table that has been sent of.
+    next: BTreeMap<TableId, Seq>,
+}
+
+/// Limits of a spool.
+#[derive(Clone, Copy, Debug)]
+pub struct SpoolLimits {
+    /// The most rows kept of one table. Over it the oldest goes, acknowledged or not; what was not
+    /// is announced as a gap.
+    pub rows: usize,
+    /// How many acknowledged rows of a table are kept.
+    pub acknowledged_rows: usize,
+    /// The most rows in one message.
+    pub page: usize,
+}
+
+impl Default for SpoolLimits {
+    fn default() -> Self {
+        Self {
+            rows: 10_000,
+            acknowledged_rows: 0,
+            page: MAX_ROWS,
+        }
+    }
+}
+
+/// Why a row that was never acknowledged is gone, in a gap's `reason`.
+pub const RETENTION_ROWS: &str = "retention_rows";
+
+/// A store in memory with the guest's end of the link.
+#[derive(Clone, Debug)]
+pub struct Spool {
+    stream: StreamId,
+    tables: BTreeMap<TableId, Table>,
+    limits: SpoolLimits,
+    session: Option<Session>,
+    /// The VM's UUID and generation id as the last host told them.
+    identity: Option<(Option<String>, Option<String>)>,
+    out: VecDeque<GuestMessage>,
+}
+
+impl Table {
+    fn first(&self) -> Seq {
+        self.head.trimmed.seq + 1
+    }
+
+    fn get(&self, seq: Seq) -> Option<&Row> {
+        let at = seq.checked_sub(self.first())?;
+        self.rows.get(usize::try_from(at).ok()?).map(|(_, row)| row)
+    }
+
+    fn key_of(&self, seq: Seq) -> Option<RowKey> {
+        self.get(seq).map(|row| row.key)
+    }
+
+    /// Rows from `from` on, at most `limit`, all with the same columns.
+    fn page(&self, from: Seq, limit: usize) -> (Arc<[Box<str>]>, Vec<Row>) {
+        let skip = from.saturating_sub(self.first());
+        let skip = usize::try_from(skip)
+            .unwrap_or(usize::MAX)
+            .min(self.rows.len());
+        let mut rows = self.rows.range(skip..).take(limit).peekable();
+        let columns = rows
+            .peek()
+            .map_or_else(|| Arc::from([]), |(columns, _)| Arc::clone(columns));
+        let same = rows.take_while(|(c, _)| *c == columns);
+        let page = same.map(|(_, row)| row.clone()).collect();
+        (columns, page)
+    }
+
+    fn drop_oldest(&mut self) {
+        if let Some((_, row)) = self.rows.pop_front() {
+            self.head.trimmed = row.mark();
+        }
+    }
+
+    /// Retention: acknowledged rows first, then the oldest.
+    fn trim(&mut self, limits: &SpoolLimits) {
+        while self.head.trimmed.seq + (limits.acknowledged_rows as Seq) < self.head.acked.seq
+            || self.rows.len() > limits.rows
+        {
+            self.drop_oldest();
+        }
+    }
+}
+
+impl Spool {
+    /// An empty store.
+    pub fn new(stream: StreamId, limits: SpoolLimits) -> Self {
+        Self {
+            stream,
+            tables: BTreeMap::new(),
+            limits,
+            session: None,
+            identity: None,
+            out: VecDeque::new(),
+        }
+    }
+
+    /// The stream that new rows go to.
+    pub fn stream(&self) -> StreamId {
+        self.stream
+    }
+
+    /// Stores a row and pushes it to a host that has subscribed.
+    pub fn append(
+        &mut self,
+        point: &DataPoint,
+        columns: Arc<[Box<str>]>,
+        payload: Payload,
+        key: RowKey,
+        now: Timestamp,
+    ) -> Position {
+        let id = TableId {
+            stream: self.stream,
+            point: point.clone(),
+        };
+        let table = self.tables.entry(id).or_default();
+        let stamp = table.head.next_stamp(now);
+        table.head.stored(stamp);
+        let row = Row {
+            seq: stamp.seq,
+            key,
+            epoch: stamp.epoch,
+            time: stamp.time,
+            payload,
+        };
+        let position = row.position();
+        table.rows.push_back((columns, row));
+        table.trim(&self.limits);
+        self.pump();
+        position
+    }
+
+    /// How many rows of each table are held and not acknowledged.
+    pub fn backlogs(&self) -> impl Iterator<Item = (&TableId, Seq)> {
+        self.tables.iter().map(|(id, table)| {
+            let settled = table.head.acked.seq.max(table.head.trimmed.seq);
+            (id, table.head.last.saturating_sub(settled))
+        })
+    }
+
+    /// The program that keeps the store starts: sessions are gone, and an epoch begins.
+    pub fn restart(&mut self) {
+        (self.session, self.out) = (None, VecDeque::new());
+        for table in self.tables.values_mut() {
+            let last = super::head::Stamp {
+                seq: table.head.last,
+                time: table.head.time,
+                epoch: table.head.epoch,
+            };
+            let head = &table.head;
+            table.head = TableHead::restored(last, head.acked, head.trimmed, head.moved);
+        }
+    }
+
+    /// Takes a line of the host's. `mint` gives a fresh random stream id.
+    pub fn on_message(&mut self, message: HostMessage, mint: &mut dyn FnMut() -> StreamId) {
+        if let HostMessage::Hello { .. } = message {
+            return self.on_hello(message, mint);
+        }
+        if self.session.as_ref().map(|s| s.nonce) != Some(message.nonce()) {
+            return;
+        }
+        match message {
+            HostMessage::Hello { .. } => {}
+            HostMessage::Subscribe { patterns, from, .. } => {
+                if let Some(session) = &mut self.session {
+                    session.patterns = patterns;
+                    session
+                        .next
+                        .extend(from.into_iter().map(|f| (f.table, f.seq.max(1))));
+                }
+                self.pump();
+            }
+            HostMessage::Query {
+                nonce,
+                id,
+                from,
+                limit,
+            } => {
+                self.answer(nonce, id, &from.table, from.seq, limit);
+            }
+            HostMessage::Ack { table, cursors, .. } => self.on_ack(&table, &cursors, mint),
+        }
+    }
+
+    /// Sends a mark for each table that is subscribed. Call it each second.
+    pub fn tick(&mut self, now: Timestamp) {
+        let Some(session) = &self.session else { return };
+        for (id, table) in &mut self.tables {
+            if !session.patterns.iter().any(|p| p.matches(&id.point)) {
+                continue;
+            }
+            let Some((epoch, time)) = table.head.mark(now, id.stream == self.stream) else {
+                continue;
+            };
+            let seq = table.head.last;
+            let key =
+                table
+                    .key_of(seq)
+                    .or(table.head.acked.key.filter(|_| seq == table.head.acked.seq));
+            self.out.push_back(GuestMessage::Mark {
+                nonce: session.nonce,
+                table: id.clone(),
+                position: Position { seq, key },
+                epoch,
+                time,
+                acked: table.head.acked,
+            });
+        }
+    }
+
+    /// The next line for the host.
+    pub fn poll(&mut self) -> Option<GuestMessage> {
+        self.out.pop_front()
+    }
+
+    fn on_hello(&mut self, hello: HostMessage, mint: &mut dyn FnMut() -> StreamId) {
+        let HostMessage::Hello {
+            nonce,
+            uuid,
+            genid,
+            have,
+            ..
+        } = hello
+        else {
+            return;
+        };
+        let moved_in = self
+            .identity
+            .as_ref()
+            .is_some_and(|known| *known != (uuid.clone(), genid.clone()));
+        let refuted = have.iter().any(|h| {
+            h.table.stream == self.stream
+                && match self.tables.get(&h.table) {
+                    Some(table) => table.head.refutes(h.highest, |seq| table.key_of(seq)),
+                    None => h.highest.seq > 0,
+                }
+        });
+        if moved_in || refuted {
+            self.mint(mint());
+        }
+        self.identity = Some((uuid, genid));
+        self.out.clear();
+        self.session = Some(Session {
+            nonce,
+            patterns: Vec::new(),
+            next: BTreeMap::new(),
+        });
+        let tables = self.tables.iter().map(|(id, table)| TableInfo {
+            table: id.clone(),
+            first: table.first(),
+            last: table.head.last,
+            acked: table.head.acked,
+            moved: table.head.moved,
+        });
+        self.out.push_back(GuestMessage::Hello {
+            version: VERSION,
+            nonce,
+            stream: self.stream,
+            tables: tables.collect(),
+        });
+    }
+
+    /// Begins a new stream: all unacknowledged rows move to it, from 1, in order, with their keys.
+    fn mint(&mut self, stream: StreamId) {
+        let old = std::mem::replace(&mut self.stream, stream);
+        let ids: Vec<_> = self
+            .tables
+            .keys()
+            .filter(|id| id.stream == old)
+            .cloned()
+            .collect();
+        for id in ids {
+            let Some(table) = self.tables.get_mut(&id) else {
+                continue;
+            };
+            let keep = table.head.acked.seq.saturating_sub(table.head.trimmed.seq);
+            let keep = usize::try_from(keep)
+                .unwrap_or(usize::MAX)
+                .min(table.rows.len());
+            let mut rows = table.rows.split_off(keep);
+            for ((_, row), seq) in rows.iter_mut().zip(1..) {
+                row.seq = seq;
+            }
+            let head = table.head.minted(rows.len() as u64);
+            table.head.last = table.head.acked.seq.max(table.head.trimmed.seq);
+            let point = id.point;
+            self.tables
+                .insert(TableId { stream, point }, Table { head, rows });
+        }
+    }
+
+    fn on_ack(&mut self, id: &TableId, cursors: &[Position], mint: &mut dyn FnMut() -> StreamId) {
+        let Some(table) = self.tables.get_mut(id) else {
+            return;
+        };
+        match table.head.judge_ack(cursors, |seq| {
+            let at = usize::try_from(seq.checked_sub(table.head.trimmed.seq + 1)?).ok()?;
+            table.rows.get(at).map(|(_, row)| row.key)
+        }) {
+            AckVerdict::Nothing => {}
+            AckVerdict::Through(seq) => {
+                if let Some(row) = table.get(seq).map(Row::mark) {
+                    table.head.acked = row;
+                }
+                table.trim(&self.limits);
+            }
+            AckVerdict::Refuted if id.stream == self.stream => {
+                self.mint(mint());
+                if let Some(session) = self.session.take() {
+                    let reason = "an acknowledged key is not this store's".into();
+                    self.out.push_back(GuestMessage::Rehello {
+                        nonce: session.nonce,
+                        reason,
+                    });
+                }
+            }
+            AckVerdict::Refuted => {}
+        }
+    }
+
+    /// Sends what a subscribed host has not been sent.
+    fn pump(&mut self) {
+        let Some(session) = &mut self.session else {
+            return;
+        };
+        for (id, table) in &self.tables {
+            if !session.patterns.iter().any(|p| p.matches(&id.point)) {
+                continue;
+            }
+            let next = session
+                .next
+                .entry(id.clone())
+                .or_insert(table.head.acked.seq + 1);
+            if *next < table.first() {
+                if table.head.trimmed.seq > table.head.acked.seq {
+                    self.out.push_back(GuestMessage::Gap {
+                        nonce: session.nonce,
+                        table: id.clone(),
+                        after: Position {
+                            seq: (*next - 1).max(table.head.acked.seq),
+                            key: None,
+                        },
+                        through: table.head.trimmed,
+                        reason: RETENTION_ROWS.into(),
+                    });
+                }
+                *next = table.first();
+            }
+            while *next <= table.head.last {
+                let (columns, rows) = table.page(*next, self.limits.page);
+                let Some(last) = rows.last() else { break };
+                *next = last.seq + 1;
+                let message = rows_message(session.nonce, id, columns, rows, table.head.acked);
+                self.out.push_back(GuestMessage::Rows(message));
+            }
+        }
+    }
+
+    fn answer(&mut self, nonce: Nonce, id: u64, table_id: &TableId, from: Seq, limit: usize) {
+        let Some(table) = self.tables.get(table_id) else {
+            return;
+        };
+        let (columns, rows) = table.page(from.max(table.first()), limit.min(self.limits.page));
+        let message = Rows {
+            query: Some(id),
+            trimmed: Some(table.head.trimmed),
+            ..rows_message(nonce, table_id, columns, rows, table.head.acked)
+        };
+        self.out.push_back(GuestMessage::Rows(message));
+    }
+}
+
+fn rows_message(
+    nonce: Nonce,
+    id: &TableId,
+    columns: Arc<[Box<str>]>,
+    rows: Vec<Row>,
+    acked: Mark,
+) -> Rows {
+    Rows {
+        nonce,
+        stream: id.stream,
+        point: id.point.clone(),
+        columns,
+        rows,
+        acked,
+        query: None,
+        trimmed: None,
+    }
+}

@@ -1,0 +1,97 @@
+//! Folders, mounts and ports of a test's own.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::Result;
+
+/// A folder that goes with the test, and whatever is mounted in it.
+pub struct Scratch {
+    folder: Option<tempfile::TempDir>,
+}
+
+impl Scratch {
+    /// A new, empty folder.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn new() -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("vmkpi-test-").tempdir()?;
+        Ok(Self {
+            folder: Some(folder),
+        })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        self.folder
+            .as_ref()
+            .map_or(Path::new("/nonexistent"), |f| f.path())
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        for mount in mounts_in(self.path()) {
+            unmount(&mount);
+        }
+        let Some(folder) = self.folder.take() else {
+            return;
+        };
+        // Never remove through a mount; and what failed is worth a look.
+        if !mounts_in(folder.path()).is_empty() || std::thread::panicking() {
+            let _ = folder.keep();
+        }
+    }
+}
+
+/// What is mounted below `folder`, innermost first.
+pub fn mounts_in(folder: &Path) -> Vec<PathBuf> {
+    let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let mut mounts: Vec<PathBuf> = table
+        .lines()
+        .filter_map(|line| line.split(' ').nth(4))
+        .map(PathBuf::from)
+        .filter(|path| path.starts_with(folder))
+        .collect();
+    mounts.reverse();
+    mounts
+}
+
+/// Unmounts lazily, as root or as whoever mounted it; it may be unmounted already.
+pub fn unmount(mount: &Path) {
+    if rustix::mount::unmount(mount, rustix::mount::UnmountFlags::DETACH).is_err() {
+        let mut helper = Command::new("fusermount3");
+        helper
+            .arg("-uz")
+            .arg(mount)
+            .stdin(Stdio::null())
+            .stderr(Stdio::null());
+        let _ = helper.status();
+    }
+}
+
+/// Processes whose command line names `folder`.
+pub fn processes_of(folder: &Path) -> Vec<String> {
+    let needle = folder.as_os_str().as_encoded_bytes();
+    let own = std::process::id().to_string();
+    let Ok(entries) = std::fs::read_dir("/proc") else {
+        return vec![];
+    };
+    entries
+        .flatten()
+        .filter(|e| e.file_name().to_string_lossy() != own)
+        .filter_map(|e| std::fs::read(e.path().join("cmdline")).ok())
+        .filter(|line| line.windows(needle.len()).any(|w| w == needle))
+        .map(|line| String::from_utf8_lossy(&line).replace('\0', " "))
+        .collect()
+}
+
+/// A loopback address that nobody listens on.
+///
+/// # Errors
+/// There is none.
+pub fn free_address() -> Result<SocketAddr> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
+}
