@@ -3,6 +3,7 @@
 //! reader would have to guess at is refused, so that nothing is stored with a meaning its writer did
 //! not give it.
 
+use std::cell::RefCell;
 use std::collections::HashSet;
 
 use vmkpi::name::MAX_NAME_BYTES;
@@ -76,24 +77,7 @@ pub fn parse(bytes: &[u8], max_columns: usize) -> Result<Columns, CsvError> {
     let text = std::str::from_utf8(bytes).map_err(|e| CsvError::Encoding(e.valid_up_to()))?;
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     well_formed(text.as_bytes())?;
-    let mut reader = csv::ReaderBuilder::new()
-        .has_headers(false)
-        .flexible(true)
-        .buffer_capacity(text.len().clamp(64, 8192))
-        .from_reader(text.as_bytes());
-    let mut next = || {
-        let mut record = csv::StringRecord::new();
-        // Reading from memory what is UTF-8 cannot fail; were it to, the input is no CSV.
-        match reader.read_record(&mut record) {
-            Ok(true) => Some(record),
-            Ok(false) | Err(_) => None,
-        }
-    };
-    let first = next().ok_or(CsvError::Empty)?;
-    let second = next();
-    if second.is_some() && next().is_some() {
-        return Err(CsvError::TooManyRecords);
-    }
+    let (first, second) = records(text)?;
     if first.len() > max_columns {
         return Err(CsvError::TooManyColumns {
             columns: first.len(),
@@ -103,7 +87,7 @@ pub fn parse(bytes: &[u8], max_columns: usize) -> Result<Columns, CsvError> {
     let Some(record) = second else {
         return Ok(Columns {
             labels: (0..first.len()).map(standard_label).collect(),
-            values: first.iter().map(Value::from_csv).collect(),
+            values: first.fields().map(Value::from_csv).collect(),
         });
     };
     if first.len() != record.len() {
@@ -114,8 +98,75 @@ pub fn parse(bytes: &[u8], max_columns: usize) -> Result<Columns, CsvError> {
     }
     Ok(Columns {
         labels: labels(&first)?,
-        values: record.iter().map(Value::from_csv).collect(),
+        values: record.fields().map(Value::from_csv).collect(),
     })
+}
+
+/// A record's fields, without their quotes, one after the other.
+struct Record {
+    text: String,
+    ends: Vec<usize>,
+}
+
+impl Record {
+    fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    fn fields(&self) -> impl Iterator<Item = &str> {
+        let starts = std::iter::once(0).chain(self.ends.iter().copied());
+        starts
+            .zip(&self.ends)
+            .map(|(from, to)| &self.text[from..*to])
+    }
+}
+
+thread_local! {
+    /// Making a reader builds its state machine, which costs more than reading one store with it.
+    static READER: RefCell<csv_core::Reader> = RefCell::new(csv_core::Reader::new());
+}
+
+/// The one or two records in `text`.
+fn records(text: &str) -> Result<(Record, Option<Record>), CsvError> {
+    READER.with_borrow_mut(|reader| {
+        reader.reset();
+        let mut rest = text.as_bytes();
+        let first = next_record(reader, &mut rest).ok_or(CsvError::Empty)?;
+        let second = next_record(reader, &mut rest);
+        if second.is_some() && next_record(reader, &mut rest).is_some() {
+            return Err(CsvError::TooManyRecords);
+        }
+        Ok((first, second))
+    })
+}
+
+/// The next record; none at the end.
+fn next_record(reader: &mut csv_core::Reader, input: &mut &[u8]) -> Option<Record> {
+    use csv_core::ReadRecordResult::{
+        End, InputEmpty, OutputEndsFull, OutputFull, Record as Whole,
+    };
+    // What is read is never longer than what it is read from.
+    let (mut text, mut ends) = (vec![0; input.len()], vec![0; 16]);
+    let (mut text_len, mut ends_len) = (0, 0);
+    loop {
+        let (result, read, written, ended) =
+            reader.read_record(input, &mut text[text_len..], &mut ends[ends_len..]);
+        *input = &input[read..];
+        text_len += written;
+        ends_len += ended;
+        match result {
+            // Called again with nothing, it ends the record.
+            InputEmpty => {}
+            OutputFull => text.resize(2 * text.len() + 16, 0),
+            OutputEndsFull => ends.resize(2 * ends.len(), 0),
+            End => return None,
+            Whole => break,
+        }
+    }
+    text.truncate(text_len);
+    ends.truncate(ends_len);
+    let text = String::from_utf8(text).ok()?;
+    Some(Record { text, ends })
 }
 
 /// The name of the column at `place`, counted from 0, when the file gives none.
@@ -123,10 +174,10 @@ fn standard_label(place: usize) -> Box<str> {
     format!("column{}", place + 1).into()
 }
 
-fn labels(header: &csv::StringRecord) -> Result<Vec<Box<str>>, CsvError> {
+fn labels(header: &Record) -> Result<Vec<Box<str>>, CsvError> {
     let mut seen = HashSet::with_capacity(header.len());
     let mut labels = Vec::with_capacity(header.len());
-    for (place, text) in header.iter().enumerate() {
+    for (place, text) in header.fields().enumerate() {
         let label = match text.trim() {
             "" => standard_label(place),
             _ => text.into(),
