@@ -41,7 +41,7 @@ impl Drop for Scratch {
         };
         // Never remove through a mount; and what failed is worth a look.
         if !mounts_in(folder.path()).is_empty() || std::thread::panicking() {
-            let _ = folder.keep();
+            eprintln!("kept for a look: {}", folder.keep().display());
         }
     }
 }

@@ -3,7 +3,7 @@
 //! writes KPIs, and `watch`. Whatever ends it, nothing is left: no mount, no process, no folder.
 //!
 //! ```text
-//! find programs -> folder, keeper -> broker -> guest (mounted) -> host, application -> watch
+//! find programs -> folder, keeper -> broker -> guest (mounted) -> watch listens -> host, application
 //!                                       any failure, signal, or program that ends │
 //!                          host, guest, broker stopped; unmounted; folder removed <┘
 //! ```
@@ -142,14 +142,13 @@ async fn show(
     let folder = keeper.folder().to_owned();
     let chain = tokio::select! {
         () = stop.wait() => return Ok(()),
-        chain = bring_up(programs, &folder, keeper, children) => chain?,
+        chain = bring_up(args.format, programs, &folder, keeper, children, console) => chain?,
     };
     chain.invite(args.format, console)?;
     let _application = Application::start(&chain.mount.join("unencrypted"))?;
     stop.after(args.seconds);
-    let watch = Watch::new(chain.broker, Select::default(), args.format, false, None)?;
     tokio::select! {
-        result = watch.run(console, stop) => result,
+        result = chain.watch.run(console, stop) => result,
         error = children.first_end() => Err(error),
     }
 }
@@ -157,18 +156,26 @@ async fn show(
 /// Where the parts of the running chain are.
 struct Chain {
     broker: BrokerUrl,
+    watch: Watch,
     mount: PathBuf,
     metrics: SocketAddr,
 }
 
 async fn bring_up(
+    format: Format,
     programs: &Programs,
     folder: &Path,
     keeper: &mut Keeper,
     children: &mut Children,
+    console: &mut Console,
 ) -> Result<Chain> {
     let broker = start_broker(programs, keeper, children).await?;
     let mount = start_guest(programs, folder, keeper, children).await?;
+    // Before the host publishes its first message: what nobody subscribes to, a broker drops.
+    let mut watch = Watch::new(broker.clone(), Select::default(), format, false, None)?;
+    tokio::time::timeout(START, watch.listen(console))
+        .await
+        .context("the broker does not answer")??;
     let metrics = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
     let descriptor = folder.join("descriptor.toml");
     std::fs::write(&descriptor, DESCRIPTOR)?;
@@ -184,6 +191,7 @@ async fn bring_up(
     children.start(keeper, "vmkpi-host", &programs.host, &arguments)?;
     Ok(Chain {
         broker,
+        watch,
         mount,
         metrics,
     })

@@ -127,6 +127,15 @@ impl Watch {
         })
     }
 
+    /// Waits until the subscription stands: what is published from then on is not missed.
+    pub(super) async fn listen(&mut self, console: &mut Console) -> anyhow::Result<()> {
+        while !self.connected {
+            let step = self.subscriber.step().await;
+            self.take(step, console)?;
+        }
+        Ok(())
+    }
+
     /// Shows what comes until `stop` says so or enough was shown, then ends the session.
     pub(super) async fn run(
         mut self,

@@ -1,0 +1,41 @@
+# One command for each job, the same here and in continuous integration. `make` lists them.
+
+CARGO ?= cargo
+TARGET ?= $(or $(CARGO_TARGET_DIR),target)
+# One set of features for every call, so that nothing is built twice.
+FLAGS = --locked --workspace --features vmkpi/command
+
+.PHONY: help demo build release test fmt lint bench clean
+
+help: ## What there is to make
+	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' Makefile | expand -t 18
+
+demo: ## Install what is missing, build, run the whole chain on this machine
+	@tools/setup.sh demo
+	$(CARGO) build $(FLAGS)
+	@exec $(TARGET)/debug/vmkpi demo
+
+build: ## Build the three programs for development
+	$(CARGO) build $(FLAGS)
+
+release: ## Build the three programs as they are shipped
+	$(CARGO) build --release --locked -p vmkpi --features command
+	$(CARGO) build --release --locked -p vmkpi-guest
+	$(CARGO) build --release --locked -p vmkpi-host
+
+test: ## Everything that must be green: format, lints, every test, over real parts too
+	@CARGO="$(CARGO)" TARGET="$(TARGET)" FLAGS="$(FLAGS)" tools/test.sh
+
+fmt: ## Format the code
+	$(CARGO) fmt --all
+
+lint: ## Clippy, warnings denied
+	$(CARGO) clippy $(FLAGS) --all-targets -- -D warnings
+
+bench: ## Stores a second of the full path, beside the floors of the same run
+	@tools/setup.sh demo
+	$(CARGO) build --release --locked -p vmkpi-guest -p vmkpi-benches
+	$(TARGET)/release/vmkpi-bench
+
+clean: ## Remove what was built
+	$(CARGO) clean

@@ -1,0 +1,46 @@
+#!/bin/sh
+# Installs the Debian packages that are missing, and nothing when all are there. Usage:
+#   tools/setup.sh demo     what building and the demo need
+#   tools/setup.sh test     that, and what the tests run against
+# No service is started: tests bring up their own.
+set -eu
+
+# gcc, libc6-dev: SQLite is compiled in, and Rust links with cc. libvirt-dev brings libvirt itself,
+# whose test driver needs no daemon. fuse3: fusermount3, for mounting without root.
+packages="gcc libc6-dev make pkg-config libvirt-dev fuse3"
+case "${1:-test}" in
+    demo) ;;
+    # mosquitto: a real broker and 3.1.1 clients. prometheus: promtool. strace: injected I/O errors.
+    test) packages="$packages mosquitto mosquitto-clients prometheus python3 strace" ;;
+    *) echo "usage: $0 [demo|test]" >&2; exit 2 ;;
+esac
+
+missing=
+for package in $packages; do
+    # shellcheck disable=SC2016 # the format is dpkg-query's
+    status=$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null || true)
+    [ "$status" = installed ] || missing="$missing $package"
+done
+[ -n "$missing" ] || exit 0
+
+as_root=
+if [ "$(id -u)" != 0 ]; then
+    command -v sudo >/dev/null || { echo "setup: install as root:$missing" >&2; exit 1; }
+    as_root="sudo"
+fi
+
+echo "setup: installing$missing"
+# Debian asks this file whether a service may be started at installation (invoke-rc.d(8)).
+policy=/usr/sbin/policy-rc.d
+if [ ! -e "$policy" ]; then
+    printf '#!/bin/sh\nexit 101\n' | $as_root tee "$policy" >/dev/null
+    $as_root chmod 755 "$policy"
+    trap '$as_root rm -f "$policy"' EXIT
+    trap 'exit 1' INT TERM HUP
+fi
+install() {
+    # shellcheck disable=SC2086 # several words each
+    $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing
+}
+# The lists may be old or absent; fetch them only then.
+install >/dev/null 2>&1 || { $as_root apt-get update -qq && install; }

@@ -1,0 +1,61 @@
+#!/bin/sh
+# Everything that must be green. Called by `make test`, which gives CARGO, TARGET and FLAGS. Ends at
+# the first stage that fails; prints the time of each.
+set -u
+: "${CARGO:=cargo}" "${TARGET:=target}" "${FLAGS:=--locked --workspace --features vmkpi/command}"
+
+times=
+report() {
+    printf '\n%-34s %s\n' STAGE SECONDS
+    printf '%b' "$times"
+}
+
+stage() {
+    name=$1
+    shift
+    printf '\n== %s\n' "$name"
+    begin=$(date +%s)
+    if "$@"; then
+        times="$times$(printf '%-34s %7d' "$name" $(($(date +%s) - begin)))\n"
+    else
+        times="$times$(printf '%-34s %7d  FAILED' "$name" $(($(date +%s) - begin)))\n"
+        report
+        exit 1
+    fi
+}
+
+# The guest is in someone's VM: small, and nothing in it that talks to a network.
+guest_is_small() {
+    tree=$($CARGO tree --locked -p vmkpi-guest -e normal --prefix none) || return 1
+    if echo "$tree" | grep -E '^(rumqtt|mqtt|virt|axum|hyper|h2|http|tokio|mio|rustls|native-tls|openssl|reqwest)' ; then
+        echo "the guest's dependency tree holds what it must not (above)"
+        return 1
+    fi
+    echo "$(echo "$tree" | sort -u | wc -l) crates, none of MQTT, libvirt or a web server"
+}
+
+# Licences, bans and advisories (deny.toml). Not installed by setup: compiling it takes minutes.
+dependencies() {
+    if ! command -v cargo-deny >/dev/null; then
+        echo "skipped: cargo-deny is not installed"
+        return 0
+    fi
+    $CARGO deny --all-features check
+}
+
+export VMKPI_BIN_DIR="${VMKPI_BIN_DIR:-$(mkdir -p "$TARGET/debug" && cd "$TARGET/debug" && pwd)}"
+
+# shellcheck disable=SC2086 # FLAGS are several words
+{
+    stage "set-up" tools/setup.sh test
+    stage "format" $CARGO fmt --all --check
+    stage "guest's dependencies" guest_is_small
+    stage "dependencies" dependencies
+    stage "build" $CARGO build $FLAGS
+    stage "build tests" $CARGO test $FLAGS --no-run --quiet
+    stage "unit and property tests" $CARGO test $FLAGS --quiet --lib --bins
+    stage "over real parts, end to end" $CARGO test $FLAGS --quiet --test '*'
+    stage "documentation tests" $CARGO test $FLAGS --quiet --doc
+    stage "lints" $CARGO clippy $FLAGS --all-targets --quiet -- -D warnings
+}
+report
