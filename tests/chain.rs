@@ -1,1 +1,368 @@
-//! .
+//! The whole chain of a test: a real mosquitto, `vmkpi-guest` with a real mount, `vmkpi-host` on
+//! libvirt's test driver, and `vmkpi watch` as the primary site's eye.
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::Value;
+
+use crate::process::{Process, program};
+use crate::scratch::{Scratch, free_address, mounts_in, unmount};
+use crate::wait_for;
+
+/// The domain of libvirt's test driver.
+pub const DOMAIN: &str = "test";
+
+/// Every stored row of every file, at once.
+pub const EVERY_ROW: &str = r#"vm = "shop"
+primary_site = "acme"
+[[monitor]]
+id = "every-row"
+point = "unencrypted/*"
+[[monitor]]
+id = "every-blob"
+point = "encrypted/*"
+"#;
+
+/// A real broker that keeps its sessions over a restart.
+pub struct Broker {
+    folder: PathBuf,
+    address: SocketAddr,
+    process: Process,
+}
+
+impl Broker {
+    /// Starts mosquitto in `folder`.
+    ///
+    /// # Errors
+    /// It does not listen.
+    pub fn start(folder: &Path) -> Result<Self> {
+        let address = free_address()?;
+        let config = format!(
+            "listener {} {}\nallow_anonymous true\nset_tcp_nodelay true\n\
+             persistence true\npersistence_location {}/\nmax_queued_messages 0\nuser root\n",
+            address.port(),
+            address.ip(),
+            folder.display()
+        );
+        std::fs::write(folder.join("mosquitto.conf"), config)?;
+        let process = Self::run(folder, address)?;
+        Ok(Self {
+            folder: folder.to_owned(),
+            address,
+            process,
+        })
+    }
+
+    fn run(folder: &Path, address: SocketAddr) -> Result<Process> {
+        // Debian installs it where only root's PATH looks.
+        let binary = ["/usr/sbin/mosquitto", "/usr/bin/mosquitto"]
+            .into_iter()
+            .map(Path::new)
+            .find(|p| p.is_file())
+            .context("mosquitto is not installed")?;
+        let config = folder.join("mosquitto.conf");
+        let process = Process::start(folder, "mosquitto", binary, [Path::new("-c"), &config])?;
+        wait_for(10, "mosquitto to listen", || {
+            TcpStream::connect(address).ok()
+        })?;
+        Ok(process)
+    }
+
+    /// Its URL.
+    pub fn url(&self) -> String {
+        format!("mqtt://{}", self.address)
+    }
+
+    /// Its port.
+    pub fn port(&self) -> u16 {
+        self.address.port()
+    }
+
+    /// The running process.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    /// Ends it in order, as a system does, and starts it again after `pause`.
+    ///
+    /// # Errors
+    /// It does not end or not start.
+    pub fn restart_after(&mut self, pause: Duration) -> Result<()> {
+        self.process.terminate()?;
+        std::thread::sleep(pause);
+        self.process = Self::run(&self.folder, self.address)?;
+        Ok(())
+    }
+}
+
+/// Broker, guest, host and watcher.
+pub struct Chain {
+    /// The watcher at the primary site.
+    pub watch: Process,
+    /// The host daemon.
+    pub host: Process,
+    /// The guest daemon.
+    pub guest: Process,
+    /// The broker.
+    pub broker: Broker,
+    /// Where the exporter listens.
+    pub metrics: SocketAddr,
+    scratch: Scratch,
+}
+
+impl Chain {
+    /// Starts everything, with `descriptor` (TOML) for the VM.
+    ///
+    /// # Errors
+    /// A part does not come up.
+    pub fn start(descriptor: &str) -> Result<Self> {
+        let scratch = Scratch::new()?;
+        let folder = scratch.path();
+        std::fs::create_dir(folder.join("kpi"))?;
+        let broker = Broker::start(folder)?;
+        let watch = start_watch(folder, &broker)?;
+        std::fs::write(folder.join("descriptor.toml"), descriptor)?;
+        let guest = start_guest(folder)?;
+        let metrics = free_address()?;
+        let host = start_host(folder, &broker, metrics)?;
+        let chain = Self {
+            watch,
+            host,
+            guest,
+            broker,
+            metrics,
+            scratch,
+        };
+        chain.wait_until_watched()?;
+        Ok(chain)
+    }
+
+    /// A first store on a point of its own that arrived: all joints hold, and whatever is stored from
+    /// now on is after the watcher's first message of the stream.
+    fn wait_until_watched(&self) -> Result<()> {
+        let path = self.mount().join("unencrypted/ready");
+        let mut stored = std::time::Instant::now();
+        std::fs::write(&path, "n\n0\n").context("the first store")?;
+        wait_for(30, "the first store to arrive", || {
+            if stored.elapsed() > Duration::from_secs(1) {
+                stored = std::time::Instant::now();
+                std::fs::write(&path, "n\n0\n").ok()?;
+            }
+            let lines = self.lines().ok()?;
+            lines
+                .iter()
+                .any(|l| l["point"] == "unencrypted/ready")
+                .then_some(())
+        })
+        .with_context(|| self.words())
+    }
+
+    /// What the programs said on standard error, for a failed test.
+    pub fn words(&self) -> String {
+        let parts = [
+            ("guest", &self.guest),
+            ("host", &self.host),
+            ("watch", &self.watch),
+        ];
+        parts
+            .map(|(name, p)| format!("--- {name}\n{}", tail(&p.words())))
+            .join("\n")
+    }
+
+    /// The mounted partition.
+    pub fn mount(&self) -> PathBuf {
+        self.folder().join("kpi")
+    }
+
+    /// The test's folder.
+    pub fn folder(&self) -> &Path {
+        self.scratch.path()
+    }
+
+    /// Kills the guest daemon and starts it again on the same state.
+    ///
+    /// # Errors
+    /// The partition does not come back.
+    pub fn kill_guest(&mut self) -> Result<()> {
+        self.guest.kill()?;
+        for mount in mounts_in(&self.mount()) {
+            unmount(&mount);
+        }
+        self.guest = start_guest(self.folder())?;
+        Ok(())
+    }
+
+    /// Kills the host daemon and starts it again on the same state.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn kill_host(&mut self) -> Result<()> {
+        self.host.kill()?;
+        self.host = start_host(self.folder(), &self.broker, self.metrics)?;
+        Ok(())
+    }
+
+    /// Replaces the VM's descriptor.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn describe(&self, descriptor: &str) -> Result<()> {
+        let file = self.folder().join("descriptor.toml");
+        std::fs::write(file.with_extension("new"), descriptor)?;
+        Ok(std::fs::rename(file.with_extension("new"), file)?)
+    }
+
+    /// What the watcher has shown so far.
+    ///
+    /// # Errors
+    /// A line is no JSON.
+    pub fn lines(&self) -> Result<Vec<Value>> {
+        lines_of(&self.watch.out)
+    }
+
+    /// Waits until the watcher's lines satisfy `enough`.
+    ///
+    /// # Errors
+    /// They do not, within `seconds`.
+    pub fn wait_for_lines(
+        &self,
+        seconds: u64,
+        what: &str,
+        enough: impl Fn(&[Value]) -> bool,
+    ) -> Result<Vec<Value>> {
+        wait_for(seconds, what, || {
+            self.lines().ok().filter(|lines| enough(lines))
+        })
+        .with_context(|| self.words())
+    }
+
+    /// The exporter's page.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub fn scrape(&self) -> Result<String> {
+        http_get(self.metrics, "/metrics")
+    }
+
+    /// Runs a query on a database of the guest, as any other SQLite reader would.
+    ///
+    /// # Errors
+    /// It is refused.
+    pub fn query(&self, database: &str, sql: &str) -> Result<Vec<Value>> {
+        let script = "import json,sqlite3,sys\n\
+            c=sqlite3.connect('file:'+sys.argv[1]+'?mode=ro',uri=True)\n\
+            print(json.dumps([list(r) for r in c.execute(sys.argv[2])]))";
+        let file = self.folder().join("guest").join(database);
+        let output = Command::new("python3")
+            .args(["-c", script])
+            .arg(&file)
+            .arg(sql)
+            .stdin(Stdio::null())
+            .output()?;
+        if !output.status.success() {
+            bail!("{sql}: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        Ok(serde_json::from_slice(&output.stdout)?)
+    }
+}
+
+fn tail(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(30)..].join("\n")
+}
+
+/// The JSON objects in a file of lines; a last line that is still being written is left out.
+///
+/// # Errors
+/// A line is no JSON.
+pub fn lines_of(file: &Path) -> Result<Vec<Value>> {
+    let text = std::fs::read_to_string(file)?;
+    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    whole
+        .lines()
+        .map(|line| serde_json::from_str(line).with_context(|| line.to_owned()))
+        .collect()
+}
+
+/// Starts `vmkpi watch --format json --show-gaps` and waits until it listens.
+///
+/// # Errors
+/// It does not start.
+pub fn start_watch(folder: &Path, broker: &Broker) -> Result<Process> {
+    let url = broker.url();
+    let arguments = ["watch", "--broker", &url, "--format", "json", "--show-gaps"];
+    let watch = Process::start(folder, "watch", &program("vmkpi")?, arguments)?;
+    // Nothing says that a subscription stands; the broker's log does.
+    let log = folder.join("mosquitto.err");
+    wait_for(10, "the watcher to subscribe", || {
+        let text = std::fs::read_to_string(&log).ok()?;
+        text.contains("as vmkpi-watch-").then_some(())
+    })?;
+    Ok(watch)
+}
+
+fn link(folder: &Path) -> String {
+    format!("unix:{}", folder.join("link").display())
+}
+
+fn start_guest(folder: &Path) -> Result<Process> {
+    let mount = folder.join("kpi");
+    let arguments = [
+        "run".to_owned(),
+        format!("--mount={}", mount.display()),
+        format!("--state={}", folder.join("guest").display()),
+        format!("--link={}", link(folder)),
+    ];
+    let guest = Process::start(folder, "guest", &program("vmkpi-guest")?, arguments)?;
+    wait_for(10, "the partition", || {
+        mount.join("unencrypted").is_dir().then_some(())
+    })
+    .with_context(|| guest.words())?;
+    Ok(guest)
+}
+
+fn start_host(folder: &Path, broker: &Broker, metrics: SocketAddr) -> Result<Process> {
+    let arguments = [
+        "run".to_owned(),
+        "--libvirt.uri=test:///default".to_owned(),
+        format!("--broker={}", broker.url()),
+        format!("--web.listen-address={metrics}"),
+        format!("--state={}", folder.join("host").display()),
+        format!("--guest={DOMAIN}={}", link(folder)),
+        format!(
+            "--descriptor={DOMAIN}={}",
+            folder.join("descriptor.toml").display()
+        ),
+    ];
+    let host = Process::start(folder, "host", &program("vmkpi-host")?, arguments)?;
+    wait_for(15, "the exporter", || TcpStream::connect(metrics).ok())
+        .with_context(|| host.words())?;
+    Ok(host)
+}
+
+/// A page over HTTP/1.1.
+///
+/// # Errors
+/// No answer, or another status than 200.
+pub fn http_get(address: SocketAddr, path: &str) -> Result<String> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    // Version 1.0: one answer, whole, then the connection ends.
+    write!(
+        stream,
+        "GET {path} HTTP/1.0\r\nHost: {address}\r\nAccept: text/plain\r\n\r\n"
+    )?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let (head, body) = answer.split_once("\r\n\r\n").context("no HTTP answer")?;
+    let status = head.lines().next().unwrap_or_default();
+    if !status.contains(" 200 ") {
+        bail!("{path}: {status}");
+    }
+    Ok(body.to_owned())
+}

@@ -1,1 +1,14 @@
-//! End to end, over real parts.
+//! End to end, over real parts: FUSE, SQLite, a broker, libvirt's test driver, Prometheus' promtool.
+
+#[path = "e2e/broker.rs"]
+mod broker;
+#[path = "e2e/cli.rs"]
+mod cli;
+#[path = "e2e/demo.rs"]
+mod demo;
+#[path = "e2e/faults.rs"]
+mod faults;
+#[path = "e2e/partition.rs"]
+mod partition;
+#[path = "e2e/published.rs"]
+mod published;

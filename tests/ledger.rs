@@ -1,1 +1,145 @@
-//! .
+//! The judge of every fault test. A writer, on another file system, notes each store it attempts and
+//! each whose close returned 0; at the end every note has arrived exactly once, and nothing arrived
+//! that was never attempted.
+
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use serde_json::Value;
+
+use crate::chain::Chain;
+use crate::process::Process;
+
+/// Python, because its `os.close` tells of an error that Rust's and a shell's files keep quiet. A
+/// store whose close failed may or may not have happened, so each attempt has a number of its own.
+const WRITER: &str = r#"
+import os, sys, time
+path, ledger, stop = sys.argv[1:]
+with open(ledger, "a", buffering=1) as notes:
+    n = 0
+    while not os.path.exists(stop):
+        n += 1
+        notes.write("attempt %d\n" % n)
+        try:
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            try:
+                os.write(fd, b"n,half\n%d,%d.5\n" % (n, n))
+            finally:
+                os.close(fd)
+            notes.write("stored %d\n" % n)
+            time.sleep(0.004)
+        except OSError as error:
+            notes.write("failed %d %s\n" % (n, error.strerror))
+            time.sleep(0.1)
+"#;
+
+/// A writer and its notes.
+pub struct Ledger {
+    process: Process,
+    point: String,
+    notes: PathBuf,
+    stop: PathBuf,
+}
+
+impl Ledger {
+    /// Begins to store into `unencrypted/NAME`.
+    ///
+    /// # Errors
+    /// Python does not start.
+    pub fn start(chain: &Chain, name: &str) -> Result<Self> {
+        let (notes, stop) = (chain.folder().join("ledger"), chain.folder().join("stop"));
+        let file = chain.mount().join("unencrypted").join(name);
+        let arguments = [Path::new("-c"), Path::new(WRITER), &file, &notes, &stop];
+        let process = Process::start(
+            chain.folder(),
+            "writer",
+            Path::new("/usr/bin/python3"),
+            arguments,
+        )?;
+        Ok(Self {
+            process,
+            point: format!("unencrypted/{name}"),
+            notes,
+            stop,
+        })
+    }
+
+    /// Ends the writing and waits until everything in the ledger has arrived, then judges.
+    ///
+    /// # Errors
+    /// A store is missing, came twice, came changed, or was never attempted.
+    pub fn judge(mut self, chain: &Chain, seconds: u64) -> Result<usize> {
+        std::fs::write(&self.stop, "")?;
+        self.process
+            .wait(20)
+            .with_context(|| self.process.words())?;
+        let stored = self.noted("stored")?;
+        ensure!(
+            stored.len() > 20,
+            "only {} stores; nothing was tested",
+            stored.len()
+        );
+        let here = |l: &&Value| l["point"] == *self.point && l["seq"].is_u64();
+        let arrived = |lines: &[Value]| -> HashSet<u64> {
+            lines
+                .iter()
+                .filter(here)
+                .filter_map(|l| l["values"]["n"].as_u64())
+                .collect()
+        };
+        let done = chain.wait_for_lines(seconds, "the ledger's stores to arrive", |lines| {
+            stored.is_subset(&arrived(lines))
+        });
+        if let Err(error) = done {
+            let arrived = arrived(&chain.lines()?);
+            let mut missing: Vec<_> = stored.difference(&arrived).collect();
+            missing.sort();
+            bail!(
+                "{} of {} are missing: {missing:?}\n{error:#}",
+                missing.len(),
+                stored.len()
+            );
+        }
+        // What would come twice comes soon after.
+        std::thread::sleep(Duration::from_secs(2));
+        let lines = chain.lines()?;
+        once(lines.iter().filter(here))?;
+        let attempted = self.noted("attempt")?;
+        ensure!(
+            arrived(&lines).is_subset(&attempted),
+            "something arrived that was never stored"
+        );
+        Ok(stored.len())
+    }
+
+    fn noted(&self, word: &str) -> Result<HashSet<u64>> {
+        let text = std::fs::read_to_string(&self.notes)?;
+        let notes = text.lines().filter_map(|line| line.strip_prefix(word));
+        notes.map(|n| Ok(n.trim().parse()?)).collect()
+    }
+}
+
+/// Each row once, by stream and `_seq` and by what was written, and as it was written.
+fn once<'a>(lines: impl Iterator<Item = &'a Value>) -> Result<()> {
+    let mut rows = HashSet::new();
+    let mut numbers = HashMap::new();
+    for line in lines {
+        ensure!(
+            rows.insert((line["stream"].to_string(), line["seq"].to_string())),
+            "twice: {line}"
+        );
+        let n = line["values"]["n"]
+            .as_u64()
+            .with_context(|| line.to_string())?;
+        if let Some(first) = numbers.insert(n, line) {
+            bail!("stored once, came twice: {first} {line}");
+        }
+        ensure!(
+            line["values"]["half"].as_f64() == Some(n as f64 + 0.5),
+            "changed: {line}"
+        );
+    }
+    Ok(())
+}

@@ -1,6 +1,7 @@
 //! `vmkpi-host`: a door. Reads the command line, sets up the log, and runs the daemon until it is told
 //! to stop. Exit status 0, 1 (it failed), 2 (usage).
 
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use clap::Parser as _;
@@ -19,6 +20,7 @@ fn main() -> ExitCode {
     };
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_env_filter(filter)
         .with_target(false)
         .init();
