@@ -190,8 +190,9 @@ impl Lane {
     /// Whether everything has been delivered, or it has been waited for long enough.
     pub fn is_over(&self, now_ms: u64) -> bool {
         self.ended.is_some_and(|(ended, drained)| {
-            let delivered = now_ms >= drained && self.producer.outstanding() == 0;
-            delivered || now_ms >= ended + GIVE_UP_MS
+            let quiet = self.producer.outstanding() == 0
+                && self.spool.backlogs().all(|(_, backlog)| backlog == 0);
+            (now_ms >= drained && quiet) || now_ms >= ended + GIVE_UP_MS
         })
     }
 
@@ -367,5 +368,46 @@ mod tests {
         assert!(seqs.len() > 2080, "{} samples", seqs.len());
         assert_eq!(seqs.first(), Some(&1));
         assert_eq!(*seqs.last().unwrap(), seqs.len() as u64, "without a hole");
+    }
+
+    #[test]
+    fn a_residence_that_ended_is_delivered_to_its_last_window() {
+        let processed = "[[monitor]]\npoint = \"infra/net\"\ninterval_ms = 1000\ndelivery_ms = 5000\nfunction = \"count\"\n";
+        let descriptor = descriptor(processed);
+        let mut lane = Lane::new(1, 1, &descriptor, 0);
+        let (mut published, mut acked, none) = (Vec::<Publication>::new(), 0, BTreeMap::new());
+        for n in 0..60_u64 {
+            let (now_ms, micros) = (n * 1000, i64::try_from(n).unwrap() * 1_000_000);
+            let time = Timestamp::from_micros(1_000_000_000_000 + micros);
+            if n < 8 {
+                lane.append(measurements(&figures(n), &none), &descriptor, time);
+            } else {
+                lane.end(&descriptor, now_ms);
+            }
+            lane.tick(time, now_ms);
+            lane.pump(now_ms, &mut |_, p| published.push(p));
+            // The broker is away for the first 30 seconds.
+            while n > 30 && acked < published.len() {
+                lane.producer_mut()
+                    .on_puback(published[acked].token, now_ms);
+                acked += 1;
+            }
+            lane.pump(now_ms, &mut |_, p| published.push(p));
+            assert!(n > 30 || !lane.is_over(now_ms), "over after {n} s");
+        }
+        let counted: u64 = published
+            .iter()
+            .map(|p| match &p.event.body {
+                Body::Processed(p) => p
+                    .count
+                    .get("net_receive_bytes_per_second")
+                    .copied()
+                    .unwrap_or(0),
+                _ => 0,
+            })
+            .sum();
+        // Rates within a window: of 5 samples 4, of the 3 of the last window 2.
+        assert_eq!(counted, 6, "{published:?}");
+        assert!(lane.is_over(60_000));
     }
 }

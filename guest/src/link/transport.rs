@@ -237,3 +237,55 @@ impl AsFd for Connection {
         self.file.as_fd()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixStream;
+
+    fn port() -> (Connection, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        (
+            Connection::new(File::from(OwnedFd::from(ours)), true),
+            theirs,
+        )
+    }
+
+    #[test]
+    fn a_port_without_a_reader_stays_and_keeps_nothing_of_the_last_session() {
+        let (mut port, host) = port();
+        assert!(port.receive() && !port.is_idle_port());
+        port.out.extend_from_slice(b"half a page");
+        drop(host);
+        assert!(port.receive() && port.is_idle_port());
+        assert!(port.receive() && port.is_idle_port());
+        assert_eq!(
+            port.out, b"\n",
+            "whoever comes next begins at a line's beginning"
+        );
+        assert!(port.send(), "nothing is sent into the void");
+        assert_eq!(port.unsent(), 1);
+    }
+
+    #[test]
+    fn a_host_that_does_not_read_is_waited_for() {
+        let (mut port, host) = port();
+        port.out = vec![b'x'; 4 << 20];
+        assert!(port.send());
+        assert!(port.unsent() > 0);
+        drop(host);
+        assert!(!port.send() || port.unsent() > 0);
+    }
+
+    #[test]
+    fn a_port_that_is_not_there_is_looked_for_again() {
+        let mut transport =
+            Transport::open(&"virtio-serial:org.vmkpi.none.0".parse().unwrap()).unwrap();
+        assert!(transport.accept(false).is_err());
+        assert!(
+            transport.accept(false).unwrap().is_none(),
+            "not in every turn"
+        );
+    }
+}

@@ -115,7 +115,7 @@ fn connect(path: &Path, limits: Limits) -> anyhow::Result<Connection> {
     conn.pragma_update(None, "page_size", PAGE_BYTES)?;
     conn.pragma_update(None, "journal_mode", "WAL")?;
     conn.pragma_update(None, "synchronous", "FULL")?;
-    conn.pragma_update(None, "cache_size", -1024)?;
+    conn.pragma_update(None, "cache_size", -512)?;
     conn.pragma_update(None, "journal_size_limit", WAL_BYTES)?;
     conn.pragma_update(None, "trusted_schema", false)?;
     let pages = i64::try_from(limits.database_bytes).unwrap_or(i64::MAX) / PAGE_BYTES;

@@ -41,7 +41,7 @@ const RECONNECT_EVERY: Duration = Duration::from_secs(1);
 #[derive(Debug, thiserror::Error)]
 pub enum LibvirtError {
     /// A call failed.
-    #[error("libvirt: {0}")]
+    #[error("libvirt: {}", .0.message())]
     Call(#[from] virt::error::Error),
     /// The connection is gone.
     #[error("libvirt closed the connection")]

@@ -224,11 +224,10 @@ impl Guest {
     /// How many rows of `point` the host has not acknowledged.
     pub fn unacknowledged(&self, point: &str) -> u64 {
         let spool = self.spool.lock().unwrap();
-        let table = vmkpi::link::TableId {
-            stream: spool.stream(),
-            point: point.parse().unwrap(),
-        };
-        spool.backlog(&table).map_or(0, |(backlog, _)| backlog)
+        let of_point = spool
+            .backlogs()
+            .filter(|(id, _)| id.point.to_string() == point);
+        of_point.map(|(_, backlog)| backlog).sum()
     }
 
     fn session(&self, stream: &UnixStream) {
