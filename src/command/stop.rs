@@ -2,14 +2,20 @@
 
 use std::future::pending;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
+use rustix::process::{PidfdFlags, getppid, pidfd_open};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Waits for SIGINT, SIGTERM and SIGHUP, from the moment it is made.
 pub struct Stop {
     signals: [Signal; 3],
     deadline: Option<tokio::time::Instant>,
+    /// Readable once the process that started this one has ended (pidfd_open(2)).
+    parent: Option<AsyncFd<OwnedFd>>,
 }
 
 impl Stop {
@@ -27,9 +33,24 @@ impl Stop {
         let mut stop = Self {
             signals: [interrupt?, terminate?, hangup?],
             deadline: None,
+            parent: None,
         };
         stop.after(seconds);
         Ok(stop)
+    }
+
+    /// From now on also ends when the process that started this one has ended.
+    ///
+    /// # Errors
+    /// The kernel refuses to say when.
+    pub fn with_parent(&mut self) -> io::Result<()> {
+        // None: its parent is in another namespace, or none of its business.
+        let Some(parent) = getppid() else {
+            return Ok(());
+        };
+        let parent = pidfd_open(parent, PidfdFlags::NONBLOCK)?;
+        self.parent = Some(AsyncFd::with_interest(parent, Interest::READABLE)?);
+        Ok(())
     }
 
     /// From now on also ends after `seconds`.
@@ -42,6 +63,16 @@ impl Stop {
     /// Returns when it is time to end. Cancel-safe.
     pub async fn wait(&mut self) {
         let [interrupt, terminate, hangup] = &mut self.signals;
+        let parent = self.parent.as_ref();
+        let orphaned = async move {
+            match parent {
+                Some(parent) => {
+                    // Whatever it says: there is nobody left to ask.
+                    let _ = parent.readable().await;
+                }
+                None => pending().await,
+            }
+        };
         let at = self.deadline;
         let deadline = async move {
             match at {
@@ -53,6 +84,7 @@ impl Stop {
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
             _ = hangup.recv() => {}
+            () = orphaned => {}
             () = deadline => {}
         }
     }
