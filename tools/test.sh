@@ -53,8 +53,8 @@ export VMKPI_BIN_DIR="${VMKPI_BIN_DIR:-$(mkdir -p "$TARGET/debug" && cd "$TARGET
     stage "dependencies" dependencies
     stage "build" $CARGO build $FLAGS
     stage "build tests" $CARGO test $FLAGS --no-run --quiet
-    stage "unit and property tests" $CARGO test $FLAGS --quiet --lib --bins
-    stage "over real parts, end to end" $CARGO test $FLAGS --quiet --test '*'
+    stage "unit and property tests" $CARGO test $FLAGS --quiet --no-fail-fast --lib --bins
+    stage "over real parts, end to end" $CARGO test $FLAGS --quiet --no-fail-fast --test '*'
     stage "documentation tests" $CARGO test $FLAGS --quiet --doc
     stage "lints" $CARGO clippy $FLAGS --all-targets --quiet -- -D warnings
 }

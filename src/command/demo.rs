@@ -110,7 +110,7 @@ pub(super) fn run(args: &Args, console: &mut Console) -> Outcome {
     let programs = Programs::find()?;
     runtime()?.block_on(async {
         let mut stop = Stop::new(None)?;
-        stop.with_parent()?;
+        stop.with_parent();
         let mut keeper = Keeper::start(&programs.own)?;
         let mut children = Children::new(&programs.own, keeper.folder());
         let result = show(

@@ -2,20 +2,20 @@
 
 use std::future::pending;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use rustix::process::{PidfdFlags, getppid, pidfd_open};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use rustix::process::{Pid, getppid};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// Between two looks whether the parent is still there.
+const LOOK: Duration = Duration::from_millis(250);
 
 /// Waits for SIGINT, SIGTERM and SIGHUP, from the moment it is made.
 pub struct Stop {
     signals: [Signal; 3],
     deadline: Option<tokio::time::Instant>,
-    /// Readable once the process that started this one has ended (pidfd_open(2)).
-    parent: Option<AsyncFd<OwnedFd>>,
+    /// The process that started this one, if its end ends this one too.
+    parent: Option<Pid>,
 }
 
 impl Stop {
@@ -40,17 +40,8 @@ impl Stop {
     }
 
     /// From now on also ends when the process that started this one has ended.
-    ///
-    /// # Errors
-    /// The kernel refuses to say when.
-    pub fn with_parent(&mut self) -> io::Result<()> {
-        // None: its parent is in another namespace, or none of its business.
-        let Some(parent) = getppid() else {
-            return Ok(());
-        };
-        let parent = pidfd_open(parent, PidfdFlags::NONBLOCK)?;
-        self.parent = Some(AsyncFd::with_interest(parent, Interest::READABLE)?);
-        Ok(())
+    pub fn with_parent(&mut self) {
+        self.parent = getppid();
     }
 
     /// From now on also ends after `seconds`.
@@ -63,14 +54,11 @@ impl Stop {
     /// Returns when it is time to end. Cancel-safe.
     pub async fn wait(&mut self) {
         let [interrupt, terminate, hangup] = &mut self.signals;
-        let parent = self.parent.as_ref();
+        let parent = self.parent;
         let orphaned = async move {
-            match parent {
-                Some(parent) => {
-                    // Whatever it says: there is nobody left to ask.
-                    let _ = parent.readable().await;
-                }
-                None => pending().await,
+            // Whose parent has ended gets another one (getppid(2)).
+            while parent.is_none() || getppid() == parent {
+                tokio::time::sleep(LOOK).await;
             }
         };
         let at = self.deadline;
