@@ -202,7 +202,8 @@ impl Producer {
         let Some(session) = &self.session else {
             return false;
         };
-        let silent = now_ms.saturating_sub(self.heard_ms) > SILENCE_MS;
+        // A guest that is not listened to is not silent.
+        let silent = self.accepts_input() && now_ms.saturating_sub(self.heard_ms) > SILENCE_MS;
         let rested = now_ms.saturating_sub(self.greeted_ms) > GREETING_MS;
         session.over || (silent && rested)
     }
