@@ -170,7 +170,7 @@ async fn bring_up(
     let broker = start_broker(programs, keeper, children).await?;
     let mount = start_guest(programs, folder, keeper, children).await?;
     // Before the host publishes its first message: what nobody subscribes to, a broker drops.
-    let mut watch = Watch::new(broker.clone(), Select::default(), format, false, None)?;
+    let mut watch = Watch::start(broker.clone(), Select::default(), format, false, None)?;
     tokio::time::timeout(START, watch.listen(console))
         .await
         .context("the broker does not answer")??;

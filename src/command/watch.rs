@@ -28,7 +28,7 @@ use super::stop::{Stop, parse_seconds};
 use super::{Format, Outcome, runtime};
 use cursor::{Cursors, Verdict};
 use intake::Intake;
-use subscriber::{BrokerUrl, Step, Subscriber};
+use subscriber::{BrokerUrl, Step, Subscription};
 use view::View;
 
 /// How often a table is drawn anew.
@@ -77,23 +77,23 @@ pub(super) struct Select {
 
 /// Runs the command.
 pub(super) fn run(args: Args, console: &mut Console) -> Outcome {
-    let watch = Watch::new(
-        args.broker,
-        args.select,
-        args.format,
-        args.show_gaps,
-        args.count,
-    );
     runtime()?.block_on(async {
         let mut stop = Stop::new(args.seconds)?;
-        Ok(watch?.run(console, &mut stop).await?)
+        let watch = Watch::start(
+            args.broker,
+            args.select,
+            args.format,
+            args.show_gaps,
+            args.count,
+        )?;
+        Ok(watch.run(console, &mut stop).await?)
     })
 }
 
 /// A running watch.
 pub(super) struct Watch {
     broker: BrokerUrl,
-    subscriber: Subscriber,
+    subscription: Subscription,
     intake: Intake,
     cursors: Cursors,
     view: View,
@@ -105,8 +105,8 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    /// Prepares to show what `broker` has; nothing happens yet.
-    pub(super) fn new(
+    /// Begins to subscribe to what `broker` has.
+    pub(super) fn start(
         broker: BrokerUrl,
         select: Select,
         format: Format,
@@ -115,7 +115,7 @@ impl Watch {
     ) -> anyhow::Result<Self> {
         let filter = data_filter(select.site.as_ref(), select.vm.as_ref());
         Ok(Self {
-            subscriber: Subscriber::new(&broker, filter)?,
+            subscription: Subscription::start(&broker, filter)?,
             broker,
             intake: Intake::new(select.point),
             cursors: Cursors::default(),
@@ -130,7 +130,7 @@ impl Watch {
     /// Waits until the subscription stands: what is published from then on is not missed.
     pub(super) async fn listen(&mut self, console: &mut Console) -> anyhow::Result<()> {
         while !self.connected {
-            let step = self.subscriber.step().await;
+            let step = self.subscription.step().await;
             self.take(step, console)?;
         }
         Ok(())
@@ -152,7 +152,7 @@ impl Watch {
                         break Err(error.into());
                     }
                 }
-                step = self.subscriber.step() => match self.take(step, console) {
+                step = self.subscription.step() => match self.take(step, console) {
                     Ok(true) => {}
                     Ok(false) => break Ok(()),
                     Err(error) => break Err(error),
@@ -161,7 +161,7 @@ impl Watch {
         };
         let result = result.and_then(|()| Ok(self.view.redraw(console)?));
         self.intake.report(console);
-        self.subscriber.end().await;
+        self.subscription.end().await;
         result
     }
 

@@ -2,6 +2,7 @@
 //! lost while a subscriber is away or slow, and a watcher that outlives its broker.
 
 use std::io::Write as _;
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -181,6 +182,47 @@ fn hostile_messages_are_said_once_and_shown_never() -> Result<()> {
         "{words}"
     );
     assert!(words.contains("6 times"), "{words}");
+    Ok(())
+}
+
+/// A way to `port` on which nothing gets through for `delay`.
+fn slow_way(port: u16, delay: Duration) -> Result<u16> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let address = listener.local_addr()?;
+    std::thread::spawn(move || -> Result<()> {
+        for client in listener.incoming() {
+            let mut client = client?;
+            std::thread::spawn(move || -> Result<()> {
+                std::thread::sleep(delay);
+                let mut server = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
+                let (mut from, mut to) = (server.try_clone()?, client.try_clone()?);
+                std::thread::spawn(move || std::io::copy(&mut from, &mut to));
+                std::io::copy(&mut client, &mut server)?;
+                Ok(())
+            });
+        }
+        Ok(())
+    });
+    Ok(address.port())
+}
+
+/// The table is drawn anew more often than such a broker answers.
+#[test]
+fn a_broker_far_away_is_reached() -> Result<()> {
+    let scratch = Scratch::new()?;
+    let (_broker, port) = embedded(&scratch)?;
+    let url = format!(
+        "mqtt://127.0.0.1:{}",
+        slow_way(port, Duration::from_millis(900))?
+    );
+    let arguments = [
+        "watch", "--broker", &url, "--format", "json", "--count", "1",
+    ];
+    let mut watch = Process::start(scratch.path(), "watch", &program("vmkpi")?, arguments)?;
+    std::thread::sleep(Duration::from_millis(2500));
+    publish(port, "5", TOPIC, &message(1))?;
+    ensure!(watch.wait(10)?.success(), "{}", watch.words());
+    assert_eq!(watch.words(), "");
     Ok(())
 }
 

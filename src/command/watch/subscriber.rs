@@ -17,6 +17,8 @@ use rumqttc::{
     NetworkOptions, Publish, QoS, RetainForwardRule, SessionMode, SubscribeFilter,
     SubscribeReasonCode,
 };
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 
 /// How long the broker keeps what it could not deliver, in seconds.
 const SESSION_EXPIRY_SECONDS: u32 = 300;
@@ -97,8 +99,47 @@ pub enum Step {
     Lost(String),
 }
 
-/// One subscription, kept up over reconnections.
-pub struct Subscriber {
+/// Steps that wait for whoever shows them; over it the broker is read no further.
+const WAITING_STEPS: usize = 64;
+
+/// A subscription that is kept up beside what is done with its messages: an attempt to connect that
+/// were given up for each redrawn table would never succeed over a slow network.
+pub struct Subscription {
+    steps: mpsc::Receiver<Result<Step>>,
+    task: JoinHandle<()>,
+}
+
+impl Subscription {
+    /// Begins to subscribe to `filter`.
+    ///
+    /// # Errors
+    /// There are no random numbers, or the options contradict each other.
+    pub fn start(broker: &BrokerUrl, filter: String) -> Result<Self> {
+        let subscriber = Subscriber::new(broker, filter)?;
+        let (sender, steps) = mpsc::channel(WAITING_STEPS);
+        let task = tokio::spawn(subscriber.run(sender));
+        Ok(Self { steps, task })
+    }
+
+    /// The next thing that happens. Cancel-safe.
+    ///
+    /// # Errors
+    /// The broker refuses for good: who we are, what we speak or what we subscribe to.
+    pub async fn step(&mut self) -> Result<Step> {
+        let step = self.steps.recv().await;
+        step.unwrap_or_else(|| Err(anyhow!("the subscription has ended")))
+    }
+
+    /// Ends the session, so that the broker keeps nothing for us.
+    pub async fn end(self) {
+        drop(self.steps);
+        // That it panicked has been said on standard error.
+        let _ = self.task.await;
+    }
+}
+
+/// One session, over reconnections.
+struct Subscriber {
     client: AsyncClient,
     events: EventLoop,
     filter: String,
@@ -108,11 +149,7 @@ pub struct Subscriber {
 }
 
 impl Subscriber {
-    /// Prepares a subscription to `filter`; nothing happens before [`Self::step`].
-    ///
-    /// # Errors
-    /// There are no random numbers, or the options contradict each other.
-    pub fn new(broker: &BrokerUrl, filter: String) -> Result<Self> {
+    fn new(broker: &BrokerUrl, filter: String) -> Result<Self> {
         let (client, events) = AsyncClient::builder(options(broker)?)
             .try_build()
             .context("the MQTT client refuses its options")?;
@@ -125,11 +162,22 @@ impl Subscriber {
         })
     }
 
-    /// The next thing that happens. Cancel-safe: what was received is returned by a later call.
-    ///
-    /// # Errors
-    /// The broker refuses for good: who we are, what we speak or what we subscribe to.
-    pub async fn step(&mut self) -> Result<Step> {
+    /// Passes on what happens until nobody wants it any more, then ends the session.
+    async fn run(mut self, steps: mpsc::Sender<Result<Step>>) {
+        loop {
+            let step = tokio::select! {
+                () = steps.closed() => break,
+                step = self.step() => step,
+            };
+            let over = step.is_err();
+            if steps.send(step).await.is_err() || over {
+                break;
+            }
+        }
+        self.end().await;
+    }
+
+    async fn step(&mut self) -> Result<Step> {
         if self.waiting {
             tokio::time::sleep(RETRY).await;
             self.waiting = false;
@@ -171,8 +219,7 @@ impl Subscriber {
             .context("the subscription cannot be sent")
     }
 
-    /// Ends the session, so that the broker keeps nothing for us.
-    pub async fn end(mut self) {
+    async fn end(mut self) {
         let farewell = DisconnectProperties {
             session_expiry_interval: Some(0),
             reason_string: None,
