@@ -35,7 +35,8 @@ impl Default for Limits {
             store_bytes: MAX_STORE_BYTES,
             // SQLite's own limit is 2,000.
             columns: 1_000,
-            files: 10_000,
+            // All of them are told in one line of the link.
+            files: 2_000,
             scratch_files: 256,
             buffered_bytes: 64 << 20,
             handles: 4_096,

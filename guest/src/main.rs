@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
-use tracing_subscriber::filter::Targets;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::prelude::*;
 use vmkpi::link::LinkUrl;
 use vmkpi_guest::config::{AllowOther, Limits, MAX_STORE_BYTES, RunConfig};
@@ -67,7 +67,7 @@ struct LimitArgs {
     max_columns: u64,
     /// Names in each directory, removed ones included; more is ENOSPC
     #[arg(long, env = "VMKPI_GUEST_MAX_FILES", default_value_t = Limits::default().files as u64,
-          value_parser = clap::value_parser!(u64).range(1..=100_000), value_name = "N")]
+          value_parser = clap::value_parser!(u64).range(1..=10_000), value_name = "N")]
     max_files: u64,
     /// Bytes of each database; more is ENOSPC
     #[arg(long, env = "VMKPI_GUEST_MAX_DATABASE_BYTES", default_value_t = Limits::default().database_bytes,
@@ -119,7 +119,8 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     // Not EnvFilter: its regular expressions would be a tenth of the program.
     let filter = match cli.log_level.parse::<Targets>() {
-        Ok(filter) => filter,
+        // fuser warns that it cannot unmount what has been detached already.
+        Ok(filter) => filter.with_target("fuser", LevelFilter::ERROR),
         Err(error) => {
             return fail(
                 &anyhow::anyhow!("--log-level {}: {error}", cli.log_level),

@@ -50,7 +50,9 @@ pub enum AckVerdict {
 
 impl TableHead {
     /// The head of a table that was read back from disk at the start of the program: the next row
-    /// begins an epoch, as nobody knows what the clock did meanwhile.
+    /// begins an epoch, as nobody knows what the clock did meanwhile. `last.epoch` is the last row's,
+    /// raised by one for each start since: an earlier start may have sent marks in an epoch that no
+    /// row was stored in.
     pub fn restored(last: Stamp, acked: Mark, trimmed: Mark, moved: u64) -> Self {
         Self {
             last: last.seq,

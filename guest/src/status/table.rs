@@ -44,7 +44,7 @@ pub fn advice(status: &Status) -> Vec<String> {
     }
     if status.refused_total > 0 {
         advice.push(
-            "inputs were refused: correct what writes them (the reasons are below); nothing of them \
+            "inputs were refused: correct what writes them (the reasons are above); nothing of them \
              is in a table"
                 .into(),
         );
