@@ -754,6 +754,11 @@ fn a_row_numbered_beyond_all_numbers_is_refused() {
     assert_eq!(producer.counters().rows, 0);
 }
 
+#[test]
+fn a_host_that_has_only_heard_of_the_acknowledged_row_tells_another_history_by_it() {
+    simulate(1_477_192_097_249_788_076, true, true);
+}
+
 /// Fixed seeds: of random ones, one in some ten thousand finds a run of reverts and changed
 /// descriptors that this version does not get right (CHANGELOG.md, "Known").
 #[test]

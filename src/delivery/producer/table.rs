@@ -37,7 +37,7 @@ pub struct Latest {
 pub(super) struct Table {
     /// Every row through here has been read.
     pub(super) received: Seq,
-    /// The highest row ever read.
+    /// The highest row ever read, or heard of as acknowledged: what shows another history.
     pub(super) highest: Position,
     /// What the guest says is acknowledged.
     pub(super) acked: Mark,
@@ -54,7 +54,7 @@ impl Table {
     pub(super) fn new(acked: Mark) -> Self {
         Self {
             received: acked.seq,
-            highest: Position::START,
+            highest: acked.position(),
             acked,
             moved: 0,
             sent: Position::START,
@@ -111,6 +111,9 @@ impl Table {
     /// its store was reverted to a state with the same rows: it is told again.
     pub(super) fn acknowledged(&mut self, acked: Mark) {
         let behind = acked.seq < self.acked.seq;
+        if acked.seq > self.highest.seq {
+            self.highest = acked.position();
+        }
         self.acked = acked;
         if behind {
             return;
