@@ -34,8 +34,9 @@ lint: ## Clippy, warnings denied
 
 bench: ## Stores a second of the full path, beside the floors of the same run
 	@tools/setup.sh demo
-	$(CARGO) build --release --locked -p vmkpi-guest -p vmkpi-benches
-	$(TARGET)/release/vmkpi-bench
+	$(CARGO) build --release --locked -p vmkpi-guest
+	$(CARGO) build --release --locked -p vmkpi-benches
+	$(TARGET)/release/vmkpi-bench store --guest $(TARGET)/release/vmkpi-guest
 
 clean: ## Remove what was built
 	$(CARGO) clean

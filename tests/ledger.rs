@@ -81,37 +81,43 @@ impl Ledger {
             "only {} stores; nothing was tested",
             stored.len()
         );
-        let here = |l: &&Value| l["point"] == *self.point && l["seq"].is_u64();
-        let arrived = |lines: &[Value]| -> HashSet<u64> {
-            lines
-                .iter()
-                .filter(here)
-                .filter_map(|l| l["values"]["n"].as_u64())
-                .collect()
-        };
-        let done = chain.wait_for_lines(seconds, "the ledger's stores to arrive", |lines| {
-            stored.is_subset(&arrived(lines))
-        });
-        if let Err(error) = done {
-            let arrived = arrived(&chain.lines()?);
-            let mut missing: Vec<_> = stored.difference(&arrived).collect();
-            missing.sort();
-            bail!(
-                "{} of {} are missing: {missing:?}\n{error:#}",
-                missing.len(),
-                stored.len()
-            );
-        }
+        self.wait_for(&stored, chain, seconds)?;
         // What would come twice comes soon after.
         std::thread::sleep(Duration::from_secs(2));
         let lines = chain.lines()?;
-        once(lines.iter().filter(here))?;
+        once(lines.iter().filter(|l| self.is_ours(l)))?;
         let attempted = self.noted("attempt")?;
         ensure!(
-            arrived(&lines).is_subset(&attempted),
+            self.arrived(&lines).is_subset(&attempted),
             "something arrived that was never stored"
         );
         Ok(stored.len())
+    }
+
+    fn wait_for(&self, stored: &HashSet<u64>, chain: &Chain, seconds: u64) -> Result<()> {
+        let done = chain.wait_for_lines(seconds, "the ledger's stores to arrive", |lines| {
+            stored.is_subset(&self.arrived(lines))
+        });
+        let Err(error) = done else {
+            return Ok(());
+        };
+        let arrived = self.arrived(&chain.lines()?);
+        let mut missing: Vec<_> = stored.difference(&arrived).collect();
+        missing.sort();
+        bail!(
+            "{} of {} are missing: {missing:?}\n{error:#}",
+            missing.len(),
+            stored.len()
+        );
+    }
+
+    fn is_ours(&self, line: &Value) -> bool {
+        line["point"] == *self.point && line["seq"].is_u64()
+    }
+
+    fn arrived(&self, lines: &[Value]) -> HashSet<u64> {
+        let ours = lines.iter().filter(|l| self.is_ours(l));
+        ours.filter_map(|l| l["values"]["n"].as_u64()).collect()
     }
 
     fn noted(&self, word: &str) -> Result<HashSet<u64>> {

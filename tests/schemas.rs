@@ -149,6 +149,20 @@ fn event(body: Body, seq: u64) -> Result<Event> {
     })
 }
 
+fn processed(partial: bool) -> Body {
+    Body::Processed(Processed {
+        function: "p99".into(),
+        from: Timestamp::default(),
+        to: Timestamp::from_micros(1),
+        values: [("a".into(), f64::MIN_POSITIVE)].into(),
+        count: [("a".into(), u64::from(u32::MAX))].into(),
+        rows_after: 0,
+        rows_after_key: partial.then_some(RowKey(1)),
+        partial,
+        forked: partial,
+    })
+}
+
 #[test]
 fn what_the_library_writes_is_valid() -> Result<()> {
     use vmkpi::value::Value as Kpi;
@@ -166,19 +180,6 @@ fn what_the_library_writes_is_valid() -> Result<()> {
         key: RowKey(0),
         time: Timestamp::default(),
         body,
-    };
-    let processed = |partial: bool| {
-        Body::Processed(Processed {
-            function: "p99".into(),
-            from: Timestamp::default(),
-            to: Timestamp::from_micros(1),
-            values: [("a".into(), f64::MIN_POSITIVE)].into(),
-            count: [("a".into(), u64::from(u32::MAX))].into(),
-            rows_after: 0,
-            rows_after_key: partial.then_some(RowKey(1)),
-            partial,
-            forked: partial,
-        })
     };
     for body in [
         Body::Raw(vec![]),

@@ -52,10 +52,10 @@ export VMKPI_BIN_DIR="${VMKPI_BIN_DIR:-$(mkdir -p "$TARGET/debug" && cd "$TARGET
     stage "guest's dependencies" guest_is_small
     stage "dependencies" dependencies
     stage "build" $CARGO build $FLAGS
-    stage "build tests" $CARGO test $FLAGS --no-run --quiet
-    stage "unit and property tests" $CARGO test $FLAGS --quiet --lib --bins
-    stage "over real parts, end to end" $CARGO test $FLAGS --quiet --test '*'
-    stage "documentation tests" $CARGO test $FLAGS --quiet --doc
     stage "lints" $CARGO clippy $FLAGS --all-targets --quiet -- -D warnings
+    stage "build tests" $CARGO test $FLAGS --no-run --quiet
+    stage "unit and property tests" $CARGO test $FLAGS --quiet --no-fail-fast --lib --bins
+    stage "over real parts, end to end" $CARGO test $FLAGS --quiet --no-fail-fast --test '*'
+    stage "documentation tests" $CARGO test $FLAGS --quiet --doc
 }
 report

@@ -108,11 +108,9 @@ impl Programs {
 /// Runs the command.
 pub(super) fn run(args: &Args, console: &mut Console) -> Outcome {
     let programs = Programs::find()?;
-    if let Some(parent) = rustix::process::getppid() {
-        child::end_with(parent.as_raw_nonzero().get())?;
-    }
     runtime()?.block_on(async {
         let mut stop = Stop::new(None)?;
+        stop.with_parent();
         let mut keeper = Keeper::start(&programs.own)?;
         let mut children = Children::new(&programs.own, keeper.folder());
         let result = show(

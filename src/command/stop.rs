@@ -4,12 +4,18 @@ use std::future::pending;
 use std::io;
 use std::time::Duration;
 
+use rustix::process::{Pid, getppid};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// Between two looks whether the parent is still there.
+const LOOK: Duration = Duration::from_millis(250);
 
 /// Waits for SIGINT, SIGTERM and SIGHUP, from the moment it is made.
 pub struct Stop {
     signals: [Signal; 3],
     deadline: Option<tokio::time::Instant>,
+    /// The process that started this one, if its end ends this one too.
+    parent: Option<Pid>,
 }
 
 impl Stop {
@@ -27,9 +33,15 @@ impl Stop {
         let mut stop = Self {
             signals: [interrupt?, terminate?, hangup?],
             deadline: None,
+            parent: None,
         };
         stop.after(seconds);
         Ok(stop)
+    }
+
+    /// From now on also ends when the process that started this one has ended.
+    pub fn with_parent(&mut self) {
+        self.parent = getppid();
     }
 
     /// From now on also ends after `seconds`.
@@ -42,6 +54,13 @@ impl Stop {
     /// Returns when it is time to end. Cancel-safe.
     pub async fn wait(&mut self) {
         let [interrupt, terminate, hangup] = &mut self.signals;
+        let parent = self.parent;
+        let orphaned = async move {
+            // Whose parent has ended gets another one (getppid(2)).
+            while parent.is_none() || getppid() == parent {
+                tokio::time::sleep(LOOK).await;
+            }
+        };
         let at = self.deadline;
         let deadline = async move {
             match at {
@@ -53,6 +72,7 @@ impl Stop {
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
             _ = hangup.recv() => {}
+            () = orphaned => {}
             () = deadline => {}
         }
     }

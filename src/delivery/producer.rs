@@ -202,7 +202,8 @@ impl Producer {
         let Some(session) = &self.session else {
             return false;
         };
-        let silent = now_ms.saturating_sub(self.heard_ms) > SILENCE_MS;
+        // A guest that is not listened to is not silent.
+        let silent = self.accepts_input() && now_ms.saturating_sub(self.heard_ms) > SILENCE_MS;
         let rested = now_ms.saturating_sub(self.greeted_ms) > GREETING_MS;
         session.over || (silent && rested)
     }
@@ -728,7 +729,7 @@ fn monitors(descriptor: &Descriptor, source: Source) -> Vec<Arc<Monitor>> {
 fn check_rows(rows: &Rows) -> Result<(), Refused> {
     let encrypted = rows.point.is_encrypted();
     let first = rows.rows.first().map_or(1, |r| r.seq);
-    for (row, due) in rows.rows.iter().zip(first..) {
+    for (row, due) in rows.rows.iter().zip(first..=u64::MAX) {
         let payload_fits = match &row.payload {
             Payload::Values(values) => !encrypted && values.len() == rows.columns.len(),
             Payload::Data(_) => encrypted,

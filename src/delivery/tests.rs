@@ -724,6 +724,36 @@ fn a_consumer_far_behind_in_another_history_makes_the_guest_begin_a_new_stream()
     simulate(17_420_567_723_738_191_299, true, true);
 }
 
+#[test]
+fn a_row_numbered_beyond_all_numbers_is_refused() {
+    let mut world = World::new(1, false, false);
+    let producer = world.hosts[0].as_mut().unwrap();
+    let table = TableId {
+        stream: StreamId(1),
+        point: "unencrypted/a".parse().unwrap(),
+    };
+    producer.connected(Nonce(5), 0);
+    let hello = format!(
+        r#"{{"op":"hello","version":1,"nonce":"{}","stream":"{}","tables":[]}}"#,
+        Nonce(5),
+        table.stream
+    );
+    producer.on_message(serde_json::from_str(&hello).unwrap(), 0);
+    for seq in [0, i64::MAX as u64 + 1, u64::MAX] {
+        let rows = format!(
+            r#"{{"op":"rows","nonce":"{}","stream":"{}","point":"unencrypted/a","columns":[],
+               "rows":[{{"seq":{seq},"key":"{}","epoch":0,"time":"2026-01-01T00:00:00Z","values":[]}}],
+               "acked":{{"seq":0}}}}"#,
+            Nonce(5),
+            table.stream,
+            RowKey(1)
+        );
+        producer.on_message(serde_json::from_str(&rows).unwrap(), 0);
+    }
+    assert_eq!(producer.counters().lines_refused, 3);
+    assert_eq!(producer.counters().rows, 0);
+}
+
 /// Fixed seeds: of random ones, one in some ten thousand finds a run of reverts and changed
 /// descriptors that this version does not get right (CHANGELOG.md, "Known").
 #[test]

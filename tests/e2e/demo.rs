@@ -1,5 +1,6 @@
 //! The demo: the real three programs, and nothing left of them, however it ends.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
@@ -166,6 +167,65 @@ fn kill_program(scratch: &Scratch, name: &str) -> Result<()> {
     })?;
     kill_process(Pid::from_raw(pid).context("a process id")?, Signal::KILL)?;
     Ok(())
+}
+
+/// Run by root, the test becomes an ordinary user; run by one, every test here is this test.
+#[test]
+fn it_works_for_an_ordinary_user_too() -> Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    let scratch = Scratch::new()?;
+    let open = std::fs::Permissions::from_mode(0o777);
+    std::fs::set_permissions(scratch.path(), open)?;
+    for name in ["vmkpi", "vmkpi-guest", "vmkpi-host"] {
+        std::fs::copy(program(name)?, scratch.path().join(name))?;
+    }
+    // Debian's udev opens /dev/fuse to all; a container may have kept it shut.
+    let script = "mount --make-rprivate / && mknod -m 666 $0/fuse c 10 229 && \
+        mount --bind $0/fuse /dev/fuse && \
+        exec setpriv --reuid=65534 --regid=65534 --clear-groups $0/vmkpi demo --seconds 5 --format json";
+    let output = Command::new("unshare")
+        .args(["--mount", "sh", "-c", script])
+        .arg(scratch.path())
+        .env("TMPDIR", scratch.path())
+        .env("HOME", "/nonexistent")
+        .stdin(Stdio::null())
+        .output()?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(
+        output.status.code() == Some(0),
+        "{:?} {said}",
+        output.status
+    );
+    ensure!(
+        output.stdout.iter().filter(|b| **b == b'\n').count() > 5,
+        "{said}"
+    );
+    assert_eq!(left(&scratch), [""; 0]);
+    Ok(())
+}
+
+#[test]
+fn a_demo_whose_starter_is_killed_leaves_nothing() -> Result<()> {
+    let scratch = Scratch::new()?;
+    let log = std::fs::File::create(scratch.path().join("demo.err"))?;
+    // The `:` keeps the shell from becoming the demo itself.
+    let script = format!("{} demo --format json; :", program("vmkpi")?.display());
+    let mut shell = Command::new("sh")
+        .args(["-c", &script])
+        .env("TMPDIR", scratch.path())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn()?;
+    wait_until_mounted(&scratch)?;
+    shell.kill()?;
+    shell.wait()?;
+    wait_for(20, "everything to be gone", || {
+        left(&scratch).is_empty().then_some(())
+    })
+    .with_context(|| format!("{:?}", left(&scratch)))
 }
 
 #[test]

@@ -35,11 +35,8 @@ fn become_program(args: &Args) -> anyhow::Result<()> {
     Err(anyhow!(error).context(program.to_string_lossy().into_owned()))
 }
 
-/// Has the kernel end this process when `parent`, which started it, ends.
-///
-/// # Errors
-/// The parent is gone already, or the kernel refuses.
-pub fn end_with(parent: i32) -> anyhow::Result<()> {
+/// Has the kernel end this process when the thread of `parent` that started it ends.
+fn end_with(parent: i32) -> anyhow::Result<()> {
     set_parent_process_death_signal(Some(Signal::TERM))?;
     // It may have ended before the kernel was asked.
     if getppid()

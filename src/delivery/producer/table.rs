@@ -16,6 +16,10 @@ use crate::value::Value;
 /// guest a write.
 const ACK_MS: u64 = 100;
 
+/// Bytes of column names above which a newest row is not kept: what a guest can make a host hold is
+/// bounded, table for table.
+const MAX_LATEST_NAME_BYTES: usize = 16 << 10;
+
 /// The newest row of a point.
 #[derive(Clone, Debug)]
 pub struct Latest {
@@ -25,7 +29,7 @@ pub struct Latest {
     pub time: Timestamp,
     /// The names of the values.
     pub columns: Arc<[Box<str>]>,
-    /// The values; none of an encrypted point.
+    /// The values, text left out (NULL in its place); none of an encrypted point.
     pub values: Vec<Value>,
 }
 
@@ -132,17 +136,33 @@ impl Table {
             return;
         }
         self.highest = last.position();
+        let names: usize = rows.columns.iter().map(|c| c.len()).sum();
         let values = match &last.payload {
-            Payload::Values(values) => values.clone(),
-            Payload::Data(_) => Vec::new(),
+            Payload::Values(values) if names <= MAX_LATEST_NAME_BYTES => numbers(values),
+            _ => Vec::new(),
         };
         self.latest = Some(Latest {
             seq: last.seq,
             time: last.time,
-            columns: Arc::clone(&rows.columns),
+            columns: if values.is_empty() {
+                Arc::from([])
+            } else {
+                Arc::clone(&rows.columns)
+            },
             values,
         });
     }
+}
+
+/// The values with text left out: `/metrics` has no use for it, and a guest could send much of it.
+fn numbers(values: &[Value]) -> Vec<Value> {
+    values
+        .iter()
+        .map(|value| match value {
+            Value::Text(_) => Value::Null,
+            other => other.clone(),
+        })
+        .collect()
 }
 
 /// A table's instances together with what publishing from them needs, borrowed side by side.
