@@ -28,6 +28,7 @@ use crate::process::{Process, program};
 use crate::scratch::{Scratch, free_address};
 use crate::wait_for;
 use hypervisor::Hypervisor;
+use kernel::Kernel;
 
 /// The domain's name.
 pub const DOMAIN: &str = "lab";
@@ -38,7 +39,7 @@ pub const PATIENCE: u64 = 120;
 const XML: &str = include_str!("lab/domain.xml");
 
 /// What has to be installed, and in which Debian package it is.
-const NEEDED: [(&str, &str); 9] = [
+const NEEDED: [(&str, &str); 11] = [
     ("/usr/sbin/libvirtd", "libvirt-daemon-system"),
     ("/usr/bin/virsh", "libvirt-clients"),
     ("/usr/bin/qemu-system-x86_64", "qemu-system-x86"),
@@ -47,7 +48,9 @@ const NEEDED: [(&str, &str); 9] = [
     ("/usr/sbin/depmod", "kmod"),
     ("/usr/bin/apt-get", "apt"),
     ("/usr/bin/unshare", "util-linux"),
+    ("/usr/bin/strip", "binutils"),
     ("/usr/sbin/mosquitto", "mosquitto"),
+    ("/usr/bin/promtool", "prometheus"),
 ];
 
 /// A running laboratory.
@@ -71,14 +74,17 @@ impl Lab {
     /// A part does not come up; or something is missing in continuous integration, where nothing
     /// is skipped.
     pub fn start() -> Result<Option<Self>> {
-        if let Some(reason) = obstacle() {
-            if std::env::var_os("CI").is_some_and(|ci| ci == "true") {
-                bail!("no laboratory: {reason}");
+        let kernel = match prepare() {
+            Ok(kernel) => kernel,
+            Err(reason) if std::env::var_os("CI").is_some_and(|ci| ci == "true") => {
+                return Err(reason.context("no laboratory"));
             }
-            // Past libtest, which hides what a test that passes says.
-            writeln!(std::io::stderr(), "skipped, no laboratory: {reason}")?;
-            return Ok(None);
-        }
+            Err(reason) => {
+                // Past libtest, which hides what a test that passes says.
+                writeln!(std::io::stderr(), "skipped, no laboratory: {reason:#}")?;
+                return Ok(None);
+            }
+        };
         let scratch = Scratch::new()?;
         let hypervisor = Hypervisor::start(scratch.path())?;
         let broker = Broker::start(scratch.path())?;
@@ -93,15 +99,14 @@ impl Lab {
             hypervisor,
             scratch,
         };
-        lab.boot()?;
+        lab.boot(&kernel)?;
         Ok(Some(lab))
     }
 
-    fn boot(&self) -> Result<()> {
+    fn boot(&self, kernel: &Kernel) -> Result<()> {
         let folder = self.scratch.path();
-        let kernel = kernel::fetch()?;
         let file = |name: &str| folder.join(name).display().to_string();
-        initramfs::build(folder, &kernel)?;
+        initramfs::build(folder, kernel)?;
         std::fs::write(folder.join("disk"), vec![b'\n'; 1 << 20])?;
         let xml = XML
             .replace("@NAME@", DOMAIN)
@@ -247,17 +252,20 @@ impl Lab {
     }
 }
 
-/// Why there can be no laboratory here.
-fn obstacle() -> Option<String> {
+/// The kernel, if this machine has all the rest; or why there can be no laboratory.
+fn prepare() -> Result<Kernel> {
     if !cfg!(target_arch = "x86_64") {
-        return Some("the VM is made for x86-64".into());
+        bail!("the VM is made for x86-64");
     }
     if !rustix::process::geteuid().is_root() {
-        return Some("a libvirtd of its own needs root".into());
+        bail!("a libvirtd of its own needs root");
     }
     let missing = NEEDED.iter().filter(|(file, _)| !Path::new(file).exists());
     let packages: Vec<&str> = missing.map(|(_, package)| *package).collect();
-    (!packages.is_empty()).then(|| format!("install {}", packages.join(" ")))
+    if !packages.is_empty() {
+        bail!("install {}", packages.join(" "));
+    }
+    kernel::fetch().context("the VM's kernel")
 }
 
 /// Starts the host daemon where libvirt's files are, as on a hypervisor host. Neither a link nor a

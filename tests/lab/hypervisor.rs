@@ -8,6 +8,7 @@ use rustix::process::Pid;
 
 use super::PATIENCE;
 use crate::process::Process;
+use crate::scratch::processes_of;
 use crate::wait_for;
 
 const SCRIPT: &str = include_str!("libvirtd.sh");
@@ -37,6 +38,7 @@ const FOLDERS: [&str; 5] = [
 
 /// A running libvirtd. When this process or thread ends, so does it, and every QEMU of it.
 pub struct Hypervisor {
+    folder: PathBuf,
     root: PathBuf,
     process: Process,
 }
@@ -61,7 +63,11 @@ impl Hypervisor {
         let words = "--pdeathsig KILL unshare --mount --pid --fork --kill-child sh";
         let arguments = words.split(' ').map(Path::new).chain([&*script, &*root]);
         let process = Process::start(folder, "libvirtd", Path::new("/usr/bin/setpriv"), arguments)?;
-        let hypervisor = Self { root, process };
+        let hypervisor = Self {
+            folder: folder.to_owned(),
+            root,
+            process,
+        };
         wait_for(PATIENCE, "libvirtd to answer", || {
             hypervisor.virsh(&["version"]).ok()
         })
@@ -116,17 +122,14 @@ impl Hypervisor {
 
     /// The process of a domain, by the number that it has outside.
     pub fn qemu(&self, domain: &str) -> Option<Pid> {
-        let (ours, guest) = (
-            self.root.parent()?.display().to_string(),
-            format!("guest={domain},"),
-        );
+        let (ours, guest) = (self.folder.to_string_lossy(), format!("guest={domain},"));
         std::fs::read_dir("/proc")
             .ok()?
             .flatten()
             .find_map(|entry| {
                 let line = std::fs::read(entry.path().join("cmdline")).ok()?;
                 let line = String::from_utf8_lossy(&line);
-                let found = line.contains(&guest) && line.contains(&ours);
+                let found = line.contains(&guest) && line.contains(&*ours);
                 let pid = entry.file_name().to_string_lossy().parse().ok();
                 pid.filter(|_| found).and_then(Pid::from_raw)
             })
@@ -140,7 +143,10 @@ impl Hypervisor {
 
 impl Drop for Hypervisor {
     fn drop(&mut self) {
-        // Asking would be in vain, see above.
+        // Asking would be in vain, see above. The rest ends a little later, and writes until then.
         let _ = self.process.kill();
+        let _ = wait_for(10, "every QEMU to end", || {
+            processes_of(&self.folder).is_empty().then_some(())
+        });
     }
 }

@@ -36,7 +36,8 @@ n=0
 until [ "$(dd if=/dev/vda bs=512 count=1 iflag=direct status=none | head -c 4)" = stop ]; do
     n=$((n + 1))
     printf 'n,half,word\n%d,%d.5,w%d\n' "$n" "$n" "$n" >"/kpi/unencrypted/$KPI"
-    printf '\001\377 %d' "$n" >"/kpi/encrypted/$KPI"
+    # Long, so that whoever is killed while it reads the link is in the middle of a line.
+    printf '\001\377%30000d' "$n" >"/kpi/encrypted/$KPI"
     [ $((n % 10)) != 0 ] || say "at $n"
 done
 say "wrote $n"
