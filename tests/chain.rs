@@ -271,7 +271,8 @@ impl Chain {
     }
 }
 
-fn tail(text: &str) -> String {
+/// The last lines of a text.
+pub(crate) fn tail(text: &str) -> String {
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(30)..].join("\n")
 }

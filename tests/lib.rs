@@ -9,9 +9,11 @@
 //! | [`scratch`] | folders, mounts and ports |
 //! | [`chain`] | broker, guest, host and watcher, together |
 //! | [`ledger`] | the judge: what was stored arrived, once |
+//! | [`lab`] | a real virtual machine below a real libvirtd |
 //! | [`schema`] | the JSON Schemas |
 
 pub mod chain;
+pub mod lab;
 pub mod ledger;
 pub mod process;
 pub mod schema;

@@ -1,0 +1,293 @@
+//! The laboratory: a private libvirtd, a real virtual machine in it with a stock kernel and the
+//! guest's programs, and on the host's side broker, watcher and `vmkpi-host`. Nothing of it is
+//! shared with what libvirt has on this machine, and nothing of it is left.
+//!
+//! ```text
+//! namespaces of its own                                          outside
+//! QEMU (software emulation) ── libvirtd <── virsh ───────────── the test
+//!   kernel, busybox, vmkpi-guest                                   │
+//!   org.vmkpi.kpi.0 ══ socket ══> vmkpi-host ── mosquitto ── vmkpi watch
+//! ```
+//! The VM says what to monitor in its metadata, and nobody tells the host where its link is: both
+//! sides find `org.vmkpi.kpi.0` by themselves, as they do by default.
+
+mod hypervisor;
+mod initramfs;
+mod kernel;
+
+use std::io::Write as _;
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+
+use anyhow::{Context as _, Result, bail};
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::chain::{Broker, http_get, lines_of, start_watch, tail};
+use crate::process::{Process, program};
+use crate::scratch::{Scratch, free_address};
+use crate::wait_for;
+use hypervisor::Hypervisor;
+use kernel::Kernel;
+
+/// The domain's name.
+pub const DOMAIN: &str = "lab";
+
+/// How long anything may take that needs the VM, in seconds: emulated, on a busy machine.
+pub const PATIENCE: u64 = 120;
+
+const XML: &str = include_str!("lab/domain.xml");
+
+/// What has to be installed, and in which Debian package it is.
+const NEEDED: [(&str, &str); 11] = [
+    ("/usr/sbin/libvirtd", "libvirt-daemon-system"),
+    ("/usr/bin/virsh", "libvirt-clients"),
+    ("/usr/bin/qemu-system-x86_64", "qemu-system-x86"),
+    ("/bin/busybox", "busybox-static"),
+    ("/usr/bin/cpio", "cpio"),
+    ("/usr/sbin/depmod", "kmod"),
+    ("/usr/bin/apt-get", "apt"),
+    ("/usr/bin/unshare", "util-linux"),
+    ("/usr/bin/strip", "binutils"),
+    ("/usr/sbin/mosquitto", "mosquitto"),
+    ("/usr/bin/promtool", "prometheus"),
+];
+
+/// A running laboratory.
+pub struct Lab {
+    /// The host daemon.
+    pub host: Process,
+    /// Where the exporter listens.
+    pub metrics: SocketAddr,
+    watch: Process,
+    broker: Broker,
+    hypervisor: Hypervisor,
+    // Last, as parts are dropped in this order: the folder goes when nobody is in it any more.
+    scratch: Scratch,
+}
+
+impl Lab {
+    /// Starts everything; the VM has booted and stores KPIs. `None`: this machine has not what it
+    /// takes, which was said.
+    ///
+    /// # Errors
+    /// A part does not come up; or something is missing in continuous integration, where nothing
+    /// is skipped.
+    pub fn start() -> Result<Option<Self>> {
+        let kernel = match prepare() {
+            Ok(kernel) => kernel,
+            Err(reason) if std::env::var_os("CI").is_some_and(|ci| ci == "true") => {
+                return Err(reason.context("no laboratory"));
+            }
+            Err(reason) => {
+                // Past libtest, which hides what a test that passes says.
+                writeln!(std::io::stderr(), "skipped, no laboratory: {reason:#}")?;
+                return Ok(None);
+            }
+        };
+        let scratch = Scratch::new()?;
+        let hypervisor = Hypervisor::start(scratch.path())?;
+        let broker = Broker::start(scratch.path())?;
+        let watch = start_watch(scratch.path(), &broker)?;
+        let metrics = free_address()?;
+        let host = start_host(scratch.path(), &hypervisor, &broker, metrics)?;
+        let lab = Self {
+            host,
+            metrics,
+            watch,
+            broker,
+            hypervisor,
+            scratch,
+        };
+        lab.boot(&kernel)?;
+        Ok(Some(lab))
+    }
+
+    fn boot(&self, kernel: &Kernel) -> Result<()> {
+        let folder = self.scratch.path();
+        let file = |name: &str| folder.join(name).display().to_string();
+        initramfs::build(folder, kernel)?;
+        std::fs::write(folder.join("disk"), vec![b'\n'; 1 << 20])?;
+        let xml = XML
+            .replace("@NAME@", DOMAIN)
+            .replace("@KERNEL@", &kernel.image.display().to_string())
+            .replace("@INITRAMFS@", &file(initramfs::FILE))
+            .replace("@DISK@", &file("disk"))
+            .replace("@CONSOLE@", &file("console"));
+        std::fs::write(folder.join("domain.xml"), xml)?;
+        self.hypervisor.virsh(&["create", &file("domain.xml")])?;
+        wait_for(PATIENCE, "the VM to boot", || self.said("ready"))
+            .map(drop)
+            .with_context(|| self.words())
+    }
+
+    /// What the guest said last after `word` on its console.
+    pub fn said(&self, word: &str) -> Option<String> {
+        let text = self.console();
+        // The last line may be half written.
+        let whole = &text[..text.rfind('\n')?];
+        let mut lines = whole.lines().rev();
+        lines.find_map(|l| {
+            Some(
+                l.trim()
+                    .strip_prefix("lab: ")?
+                    .strip_prefix(word)?
+                    .to_owned(),
+            )
+        })
+    }
+
+    fn console(&self) -> String {
+        let bytes = std::fs::read(self.scratch.path().join("console")).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// How many rows the guest has stored at least, as far as it has said.
+    pub fn stored(&self) -> u64 {
+        self.said("at ").and_then(|n| n.parse().ok()).unwrap_or(0)
+    }
+
+    /// Has the guest stop storing, and returns how many rows it has stored.
+    ///
+    /// # Errors
+    /// It does not stop.
+    pub fn stop_storing(&self) -> Result<u64> {
+        let mut disk = std::fs::File::options()
+            .write(true)
+            .open(self.scratch.path().join("disk"))?;
+        disk.write_all(b"stop")?;
+        let n = wait_for(PATIENCE, "the guest to stop storing", || {
+            self.said("wrote ")
+        })
+        .with_context(|| self.words())?;
+        Ok(n.parse()?)
+    }
+
+    /// Kills the host daemon, waits until the guest has stored more, and starts it again.
+    ///
+    /// # Errors
+    /// The guest does not go on, or the host does not start.
+    pub fn kill_host(&mut self) -> Result<()> {
+        self.host.kill()?;
+        let before = self.stored();
+        wait_for(PATIENCE, "the guest to go on without a host", || {
+            (self.stored() > before).then_some(())
+        })
+        .with_context(|| self.words())?;
+        let folder = self.scratch.path();
+        self.host = start_host(folder, &self.hypervisor, &self.broker, self.metrics)?;
+        Ok(())
+    }
+
+    /// Stops the VM's processors and everything else of its QEMU, or lets it go on.
+    ///
+    /// # Errors
+    /// It is not there.
+    pub fn signal_vm(&self, signal: Signal) -> Result<()> {
+        let pid = self.hypervisor.qemu(DOMAIN).context("no QEMU")?;
+        Ok(rustix::process::kill_process(pid, signal)?)
+    }
+
+    /// Pulls the VM's plug.
+    ///
+    /// # Errors
+    /// libvirt refuses.
+    pub fn destroy(&self) -> Result<()> {
+        self.hypervisor.virsh(&["destroy", DOMAIN])?;
+        Ok(())
+    }
+
+    /// What the watcher has shown so far.
+    ///
+    /// # Errors
+    /// A line is no JSON.
+    pub fn lines(&self) -> Result<Vec<Value>> {
+        lines_of(&self.watch.out)
+    }
+
+    /// Waits until the watcher's lines satisfy `enough`.
+    ///
+    /// # Errors
+    /// They do not.
+    pub fn wait_for_lines(
+        &self,
+        what: &str,
+        enough: impl Fn(&[Value]) -> bool,
+    ) -> Result<Vec<Value>> {
+        wait_for(PATIENCE, what, || {
+            self.lines().ok().filter(|lines| enough(lines))
+        })
+        .with_context(|| self.words())
+    }
+
+    /// The exporter's page.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub fn scrape(&self) -> Result<String> {
+        http_get(self.metrics, "/metrics").with_context(|| self.words())
+    }
+
+    /// Waits until the exporter's page satisfies `enough`.
+    ///
+    /// # Errors
+    /// It does not.
+    pub fn wait_for_page(&self, what: &str, enough: impl Fn(&str) -> bool) -> Result<String> {
+        wait_for(PATIENCE, what, || {
+            self.scrape().ok().filter(|page| enough(page))
+        })
+        .with_context(|| format!("{}\n{}", self.words(), self.scrape().unwrap_or_default()))
+    }
+
+    /// What everybody said, for a failed test.
+    pub fn words(&self) -> String {
+        let parts = [
+            ("the VM's console", self.console()),
+            ("host", self.host.words()),
+            ("watch", self.watch.words()),
+            ("libvirtd", self.hypervisor.words()),
+        ];
+        let parts = parts.map(|(name, words)| format!("--- {name}\n{}", tail(&words)));
+        parts.join("\n")
+    }
+}
+
+/// The kernel, if this machine has all the rest; or why there can be no laboratory.
+fn prepare() -> Result<Kernel> {
+    if !cfg!(target_arch = "x86_64") {
+        bail!("the VM is made for x86-64");
+    }
+    if !rustix::process::geteuid().is_root() {
+        bail!("a libvirtd of its own needs root");
+    }
+    let missing = NEEDED.iter().filter(|(file, _)| !Path::new(file).exists());
+    let packages: Vec<&str> = missing.map(|(_, package)| *package).collect();
+    if !packages.is_empty() {
+        bail!("install {}", packages.join(" "));
+    }
+    kernel::fetch().context("the VM's kernel")
+}
+
+/// Starts the host daemon where libvirt's files are, as on a hypervisor host. Neither a link nor a
+/// descriptor is given to it.
+fn start_host(
+    folder: &Path,
+    hypervisor: &Hypervisor,
+    broker: &Broker,
+    metrics: SocketAddr,
+) -> Result<Process> {
+    let binary = program("vmkpi-host")?.canonicalize()?;
+    let arguments = [
+        "run".to_owned(),
+        format!("--libvirt.uri={}", hypervisor.uri()),
+        format!("--broker={}", broker.url()),
+        format!("--web.listen-address={metrics}"),
+        format!("--state={}", folder.join("host").display()),
+    ];
+    let host = hypervisor.start_inside(folder, "host", &binary, &arguments)?;
+    wait_for(PATIENCE, "the exporter", || {
+        TcpStream::connect(metrics).ok()
+    })
+    .with_context(|| host.words())?;
+    Ok(host)
+}

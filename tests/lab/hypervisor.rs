@@ -1,0 +1,152 @@
+//! A libvirtd of the test's own, in namespaces of its own.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result, bail};
+use rustix::process::Pid;
+
+use super::PATIENCE;
+use crate::process::Process;
+use crate::scratch::processes_of;
+use crate::wait_for;
+
+const SCRIPT: &str = include_str!("libvirtd.sh");
+
+const LIBVIRTD_CONF: &str = "auth_unix_ro = \"none\"\nauth_unix_rw = \"none\"\n";
+
+/// No users, labels, control groups or helpers of the machine's: QEMU is a process like another.
+const QEMU_CONF: &str = r#"user = "root"
+group = "root"
+dynamic_ownership = 0
+remember_owner = 0
+security_driver = "none"
+namespaces = []
+cgroup_controllers = []
+stdio_handler = "file"
+seccomp_sandbox = 0
+"#;
+
+/// Folders that take the place of the machine's.
+const FOLDERS: [&str; 5] = [
+    "run",
+    "etc/libvirt",
+    "var/lib/libvirt",
+    "var/log/libvirt",
+    "var/cache/libvirt",
+];
+
+/// A running libvirtd. When this process or thread ends, so does it, and every QEMU of it.
+pub struct Hypervisor {
+    folder: PathBuf,
+    root: PathBuf,
+    process: Process,
+}
+
+impl Hypervisor {
+    /// Starts libvirtd with all its files below `folder`, and waits until it answers.
+    ///
+    /// # Errors
+    /// It does not.
+    pub fn start(folder: &Path) -> Result<Self> {
+        let root = folder.join("hypervisor");
+        for name in FOLDERS {
+            std::fs::create_dir_all(root.join(name))?;
+        }
+        let config = root.join("etc/libvirt");
+        std::fs::write(config.join("libvirtd.conf"), LIBVIRTD_CONF)?;
+        std::fs::write(config.join("qemu.conf"), QEMU_CONF)?;
+        let script = root.join("libvirtd.sh");
+        std::fs::write(&script, SCRIPT)?;
+        // SIGKILL when the test is gone, as unshare blocks SIGTERM; then the namespace's first
+        // process is killed too, and the kernel ends all others in it.
+        let words = "--pdeathsig KILL unshare --mount --pid --fork --kill-child sh";
+        let arguments = words.split(' ').map(Path::new).chain([&*script, &*root]);
+        let process = Process::start(folder, "libvirtd", Path::new("/usr/bin/setpriv"), arguments)?;
+        let hypervisor = Self {
+            folder: folder.to_owned(),
+            root,
+            process,
+        };
+        wait_for(PATIENCE, "libvirtd to answer", || {
+            hypervisor.virsh(&["version"]).ok()
+        })
+        .with_context(|| hypervisor.words())?;
+        Ok(hypervisor)
+    }
+
+    /// The URI by which it is reached, from inside and outside.
+    pub fn uri(&self) -> String {
+        let socket = self.root.join("run/libvirt/libvirt-sock");
+        format!("qemu+unix:///system?socket={}", socket.display())
+    }
+
+    /// Runs virsh.
+    ///
+    /// # Errors
+    /// It fails.
+    pub fn virsh(&self, arguments: &[&str]) -> Result<String> {
+        let output = Command::new("virsh")
+            .args(["--quiet", "--connect", &self.uri()])
+            .args(arguments)
+            .stdin(Stdio::null())
+            .output()?;
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr);
+            bail!(
+                "virsh {}: {}\n{}",
+                arguments.join(" "),
+                said.trim(),
+                self.words()
+            );
+        }
+        Ok(String::from_utf8(output.stdout)?)
+    }
+
+    /// Starts a program where libvirt's files are under their usual names.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn start_inside(
+        &self,
+        folder: &Path,
+        name: &str,
+        program: &Path,
+        arguments: &[String],
+    ) -> Result<Process> {
+        let inside = format!("--mount=/proc/{}/ns/mnt", self.process.pid());
+        let arguments = arguments.iter().map(Path::new);
+        let arguments = [Path::new(&inside), program].into_iter().chain(arguments);
+        Process::start(folder, name, Path::new("/usr/bin/nsenter"), arguments)
+    }
+
+    /// The process of a domain, by the number that it has outside.
+    pub fn qemu(&self, domain: &str) -> Option<Pid> {
+        let (ours, guest) = (self.folder.to_string_lossy(), format!("guest={domain},"));
+        std::fs::read_dir("/proc")
+            .ok()?
+            .flatten()
+            .find_map(|entry| {
+                let line = std::fs::read(entry.path().join("cmdline")).ok()?;
+                let line = String::from_utf8_lossy(&line);
+                let found = line.contains(&guest) && line.contains(&*ours);
+                let pid = entry.file_name().to_string_lossy().parse().ok();
+                pid.filter(|_| found).and_then(Pid::from_raw)
+            })
+    }
+
+    /// What libvirtd said.
+    pub fn words(&self) -> String {
+        self.process.words()
+    }
+}
+
+impl Drop for Hypervisor {
+    fn drop(&mut self) {
+        // Asking would be in vain, see above. The rest ends a little later, and writes until then.
+        let _ = self.process.kill();
+        let _ = wait_for(10, "every QEMU to end", || {
+            processes_of(&self.folder).is_empty().then_some(())
+        });
+    }
+}

@@ -1,0 +1,12 @@
+#!/bin/sh
+# A host of its own: runs as the first process of a process namespace, in a mount namespace of its own,
+# with what is below $1 in place of what libvirt has on this machine. When this process ends, the kernel ends
+# everything that was started here, every QEMU too. As the first process it is the parent of
+# whatever loses its own, and reaps it at once while it waits: libvirt polls until a QEMU is gone.
+set -eu
+for folder in run etc/libvirt var/lib/libvirt var/log/libvirt var/cache/libvirt; do
+    mount --bind "$1/$folder" "/$folder"
+done
+# Its /proc must show this namespace's processes, that of whoever joins the mount namespace must not.
+unshare --mount sh -c 'mount -t proc proc /proc && exec libvirtd' &
+wait $!
