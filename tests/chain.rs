@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
 use crate::process::{Process, program};
-use crate::scratch::{Scratch, free_address, mounts_in, unmount};
+use crate::scratch::{Scratch, free_address};
 use crate::wait_for;
 
 /// The domain of libvirt's test driver.
@@ -44,6 +44,7 @@ impl Broker {
         let address = free_address()?;
         let config = format!(
             "listener {} {}\nallow_anonymous true\nset_tcp_nodelay true\n\
+             log_type error\nlog_type warning\nlog_type notice\nlog_type subscribe\n\
              persistence true\npersistence_location {}/\nmax_queued_messages 0\nuser root\n",
             address.port(),
             address.ip(),
@@ -81,6 +82,20 @@ impl Broker {
     /// Its port.
     pub fn port(&self) -> u16 {
         self.address.port()
+    }
+
+    /// Waits until a watcher has subscribed, as the broker's log says: what is published from then on
+    /// reaches it.
+    ///
+    /// # Errors
+    /// None does.
+    pub fn wait_for_watcher(&self) -> Result<()> {
+        let log = self.folder.join("mosquitto.err");
+        wait_for(20, "the watcher to subscribe", || {
+            let text = std::fs::read_to_string(&log).ok()?;
+            let subscribes = |l: &str| l.contains(": vmkpi-watch-") && l.contains(" vmkpi/v1/");
+            text.lines().any(subscribes).then_some(())
+        })
     }
 
     /// The running process.
@@ -184,15 +199,12 @@ impl Chain {
         self.scratch.path()
     }
 
-    /// Kills the guest daemon and starts it again on the same state.
+    /// Kills the guest daemon and starts it again on the same state and over the mount that it left.
     ///
     /// # Errors
     /// The partition does not come back.
     pub fn kill_guest(&mut self) -> Result<()> {
         self.guest.kill()?;
-        for mount in mounts_in(&self.mount()) {
-            unmount(&mount);
-        }
         self.guest = start_guest(self.folder())?;
         Ok(())
     }
@@ -298,12 +310,7 @@ pub fn start_watch(folder: &Path, broker: &Broker) -> Result<Process> {
     let url = broker.url();
     let arguments = ["watch", "--broker", &url, "--format", "json", "--show-gaps"];
     let watch = Process::start(folder, "watch", &program("vmkpi")?, arguments)?;
-    // Nothing says that a subscription stands; the broker's log does.
-    let log = folder.join("mosquitto.err");
-    wait_for(10, "the watcher to subscribe", || {
-        let text = std::fs::read_to_string(&log).ok()?;
-        text.contains("as vmkpi-watch-").then_some(())
-    })?;
+    broker.wait_for_watcher()?;
     Ok(watch)
 }
 

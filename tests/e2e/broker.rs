@@ -147,13 +147,9 @@ fn a_watcher_outlives_its_broker_and_is_back_before_a_producer() -> Result<()> {
 #[test]
 fn hostile_messages_are_said_once_and_shown_never() -> Result<()> {
     let scratch = Scratch::new()?;
-    let (_broker, port) = embedded(&scratch)?;
-    let url = format!("mqtt://127.0.0.1:{port}");
-    let arguments = [
-        "watch", "--broker", &url, "--format", "json", "--count", "1",
-    ];
-    let mut watch = Process::start(scratch.path(), "watch", &program("vmkpi")?, arguments)?;
-    std::thread::sleep(Duration::from_millis(700));
+    let broker = Broker::start(scratch.path())?;
+    let mut watch = start_watch(scratch.path(), &broker)?;
+    let port = broker.port();
     let good = message(1);
     let deep = "[".repeat(100_000);
     for bad in [
@@ -168,8 +164,10 @@ fn hostile_messages_are_said_once_and_shown_never() -> Result<()> {
     }
     publish(port, "5", &TOPIC.replace("shop", "other"), &good)?;
     publish(port, "5", TOPIC, &good)?;
-    ensure!(watch.wait(10)?.success(), "{}", watch.words());
-    let lines = lines_of(&watch.out)?;
+    let lines = wait_for(10, "the good one", || {
+        lines_of(&watch.out).ok().filter(|lines| !lines.is_empty())
+    })?;
+    ensure!(watch.terminate()?.success(), "{}", watch.words());
     assert_eq!(lines.len(), 1);
     assert_eq!(
         (lines[0]["vm"].as_str(), lines[0]["seq"].as_u64()),
@@ -210,7 +208,8 @@ fn slow_way(port: u16, delay: Duration) -> Result<u16> {
 #[test]
 fn a_broker_far_away_is_reached() -> Result<()> {
     let scratch = Scratch::new()?;
-    let (_broker, port) = embedded(&scratch)?;
+    let broker = Broker::start(scratch.path())?;
+    let port = broker.port();
     let url = format!(
         "mqtt://127.0.0.1:{}",
         slow_way(port, Duration::from_millis(900))?
@@ -219,7 +218,7 @@ fn a_broker_far_away_is_reached() -> Result<()> {
         "watch", "--broker", &url, "--format", "json", "--count", "1",
     ];
     let mut watch = Process::start(scratch.path(), "watch", &program("vmkpi")?, arguments)?;
-    std::thread::sleep(Duration::from_millis(2500));
+    broker.wait_for_watcher()?;
     publish(port, "5", TOPIC, &message(1))?;
     ensure!(watch.wait(10)?.success(), "{}", watch.words());
     assert_eq!(watch.words(), "");
@@ -229,7 +228,8 @@ fn a_broker_far_away_is_reached() -> Result<()> {
 #[test]
 fn a_reader_that_has_seen_enough_is_no_failure() -> Result<()> {
     let scratch = Scratch::new()?;
-    let (_broker, port) = embedded(&scratch)?;
+    let broker = Broker::start(scratch.path())?;
+    let port = broker.port();
     let vmkpi_path = program("vmkpi")?;
     let script = format!(
         "{} watch --broker mqtt://127.0.0.1:{port} --format json | head -n 1; echo ${{PIPESTATUS[0]}}",
@@ -241,7 +241,7 @@ fn a_reader_that_has_seen_enough_is_no_failure() -> Result<()> {
         Path::new("/bin/bash"),
         ["-c", &script],
     )?;
-    std::thread::sleep(Duration::from_millis(700));
+    broker.wait_for_watcher()?;
     for seq in 1..=3 {
         publish(port, "5", TOPIC, &message(seq))?;
         std::thread::sleep(Duration::from_millis(200));
