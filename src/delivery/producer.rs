@@ -24,7 +24,7 @@ use crate::link::{
     From, GuestMessage, Have, HostMessage, Payload, Rows, TableId, TableInfo, VERSION,
 };
 use crate::name::{DataPoint, Label, PointPattern};
-use crate::position::{MAX_SEQ, Mark, Nonce, Position};
+use crate::position::{MAX_SEQ, Mark, Nonce, Position, StreamId};
 use instance::Origin;
 use outbox::Outbox;
 use repair::Asker;
@@ -109,6 +109,8 @@ pub struct Confirmation {
 struct Session {
     nonce: Nonce,
     greeted: bool,
+    /// The stream that the guest's new rows go to.
+    stream: Option<StreamId>,
     /// The guest asked for a new session.
     over: bool,
 }
@@ -174,6 +176,7 @@ impl Producer {
         self.session = Some(Session {
             nonce,
             greeted: false,
+            stream: None,
             over: false,
         });
         let seen = self.tables.iter().filter(|(_, t)| t.highest.seq > 0);
@@ -226,9 +229,12 @@ impl Producer {
         let greeted = session.greeted;
         let taken = match message {
             GuestMessage::Hello {
-                version, tables, ..
+                version,
+                tables,
+                stream,
+                ..
             } if version == VERSION => {
-                session.greeted = true;
+                (session.greeted, session.stream) = (true, Some(stream));
                 self.on_hello(&tables, now_ms);
                 Ok(())
             }
@@ -594,10 +600,7 @@ impl Producer {
             return Ok(());
         }
         if table.contradicted_by(rows) {
-            // Two histories of one stream: the guest finds out by what this host says it has.
-            if let Some(session) = &mut self.session {
-                session.over = true;
-            }
+            self.diverged(&id);
             return Err(Refused);
         }
         table.note(rows);
@@ -618,6 +621,17 @@ impl Producer {
             instance.publish_live(closed, &mut scope);
         }
         Ok(())
+    }
+
+    /// Two histories of one stream. Of the current one, the guest finds out by what this host says it
+    /// has, and begins another; of an earlier one it would not, so this host begins anew.
+    fn diverged(&mut self, id: &TableId) {
+        match &mut self.session {
+            Some(session) if session.stream == Some(id.stream) => session.over = true,
+            _ => {
+                self.tables.remove(id);
+            }
+        }
     }
 
     fn on_page(&mut self, id: &TableId, page: &Rows, now_ms: u64) {

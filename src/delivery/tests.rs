@@ -759,6 +759,11 @@ fn a_host_that_has_only_heard_of_the_acknowledged_row_tells_another_history_by_i
     simulate(1_477_192_097_249_788_076, true, true);
 }
 
+#[test]
+fn another_history_of_an_earlier_stream_does_not_greet_for_ever() {
+    simulate(8_826_419_286_938_046_596, true, true);
+}
+
 /// Fixed seeds: of random ones, one in some ten thousand finds a run of reverts and changed
 /// descriptors that this version does not get right (CHANGELOG.md, "Known").
 #[test]
