@@ -199,6 +199,9 @@ pub enum EventError {
     /// The source is not `/vmkpi/SITE/VM`.
     #[error("the source {0:?} is not /vmkpi/SITE/VM")]
     Source(String),
+    /// Another version of CloudEvents than 1.0.
+    #[error("CloudEvents {0:?} instead of 1.0")]
+    Version(String),
     /// A type this version does not know.
     #[error("unknown event type {0:?}")]
     Type(String),
@@ -364,6 +367,9 @@ impl Event {
     /// The bytes are no event of ours, or say something impossible.
     pub fn decode(bytes: &[u8]) -> Result<Self, EventError> {
         let wire: Wire<String, &serde_json::value::RawValue> = serde_json::from_slice(bytes)?;
+        if wire.specversion != "1.0" {
+            return Err(EventError::Version(wire.specversion));
+        }
         let (site, vm) = parse_source(&wire.source)?;
         let body = data_in(&wire.event_type, wire.data.get())?;
         if wire.after.0 > wire.through.0 {
@@ -590,6 +596,7 @@ mod tests {
                 .into_bytes()
         };
         assert!(Event::decode(&with("org.vmkpi.raw.v1", "org.vmkpi.raw.v2")).is_err());
+        assert!(Event::decode(&with("\"1.0\"", "\"0.3\"")).is_err());
         assert!(Event::decode(&with("/vmkpi/acme", "/other/acme")).is_err());
         assert!(Event::decode(&with("%C3%BC", "%C3")).is_err());
         assert!(Event::decode(&with("\"after\":16", "\"after\":18")).is_err());
