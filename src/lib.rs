@@ -19,4 +19,5 @@ pub mod link;
 pub mod message;
 pub mod name;
 pub mod position;
+mod text;
 pub mod value;

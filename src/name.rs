@@ -5,7 +5,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use crate::text::text_serde;
 
 /// The longest KPI name, in bytes: short enough that a topic with it fits MQTT's 65,535 bytes even
 /// when every byte is percent-encoded, long enough for a file name (NAME_MAX is 255).
@@ -45,23 +45,6 @@ fn check_common(name: &str) -> Result<(), NameError> {
         return Err(NameError::Character(name.into()));
     }
     Ok(())
-}
-
-macro_rules! text_serde {
-    ($type:ty) => {
-        impl Serialize for $type {
-            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.collect_str(self)
-            }
-        }
-        impl<'de> Deserialize<'de> for $type {
-            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                String::deserialize(deserializer)?
-                    .parse()
-                    .map_err(de::Error::custom)
-            }
-        }
-    };
 }
 
 /// The name of a KPI: its file in the partition, its table in the store, the last level of its topic.

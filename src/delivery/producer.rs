@@ -12,6 +12,7 @@
 //! Tables, cursors and windows outlive a session; `hello` tells which of them the guest still backs.
 
 mod instance;
+mod lines;
 mod outbox;
 mod repair;
 mod table;
@@ -20,11 +21,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::descriptor::{Descriptor, Monitor};
-use crate::link::{
-    From, GuestMessage, Have, HostMessage, Payload, Rows, TableId, TableInfo, VERSION,
-};
+use crate::link::{GuestMessage, Have, HostMessage, TableId, VERSION};
 use crate::name::{DataPoint, Label, PointPattern};
-use crate::position::{MAX_SEQ, Mark, Nonce, Position, StreamId};
+use crate::position::{Mark, Nonce, Position, StreamId};
 use instance::Origin;
 use outbox::Outbox;
 use repair::Asker;
@@ -487,233 +486,6 @@ impl Producer {
             now_ms,
         })
     }
-
-    fn on_hello(&mut self, tables: &[TableInfo], now_ms: u64) {
-        let told: BTreeMap<_, _> = tables.iter().map(|t| (&t.table, t)).collect();
-        // Whatever the guest has less of than this host has read is of another history.
-        self.tables.retain(|id, table| {
-            let last = told.get(id).map(|t| t.last);
-            last.is_some_and(|last| last >= table.highest.seq.max(table.received))
-        });
-        for info in tables {
-            self.know(&info.table, info.acked, now_ms);
-            if let Some(table) = self.tables.get_mut(&info.table) {
-                table.moved = info.moved;
-                table.acknowledged(info.acked);
-            }
-        }
-        self.subscribe(now_ms);
-    }
-
-    /// Asks for every table from where it is; the row there again, to tell its window.
-    fn subscribe(&mut self, now_ms: u64) {
-        let Some(session) = self.session.as_ref().filter(|s| s.greeted) else {
-            return;
-        };
-        let nonce = session.nonce;
-        let from = self.tables.iter_mut().map(|(id, table)| {
-            table.subscribed_ms = Some(now_ms);
-            From {
-                table: id.clone(),
-                seq: table.received.max(1),
-            }
-        });
-        let message = HostMessage::Subscribe {
-            nonce,
-            from: from.collect(),
-            patterns: self.patterns(),
-        };
-        self.out.send(message);
-    }
-
-    /// Makes the instances of a table that match and are not there yet.
-    fn know(&mut self, id: &TableId, acked: Mark, now_ms: u64) {
-        if !self.follows(&id.point) || !self.is_ours(&id.point) {
-            return;
-        }
-        if !self.tables.contains_key(id) && self.tables.len() >= MAX_TABLES {
-            self.counters.tables_refused += 1;
-            return;
-        }
-        let table = self
-            .tables
-            .entry(id.clone())
-            .or_insert_with(|| Table::new(acked));
-        if table.specify(id, &self.monitors, &self.consumers, now_ms) {
-            table.subscribed_ms = None;
-        }
-    }
-
-    fn is_ours(&self, point: &DataPoint) -> bool {
-        matches!(
-            (self.source, point),
-            (Source::Kpi, DataPoint::Kpi(..)) | (Source::Infra, DataPoint::Infra(..))
-        )
-    }
-
-    /// Rows are missing: asks for the table again, but not for each line.
-    fn hole(&mut self, id: &TableId, now_ms: u64) {
-        let (Some(session), Some(table)) = (&self.session, self.tables.get_mut(id)) else {
-            return;
-        };
-        let asked = table.subscribed_ms.replace(now_ms);
-        if asked.is_some_and(|then| now_ms.saturating_sub(then) <= RESUBSCRIBE_MS) {
-            table.subscribed_ms = asked;
-            return;
-        }
-        self.counters.holes += 1;
-        let from = From {
-            table: id.clone(),
-            seq: table.received.max(1),
-        };
-        let nonce = session.nonce;
-        let patterns = self.patterns();
-        self.out.send(HostMessage::Subscribe {
-            nonce,
-            patterns,
-            from: vec![from],
-        });
-    }
-
-    /// What each line about a table says besides: the acknowledged row, and that the table exists.
-    fn hear_of(&mut self, id: &TableId, acked: Mark, now_ms: u64) -> Result<(), Refused> {
-        self.know(id, acked, now_ms);
-        let table = self.tables.get_mut(id).ok_or(Refused)?;
-        table.acknowledged(acked);
-        Ok(())
-    }
-
-    fn on_rows(&mut self, rows: &Rows, now_ms: u64) -> Result<(), Refused> {
-        check_rows(rows)?;
-        let id = rows.table();
-        if rows.query.is_some() {
-            self.on_page(&id, rows, now_ms);
-            return Ok(());
-        }
-        self.hear_of(&id, rows.acked, now_ms)?;
-        let Some(first) = rows.rows.first() else {
-            return Ok(());
-        };
-        let table = self.tables.get_mut(&id).ok_or(Refused)?;
-        if first.seq > table.received + 1 {
-            self.hole(&id, now_ms);
-            return Ok(());
-        }
-        if table.contradicted_by(rows) {
-            self.diverged(&id);
-            return Err(Refused);
-        }
-        table.note(rows);
-        self.counters.rows += rows.rows.len() as u64;
-        let Some(mut hands) = self.hands(&id, now_ms) else {
-            return Ok(());
-        };
-        let (instances, mut scope) = hands.split();
-        for instance in instances.iter_mut() {
-            let mut closed = Vec::new();
-            for row in &rows.rows {
-                let fed = instance.window.fed();
-                // A row at `fed` tells the window before; one beyond waits until older ones came.
-                if row.seq == fed || row.seq == fed + 1 {
-                    instance.window.feed(&rows.columns, row, &mut closed);
-                }
-            }
-            instance.publish_live(closed, &mut scope);
-        }
-        Ok(())
-    }
-
-    /// Two histories of one stream. Of the current one, the guest finds out by what this host says it
-    /// has, and begins another; of an earlier one it would not, so this host begins anew.
-    fn diverged(&mut self, id: &TableId) {
-        match &mut self.session {
-            Some(session) if session.stream == Some(id.stream) => session.over = true,
-            _ => {
-                self.tables.remove(id);
-            }
-        }
-    }
-
-    fn on_page(&mut self, id: &TableId, page: &Rows, now_ms: u64) {
-        let (Some(query), Some(session)) = (page.query, &self.session) else {
-            return;
-        };
-        let nonce = session.nonce;
-        let mut next_query = self.next_query;
-        let Some(mut hands) = self.hands(id, now_ms) else {
-            return;
-        };
-        let (instances, mut scope) = hands.split();
-        for instance in instances.iter_mut() {
-            let at = (0..instance.cursors.len()).find(|at| instance.awaits(*at, query));
-            if let Some(at) = at {
-                let mut asker = Asker {
-                    nonce,
-                    next_query: &mut next_query,
-                };
-                instance.take_page(at, page, &mut asker, &mut scope);
-            }
-        }
-        self.next_query = next_query;
-    }
-
-    /// `end` is the last row stored; its epoch and time are what the guest promises.
-    fn on_mark(
-        &mut self,
-        id: &TableId,
-        end: Mark,
-        acked: Mark,
-        now_ms: u64,
-    ) -> Result<(), Refused> {
-        self.hear_of(id, acked, now_ms)?;
-        let table = self.tables.get(id).ok_or(Refused)?;
-        if end.seq > table.received {
-            self.hole(id, now_ms);
-            return Ok(());
-        }
-        let Some(mut hands) = self.hands(id, now_ms) else {
-            return Ok(());
-        };
-        let (instances, mut scope) = hands.split();
-        for instance in instances.iter_mut().filter(|i| i.window.fed() >= end.seq) {
-            let mut closed = Vec::new();
-            instance.window.mark(end.epoch, end.time, &mut closed);
-            instance.publish_live(closed, &mut scope);
-        }
-        hands.acknowledge();
-        Ok(())
-    }
-
-    fn on_gap(
-        &mut self,
-        id: &TableId,
-        after: Position,
-        through: Mark,
-        reason: &str,
-        now_ms: u64,
-    ) -> Result<(), Refused> {
-        if after.seq >= through.seq || through.seq > MAX_SEQ {
-            return Err(Refused);
-        }
-        let table = self.tables.get_mut(id).ok_or(Refused)?;
-        if after.seq > table.received {
-            self.hole(id, now_ms);
-            return Ok(());
-        }
-        table.received = table.received.max(through.seq);
-        let reason: String = reason.chars().take(64).collect();
-        let Some(mut hands) = self.hands(id, now_ms) else {
-            return Ok(());
-        };
-        let (instances, mut scope) = hands.split();
-        for instance in instances
-            .iter_mut()
-            .filter(|i| i.window.fed() < through.seq)
-        {
-            instance.lose(through, &reason, &mut scope);
-        }
-        Ok(())
-    }
 }
 
 fn origin(descriptor: &Descriptor) -> Origin {
@@ -733,21 +505,4 @@ fn monitors(descriptor: &Descriptor, source: Source) -> Vec<Arc<Monitor>> {
         .cloned()
         .map(Arc::new)
         .collect()
-}
-
-/// A page must be what the protocol says before any of it counts: contiguous, one value for each
-/// column, bytes only where they belong.
-fn check_rows(rows: &Rows) -> Result<(), Refused> {
-    let encrypted = rows.point.is_encrypted();
-    let first = rows.rows.first().map_or(1, |r| r.seq);
-    for (row, due) in rows.rows.iter().zip(first..=u64::MAX) {
-        let payload_fits = match &row.payload {
-            Payload::Values(values) => !encrypted && values.len() == rows.columns.len(),
-            Payload::Data(_) => encrypted,
-        };
-        if row.seq != due || !(1..=MAX_SEQ).contains(&row.seq) || !payload_fits {
-            return Err(Refused);
-        }
-    }
-    Ok(())
 }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use crate::text::text_serde;
 
 /// The name of the virtio-serial port a host looks for.
 pub const KPI_PORT: &str = "org.vmkpi.kpi.0";
@@ -68,19 +68,7 @@ impl fmt::Display for LinkUrl {
     }
 }
 
-impl Serialize for LinkUrl {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for LinkUrl {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?
-            .parse()
-            .map_err(de::Error::custom)
-    }
-}
+text_serde!(LinkUrl);
 
 #[cfg(test)]
 mod tests {
