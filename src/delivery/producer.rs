@@ -35,6 +35,8 @@ pub use table::Latest;
 
 /// The most tables of one VM that a host follows; more are counted and left alone.
 pub const MAX_TABLES: usize = 5000;
+/// Bytes of samples that the open raw windows of one VM hold together; over it, they go out early.
+pub const MAX_HELD_BYTES: usize = 4 << 20;
 /// A guest that has said nothing for so long is greeted again, in milliseconds.
 const SILENCE_MS: u64 = 5000;
 /// Greetings are at least this far apart, in milliseconds.
@@ -127,6 +129,8 @@ pub struct Producer {
     heard_ms: u64,
     greeted_ms: u64,
     tables: BTreeMap<TableId, Table>,
+    /// Bytes in open raw windows, of all tables.
+    held_bytes: usize,
     out: Outbox,
     next_query: u64,
     counters: Counters,
@@ -161,6 +165,7 @@ impl Producer {
             heard_ms: now_ms,
             greeted_ms: now_ms,
             tables: BTreeMap::new(),
+            held_bytes: 0,
             out: Outbox::default(),
             next_query: 0,
             counters: Counters::default(),
@@ -440,6 +445,11 @@ impl Producer {
     /// Messages that the broker has not acknowledged.
     pub fn outstanding(&self) -> usize {
         self.out.outstanding()
+    }
+
+    /// Bytes of samples in open raw windows; at most [`MAX_HELD_BYTES`].
+    pub fn held_bytes(&self) -> usize {
+        self.held_bytes
     }
 
     /// What has happened.

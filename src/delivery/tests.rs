@@ -764,6 +764,52 @@ fn another_history_of_an_earlier_stream_does_not_greet_for_ever() {
     simulate(8_826_419_286_938_046_596, true, true);
 }
 
+/// A guest fills the raw windows of many tables: they share a budget, and nothing is left out.
+#[test]
+fn open_raw_windows_of_one_vm_hold_a_bounded_number_of_bytes() {
+    let text = "vm='v'\nprimary_site='s'\n[[monitor]]\npoint='unencrypted/*'\ndelivery_ms=60000";
+    let no_file = |_: &std::path::Path| Err(std::io::Error::other("none"));
+    let descriptor = Descriptor::parse(text, Spelling::Toml, &no_file).unwrap();
+    let mut producer = Producer::new(Source::Kpi, Identity::default(), &descriptor, 0);
+    let mut guest = Spool::new(StreamId(1), SpoolLimits::default());
+    producer.connected(Nonce(1), 0);
+    let long = Payload::Values(vec![Value::Text("x".repeat(150_000).into())]);
+    let (mut samples, mut held) = (0, 0);
+    for round in 0..100u64 {
+        let (point, now) = (
+            format!("unencrypted/t{round}").parse().unwrap(),
+            Timestamp::from_micros(1),
+        );
+        guest.append(
+            &point,
+            [COLUMN.into()].into(),
+            long.clone(),
+            RowKey(round),
+            now,
+        );
+        loop {
+            while let Some(line) = guest.poll() {
+                producer.on_message(line, 0);
+                held = held.max(producer.held_bytes());
+            }
+            let Some(output) = producer.poll() else { break };
+            match output {
+                Output::Send(line) => guest.on_message(line, &mut || StreamId(2)),
+                Output::Publish(p) => {
+                    let Body::Raw(raw) = &p.event.body else {
+                        panic!()
+                    };
+                    samples += raw.len();
+                    producer.on_puback(p.token, 0);
+                }
+            }
+        }
+    }
+    assert!(held > super::producer::MAX_HELD_BYTES / 2, "{held}");
+    assert!(held <= super::producer::MAX_HELD_BYTES, "{held}");
+    assert!(samples > 50, "the rest waits in its windows: {samples}");
+}
+
 /// Fixed seeds: of random ones, one in some ten thousand finds a run of reverts and changed
 /// descriptors that this version does not get right (CHANGELOG.md, "Known").
 #[test]

@@ -164,15 +164,19 @@ impl Windower {
         }
     }
 
-    /// Hands out the samples of an open raw window that fill a message already, so that a window
-    /// costs bounded memory: where a raw window is cut makes no difference to what it says.
+    /// Hands out the samples of an open raw window that fill a message already.
     fn shed(&mut self, out: &mut Vec<Closed>) {
+        if self.held_bytes() >= MAX_MESSAGE_BYTES {
+            self.shed_all(out);
+        }
+    }
+
+    /// Hands out every settled sample of an open raw window before it closes, so that windows cost
+    /// bounded memory: where a raw window is cut makes no difference to what it says.
+    pub fn shed_all(&mut self, out: &mut Vec<Closed>) {
         let Some(open) = self.open.as_mut() else {
             return;
         };
-        if open.raw_bytes < MAX_MESSAGE_BYTES {
-            return;
-        }
         let Some(last) = open.raw.last() else { return };
         let through = Position::new(last.seq, last.key);
         let time = last.time;

@@ -13,8 +13,11 @@ use anyhow::{Context as _, bail};
 use nix::fcntl::OFlag;
 use vmkpi::link::{LineReader, LinkUrl};
 
-/// Where the kernel shows virtio-serial ports by name.
+/// Where udev names virtio-serial ports.
 const PORTS: &str = "/dev/virtio-ports";
+
+/// Where the kernel names them, udev or not.
+const KERNEL_PORTS: &str = "/sys/class/virtio-ports";
 
 /// How often a port that is not there, or busy, is looked for.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -33,8 +36,8 @@ pub enum Transport {
     },
     /// A port.
     Port {
-        /// Its device.
-        path: PathBuf,
+        /// Its name.
+        name: String,
         /// When to look for it again.
         next_look: Instant,
     },
@@ -51,7 +54,7 @@ impl Transport {
                 listen(path).with_context(|| format!("cannot listen at {}", path.display()))
             }
             LinkUrl::VirtioSerial(name) => Ok(Self::Port {
-                path: Path::new(PORTS).join(name),
+                name: name.clone(),
                 next_look: Instant::now(),
             }),
         }
@@ -82,7 +85,7 @@ impl Transport {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
                 Err(error) => Err(error),
             },
-            Self::Port { path, next_look } => {
+            Self::Port { name, next_look } => {
                 if connected || Instant::now() < *next_look {
                     return Ok(None);
                 }
@@ -91,7 +94,7 @@ impl Transport {
                     .read(true)
                     .write(true)
                     .custom_flags(OFlag::O_NONBLOCK.bits())
-                    .open(path)?;
+                    .open(device_of(name, Path::new(KERNEL_PORTS)))?;
                 Ok(Some(Connection::new(file, true)))
             }
         }
@@ -103,6 +106,20 @@ impl Transport {
             let _ = std::fs::remove_file(path);
         }
     }
+}
+
+/// The device of the port `name`: udev's link, or, in a guest without udev, what the kernel says.
+fn device_of(name: &str, kernel_ports: &Path) -> PathBuf {
+    let by_udev = Path::new(PORTS).join(name);
+    if by_udev.exists() {
+        return by_udev;
+    }
+    let is_it = |port: &std::fs::DirEntry| {
+        std::fs::read_to_string(port.path().join("name")).is_ok_and(|said| said.trim_end() == name)
+    };
+    let ports = std::fs::read_dir(kernel_ports).into_iter().flatten();
+    let found = ports.flatten().find(is_it);
+    found.map_or(by_udev, |port| Path::new("/dev").join(port.file_name()))
 }
 
 fn listen(path: &Path) -> anyhow::Result<Transport> {
@@ -250,6 +267,22 @@ mod tests {
             Connection::new(File::from(OwnedFd::from(ours)), true),
             theirs,
         )
+    }
+
+    #[test]
+    fn a_port_is_found_without_udev() {
+        let sys = tempfile::tempdir().unwrap();
+        for (device, name) in [
+            ("vport0p1", "org.qemu.guest_agent.0\n"),
+            ("vport1p2", "org.vmkpi.kpi.7\n"),
+        ] {
+            std::fs::create_dir(sys.path().join(device)).unwrap();
+            std::fs::write(sys.path().join(device).join("name"), name).unwrap();
+        }
+        let found = device_of("org.vmkpi.kpi.7", sys.path());
+        assert_eq!(found, Path::new("/dev/vport1p2"));
+        let absent = device_of("org.vmkpi.kpi.8", sys.path());
+        assert_eq!(absent, Path::new("/dev/virtio-ports/org.vmkpi.kpi.8"));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::repair::Asker;
 use super::table::Table;
-use super::{MAX_TABLES, Producer, RESUBSCRIBE_MS, Refused, Source};
+use super::{MAX_HELD_BYTES, MAX_TABLES, Producer, RESUBSCRIBE_MS, Refused, Source};
 use crate::link::{From, HostMessage, Payload, Rows, TableId, TableInfo};
 use crate::name::DataPoint;
 use crate::position::{MAX_SEQ, Mark, Position};
@@ -18,6 +18,7 @@ impl Producer {
             let last = told.get(id).map(|t| t.last);
             last.is_some_and(|last| last >= table.highest.seq.max(table.received))
         });
+        self.recount();
         for info in tables {
             self.know(&info.table, info.acked, now_ms);
             if let Some(table) = self.tables.get_mut(&info.table) {
@@ -143,7 +144,35 @@ impl Producer {
             }
             instance.publish_live(closed, &mut scope);
         }
+        self.keep_within_budget(&id, now_ms);
         Ok(())
+    }
+
+    fn recount(&mut self) {
+        self.held_bytes = self.tables.values().map(|t| t.held_bytes).sum();
+    }
+
+    /// Open raw windows share a budget; over it, those of the table that grew go out early.
+    fn keep_within_budget(&mut self, id: &TableId, now_ms: u64) {
+        let Some(table) = self.tables.get_mut(id) else {
+            return;
+        };
+        let held = table.instances.iter().map(|i| i.window.held_bytes()).sum();
+        self.held_bytes -= std::mem::replace(&mut table.held_bytes, held);
+        self.held_bytes += held;
+        if self.held_bytes <= MAX_HELD_BYTES || held == 0 {
+            return;
+        }
+        self.held_bytes -= std::mem::take(&mut table.held_bytes);
+        let Some(mut hands) = self.hands(id, now_ms) else {
+            return;
+        };
+        let (instances, mut scope) = hands.split();
+        for instance in instances.iter_mut() {
+            let mut closed = Vec::new();
+            instance.window.shed_all(&mut closed);
+            instance.publish_live(closed, &mut scope);
+        }
     }
 
     /// Two histories of one stream. Of the current one, the guest finds out by what this host says it
@@ -153,6 +182,7 @@ impl Producer {
             Some(session) if session.stream == Some(id.stream) => session.over = true,
             _ => {
                 self.tables.remove(id);
+                self.recount();
             }
         }
     }
@@ -204,6 +234,7 @@ impl Producer {
             instance.publish_live(closed, &mut scope);
         }
         hands.acknowledge();
+        self.keep_within_budget(id, now_ms);
         Ok(())
     }
 

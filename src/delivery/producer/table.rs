@@ -48,6 +48,8 @@ pub(super) struct Table {
     pub(super) subscribed_ms: Option<u64>,
     pub(super) instances: Vec<Instance>,
     pub(super) latest: Option<Latest>,
+    /// Bytes in open raw windows, as they were counted last.
+    pub(super) held_bytes: usize,
 }
 
 impl Table {
@@ -62,6 +64,7 @@ impl Table {
             subscribed_ms: None,
             instances: Vec::new(),
             latest: None,
+            held_bytes: 0,
         }
     }
 
