@@ -191,6 +191,20 @@ impl Descriptor {
     /// Reads and validates a descriptor. `read_key` opens a `primary_key_file`; it is not called
     /// for metadata, whose author may not name files of the host.
     ///
+    /// ```
+    /// use vmkpi::descriptor::{Descriptor, Spelling};
+    /// let text = r#"
+    ///     vm = "shop-frontend-1"
+    ///     primary_site = "acme"
+    ///     [[monitor]]
+    ///     point = "unencrypted/web"
+    ///     function = "avg"
+    /// "#;
+    /// let errors = Descriptor::parse(text, Spelling::Toml, &|path| std::fs::read_to_string(path))
+    ///     .unwrap_err();
+    /// assert!(errors[0].to_string().starts_with("line 6: monitor[1].function: unknown function"));
+    /// ```
+    ///
     /// # Errors
     /// Every error found, in the order of the text.
     pub fn parse(

@@ -204,6 +204,16 @@ text_serde!(DataPoint);
 
 /// A data point or a pattern of them: `*` stands for any characters of a name, as in
 /// `unencrypted/*`. `infra/GROUP` also names every device of the group.
+///
+/// ```
+/// use vmkpi::name::{DataPoint, PointPattern};
+/// # fn main() -> Result<(), vmkpi::name::NameError> {
+/// let web: DataPoint = "unencrypted/web".parse()?;
+/// assert!("unencrypted/*".parse::<PointPattern>()?.matches(&web));
+/// assert!(!"encrypted/*".parse::<PointPattern>()?.matches(&web));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PointPattern(DataPoint);
 
@@ -278,6 +288,10 @@ fn glob(pattern: &str, name: &str) -> bool {
 
 /// One MQTT topic level: `+`, `#`, `/`, `%` and control characters percent-encoded (UTF-8 bytes,
 /// RFC 3986 section 2.1).
+///
+/// ```
+/// assert_eq!(vmkpi::name::topic_level("a/+/#"), "a%2F%2B%2F%23");
+/// ```
 pub fn topic_level(text: &str) -> String {
     let mut level = String::with_capacity(text.len());
     for c in text.chars() {

@@ -31,6 +31,14 @@ impl Value {
     /// `42` is an integer and `4.2`, `.5`, `1e3` are reals; an empty field is NULL. What would not
     /// survive the round trip stays text: leading zeros or a plus sign, integers beyond 64 bits,
     /// reals that are not finite or have more than 17 significant digits (a double holds no more).
+    ///
+    /// ```
+    /// use vmkpi::value::Value;
+    /// assert_eq!(Value::from_csv("42"), Value::Integer(42));
+    /// assert_eq!(Value::from_csv("4.2"), Value::Real(4.2));
+    /// assert_eq!(Value::from_csv(""), Value::Null);
+    /// assert_eq!(Value::from_csv("007"), Value::Text("007".into()));
+    /// ```
     pub fn from_csv(text: &str) -> Self {
         if text.is_empty() {
             return Self::Null;

@@ -5,9 +5,22 @@ set -u
 : "${CARGO:=cargo}" "${TARGET:=target}" "${FLAGS:=--locked --workspace --features vmkpi/command}"
 
 times=
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+
+# The time of each stage, and how many tests there were in all.
 report() {
     printf '\n%-34s %s\n' STAGE SECONDS
-    printf '%b' "$times"
+    printf '%b\n' "$times"
+    awk '/^test result:/ { passed += $4; failed += $6 } END { printf "tests: %d passed, %d failed\n", passed, failed }' "$log"
+}
+
+# A stage that counts: what it prints is kept for the report.
+tests() {
+    { "$@" 2>&1; echo $? >"$log.status"; } | tee -a "$log"
+    status=$(cat "$log.status")
+    rm -f "$log.status"
+    return "$status"
 }
 
 stage() {
@@ -54,8 +67,8 @@ export VMKPI_BIN_DIR="${VMKPI_BIN_DIR:-$(mkdir -p "$TARGET/debug" && cd "$TARGET
     stage "build" $CARGO build $FLAGS
     stage "lints" $CARGO clippy $FLAGS --all-targets --quiet -- -D warnings
     stage "build tests" $CARGO test $FLAGS --no-run --quiet
-    stage "unit and property tests" $CARGO test $FLAGS --quiet --no-fail-fast --lib --bins
-    stage "over real parts, end to end" $CARGO test $FLAGS --quiet --no-fail-fast --test '*'
-    stage "documentation tests" $CARGO test $FLAGS --quiet --doc
+    stage "unit and property tests" tests $CARGO test $FLAGS --quiet --no-fail-fast --lib --bins
+    stage "documentation tests" tests $CARGO test $FLAGS --quiet --doc
+    stage "over real parts, end to end" tests $CARGO test $FLAGS --quiet --no-fail-fast --test '*'
 }
 report

@@ -69,7 +69,8 @@ struct Open {
     last: Mark,
 }
 
-/// Makes windows of the rows of one instance, fed in order.
+/// Makes windows of the rows of one instance, fed in order. Feeding may close a window; so may a mark,
+/// the guest's promise that no earlier row will follow.
 #[derive(Clone, Debug)]
 pub struct Windower {
     monitor: Arc<Monitor>,

@@ -13,6 +13,7 @@
 
 mod broker;
 mod publisher;
+mod recent;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -28,7 +29,7 @@ pub use broker::{Broker, BrokerError, Credentials};
 const CHANNEL: usize = 64;
 
 /// A message to publish.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Job {
     /// Where to.
     pub topic: String,

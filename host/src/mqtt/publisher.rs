@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
@@ -19,6 +19,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use vmkpi::message::CONTENT_TYPE;
 
+use super::recent::Recent;
 use super::{Broker, Job, Outcome, Reply, Status};
 
 /// The most messages kept until they are acknowledged; a producer has at most 64 of them.
@@ -57,6 +58,7 @@ pub(super) async fn run(broker: Broker, jobs: mpsc::Receiver<Job>, status: Arc<S
         status,
         kept: BTreeMap::new(),
         kept_bytes: 0,
+        recent: Recent::default(),
         next_serial: 0,
         max_packet_bytes: usize::MAX,
         strikes: 0,
@@ -99,6 +101,8 @@ struct Publishing {
     /// What is not acknowledged, in the order it came.
     kept: BTreeMap<u64, Job>,
     kept_bytes: usize,
+    /// What was acknowledged lately.
+    recent: Recent,
     next_serial: u64,
     max_packet_bytes: usize,
     /// Connections in a row that the broker ended for what we sent.
@@ -174,7 +178,13 @@ impl Publishing {
         self.status.connected.store(false, Ordering::Relaxed);
         match &result {
             Ok(()) => goodbye(&mut connection).await,
-            Err(error) => self.judge(error, &connection),
+            Err(error) => {
+                self.judge(error, &connection);
+                for (serial, job) in self.recent.take(Instant::now()) {
+                    self.kept_bytes += job.payload.len();
+                    self.kept.insert(serial, job);
+                }
+            }
         }
         result
     }
@@ -338,6 +348,7 @@ impl Publishing {
         let Some(job) = self.take(serial) else { return };
         match reason {
             PubAckReason::Success | PubAckReason::NoMatchingSubscribers => {
+                self.recent.add(Instant::now(), serial, job.clone());
                 reply(job, |_| Outcome::Acknowledged);
             }
             PubAckReason::TopicNameInvalid | PubAckReason::PayloadFormatInvalid => {
