@@ -5,6 +5,8 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use tokio::sync::mpsc;
+
 use super::Job;
 
 /// How long before the last acknowledgement a message may have been acknowledged, to be sent again.
@@ -37,7 +39,7 @@ impl Recent {
         }
     }
 
-    /// The connection broke at `now`: what is to be sent again.
+    /// The connection broke at `now`: what is to be sent again. Nobody waits for its acknowledgement.
     pub(super) fn take(&mut self, now: Instant) -> impl Iterator<Item = (u64, Job)> {
         let last = self.messages.back().map(|(at, _, _)| *at);
         let stale = last.is_none_or(|at| at + NOTICED_WITHIN < now);
@@ -46,7 +48,10 @@ impl Recent {
         messages
             .into_iter()
             .filter(move |_| !stale)
-            .map(|(_, serial, job)| (serial, job))
+            .map(|(_, serial, job)| {
+                let reply = mpsc::unbounded_channel().0;
+                (serial, Job { reply, ..job })
+            })
     }
 }
 
@@ -62,7 +67,7 @@ mod tests {
             payload: Bytes::from(vec![0; bytes]),
             lane: 0,
             token: Token(1),
-            reply: tokio::sync::mpsc::unbounded_channel().0,
+            reply: mpsc::unbounded_channel().0,
         }
     }
 

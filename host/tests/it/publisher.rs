@@ -116,6 +116,24 @@ async fn a_broker_killed_and_started_again_gets_everything_unacknowledged_again(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_the_broker_acknowledged_just_before_it_died_is_sent_again_and_told_once() {
+    let mut broker = Mosquitto::start(ANONYMOUS);
+    let mut sender = Sender::start(&broker);
+    for token in 0..50 {
+        sender.send(token).await;
+    }
+    sender.acknowledged(0..50).await;
+    broker.restart();
+    until("they are sent again", || {
+        sender.publisher.status.repeated() >= 50
+    })
+    .await;
+    sender.send(50).await;
+    sender.acknowledged(50..51).await;
+    assert!(sender.replies.try_recv().is_err(), "they were told before");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_was_in_flight_when_the_broker_died_is_sent_again() {
     let mut broker = Mosquitto::start(ANONYMOUS);
     let mut sender = Sender::start(&broker);
