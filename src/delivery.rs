@@ -1,5 +1,5 @@
 //! How a row reaches its owner, exactly once. Pure state machines: values and a clock reading in,
-//! decisions out; ARCHITECTURE.md tells the rules.
+//! decisions out; docs/DELIVERY.md tells the rules.
 //!
 //! | module | job |
 //! | --- | --- |

@@ -1,5 +1,5 @@
 //! Streams, row keys and positions: how two machines that never share a clock agree on which row
-//! is meant (DELIVERY.md, "Rows, streams, positions").
+//! is meant (docs/DELIVERY.md, "Rows, streams, positions").
 
 use std::fmt;
 use std::str::FromStr;

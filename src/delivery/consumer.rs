@@ -1,5 +1,5 @@
 //! The Consumer's rule: what to do with a message. A Consumer keeps a cursor for each (VM, stream,
-//! point, specifier) and accepts a message only where it connects (DELIVERY.md, "Coverage").
+//! point, specifier) and accepts a message only where it connects (docs/DELIVERY.md, "Coverage").
 
 use crate::message::{Body, Event};
 use crate::position::Position;

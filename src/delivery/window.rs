@@ -1,5 +1,5 @@
 //! Sampling and windows: rows in, closed windows out. The same rows give the same windows, whoever
-//! computes them and however they arrive (DELIVERY.md, "Sampling and windows").
+//! computes them and however they arrive (docs/DELIVERY.md, "Sampling and windows").
 //!
 //! ```text
 //!            row in the same window            row or mark beyond, or a new epoch

@@ -1,4 +1,4 @@
-//! What an unnamed Consumer accepts (DELIVERY.md, "Coverage"), without any I/O: a message comes in,
+//! What an unnamed Consumer accepts (docs/DELIVERY.md, "Coverage"), without any I/O: a message comes in,
 //! what is new in it comes out. QoS 1, replays, two hosts around a migration and specifiers that
 //! overlap all repeat rows; here each is shown once.
 //!
