@@ -257,3 +257,42 @@ fn metadata_that_is_not_ours_is_refused_with_its_line() {
         assert!(errors[0].to_string().contains(word), "{bad}: {errors:?}");
     }
 }
+
+/// The fenced blocks of `language` in a Markdown text.
+fn blocks(markdown: &str, language: &str) -> Vec<String> {
+    let (mut blocks, mut open) = (Vec::new(), None);
+    for line in markdown.lines() {
+        match (line.trim().strip_prefix("```"), &mut open) {
+            (Some(fence), None) => open = Some((fence.to_owned(), String::new())),
+            (Some(_), Some(_)) => blocks.extend(open.take()),
+            (None, Some((_, text))) => *text += &format!("{line}\n"),
+            (None, None) => {}
+        }
+    }
+    let wanted = blocks.into_iter().filter(|(fence, _)| fence == language);
+    wanted.map(|(_, text)| text).collect()
+}
+
+#[test]
+fn every_descriptor_in_the_documentation_is_valid() {
+    let readme = include_str!("../../README.md");
+    let guide = include_str!("../../docs/DESCRIPTOR.md");
+    let key = |_: &Path| Ok(include_str!("../../schemas/examples/rsa3072.pub.pem").to_owned());
+    let tomls: Vec<_> = [readme, guide]
+        .iter()
+        .flat_map(|t| blocks(t, "toml"))
+        .collect();
+    assert_eq!(tomls.len(), 2);
+    for toml in tomls {
+        let parsed = Descriptor::parse(&toml, Spelling::Toml, &key);
+        assert!(parsed.is_ok(), "{parsed:?}\n{toml}");
+    }
+    let (from, to) = (
+        guide.find("<monitoring").unwrap(),
+        guide.find("</monitoring>").unwrap(),
+    );
+    let xml = format!("{}</monitoring>", &guide[from..to]);
+    let parsed = Descriptor::parse(&xml, Spelling::Xml, &no_file).unwrap();
+    assert_eq!(parsed.monitors[0].id.as_str(), "web-load");
+    assert!(guide.contains(METADATA_NAMESPACE));
+}
