@@ -1,10 +1,11 @@
-//! The store: every row on disk before its writer is told so. One thread owns both databases and
-//! commits what waits in one transaction (group commit); everyone else hands it jobs.
+//! The store: every row on disk before its writer is told so. What waits is committed in one transaction
+//! (group commit), by the thread that serves the kernel where that is quick and by the store's own where
+//! it is not ([`desk`]).
 //!
 //! ```text
-//!             submit                      BEGIN IMMEDIATE .. COMMIT          done
-//! FUSE thread ──────> queue ──> writer: take one, drain what waits ──> sync ──────> reply to the closer
-//! link thread ──────>                                                  └──> feed ──> link thread
+//!             submit               BEGIN IMMEDIATE .. COMMIT             done
+//! FUSE thread ──────> desk ──> writer: all that waits, one sync ──> reply to the closers
+//! link thread ──────>                                          └──> feed ──> link thread
 //! ```
 //!
 //! A batch that fails is rolled back whole, and each of its jobs is told why: a locked database (EAGAIN),
@@ -12,7 +13,9 @@
 //! batch, and nothing is tried twice). `_seq` is assigned within the transaction, so a failed batch leaves no hole.
 
 mod database;
+mod desk;
 mod files;
+mod form;
 pub mod inspect;
 mod mint;
 mod open;
@@ -24,7 +27,7 @@ mod table;
 mod writer;
 
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
@@ -39,6 +42,7 @@ use crate::counters::Counters;
 use crate::csv::{Columns, CsvError};
 use crate::feed::Feed;
 
+use desk::Desk;
 pub use files::StoredFile;
 pub use open::set_aside;
 pub use schema::quote;
@@ -277,7 +281,7 @@ pub struct TableMark {
 /// A handle to the store; clones share one writer.
 #[derive(Clone)]
 pub struct Store {
-    jobs: Sender<Job>,
+    desk: Arc<Desk>,
     directory: PathBuf,
     writer: Arc<Mutex<Option<JoinHandle<()>>>>,
     stream: Arc<Mutex<StreamId>>,
@@ -305,14 +309,15 @@ impl Store {
         feed: Arc<Feed>,
     ) -> anyhow::Result<Opened> {
         let (databases, files, set_aside) = open::open_both(directory, limits)?;
-        let (jobs, queue) = channel();
         let stream = Arc::new(Mutex::new(databases[0].stream));
-        let writer = writer::Writer::new(databases, queue, counters, feed, Arc::clone(&stream));
+        let writer = writer::Writer::new(databases, counters, feed, Arc::clone(&stream));
+        let desk = Arc::new(Desk::new(writer));
+        let theirs = Arc::clone(&desk);
         let thread = std::thread::Builder::new()
             .name("store".into())
-            .spawn(move || writer.run())?;
+            .spawn(move || theirs.run())?;
         let store = Self {
-            jobs,
+            desk,
             directory: directory.into(),
             writer: Arc::new(Mutex::new(Some(thread))),
             stream,
@@ -336,9 +341,19 @@ impl Store {
 
     /// Hands over a job. Its `done` is called in any case.
     pub fn submit(&self, job: Job) {
-        if let Err(unsent) = self.jobs.send(job) {
-            unsent.0.fail(&StoreError::Closed);
-        }
+        self.desk.submit(job);
+    }
+
+    /// The thread that serves the kernel has taken a request: what it submits from now on waits for
+    /// [`Self::end_turn`].
+    pub fn begin_turn(&self) {
+        self.desk.begin_turn();
+    }
+
+    /// It has dealt with it; `more` says whether another request waits. Without one, what has gathered
+    /// is committed before this returns.
+    pub fn end_turn(&self, more: impl FnOnce() -> bool) {
+        self.desk.end_turn(more);
     }
 
     /// Hands over the job that `make` builds and waits for its end.

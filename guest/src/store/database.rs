@@ -13,13 +13,15 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode};
-use vmkpi::clock::Timestamp;
 use vmkpi::name::{Area, KpiName};
 use vmkpi::position::{RowKey, Seq, StreamId};
 
+use super::files::Filing;
 use super::table::{Fault, State, Table, row_data};
+use super::writer::Patience;
 use super::{AckOutcome, Job, Point, RowData, StoreError, Stored, files, open, refused};
 use crate::config::Limits;
 
@@ -47,14 +49,17 @@ pub struct Database {
     pub stream: StreamId,
     /// The bounds.
     pub limits: Limits,
+    /// How long the connection waits for another program's lock.
+    patience: Patience,
     /// Absent after a failed write, until it is opened anew.
     conn: Option<Connection>,
     /// The tables used so far.
     tables: HashMap<Arc<KpiName>, Table>,
     /// The tables that the open transaction has changed, as they were before; absent: made by it.
     touched: HashMap<Arc<KpiName>, Option<State>>,
-    /// The bytes of files that the open transaction has stored: only the last of each is written.
-    contents: HashMap<Arc<KpiName>, (Arc<Vec<u8>>, Timestamp)>,
+    /// What `.files` is to say of the files that the open transaction has stored: only the last is
+    /// written.
+    filings: HashMap<Arc<KpiName>, Filing>,
     /// Random bits for the rows of the open transaction. Never kept longer: a machine that is cloned
     /// must not give two rows one key.
     keys: Vec<u8>,
@@ -74,10 +79,11 @@ impl Database {
             path,
             stream,
             limits,
+            patience: Patience::Full,
             conn: Some(conn),
             tables: HashMap::new(),
             touched: HashMap::new(),
-            contents: HashMap::new(),
+            filings: HashMap::new(),
             keys: Vec::new(),
         }
     }
@@ -97,8 +103,12 @@ impl Database {
     ///
     /// # Errors
     /// The transaction is lost, and none of them is done.
-    pub fn run(&mut self, jobs: &[Job]) -> Result<Vec<Result<Outcome, StoreError>>, Failure> {
-        self.transaction(|db| {
+    pub fn run(
+        &mut self,
+        jobs: &[Job],
+        patience: Patience,
+    ) -> Result<Vec<Result<Outcome, StoreError>>, Failure> {
+        self.transaction(patience, |db| {
             let mut outcomes = Vec::with_capacity(jobs.len());
             db.draw_keys(jobs.len())?;
             for job in jobs {
@@ -115,15 +125,16 @@ impl Database {
     /// Runs `work` in a transaction, syncs it, and puts everything back when it fails.
     pub fn transaction<T>(
         &mut self,
+        patience: Patience,
         work: impl FnOnce(&mut Self) -> rusqlite::Result<T>,
     ) -> Result<T, Failure> {
         self.reopen()?;
-        let done = self.attempt(work);
+        let done = self.be(patience).and_then(|()| self.attempt(work));
         if let Err(error) = &done {
             self.roll_back(error);
         }
         self.touched.clear();
-        self.contents.clear();
+        self.filings.clear();
         self.keys.clear();
         done.map_err(|error| self.failure(&error))
     }
@@ -142,13 +153,24 @@ impl Database {
         found.map_err(|error| self.failure(&error).error)
     }
 
+    fn be(&mut self, patience: Patience) -> rusqlite::Result<()> {
+        if self.patience != patience {
+            self.connection()?.busy_timeout(match patience {
+                Patience::None => Duration::ZERO,
+                Patience::Full => open::BUSY_TIMEOUT,
+            })?;
+            self.patience = patience;
+        }
+        Ok(())
+    }
+
     fn attempt<T>(
         &mut self,
         work: impl FnOnce(&mut Self) -> rusqlite::Result<T>,
     ) -> rusqlite::Result<T> {
         self.sql("BEGIN IMMEDIATE")?;
         let value = work(self)?;
-        self.write_contents()?;
+        self.write_filings()?;
         self.sql("COMMIT")?;
         Ok(value)
     }
@@ -207,6 +229,7 @@ impl Database {
             Ok(conn) => {
                 tracing::warn!(database = %self.path.display(), "opened anew after a failure");
                 self.conn = Some(conn);
+                self.patience = Patience::Full;
                 Ok(())
             }
             Err(error) => Err(Failure {
@@ -319,8 +342,9 @@ impl Database {
             table.widen(conn, point, columns, limit)?;
         }
         let stamp = table.insert(conn, point, key, row, bytes)?;
-        self.contents
-            .insert(Arc::clone(&point.name), (Arc::clone(bytes), stamp.time));
+        if let Some(filing) = table.file(row, bytes, stamp) {
+            self.filings.insert(Arc::clone(&point.name), filing);
+        }
         Ok(Stored {
             seq: stamp.seq,
             time: stamp.time,
@@ -361,21 +385,24 @@ impl Database {
     }
 
     fn remove_file(&mut self, point: &Point) -> Result<Vec<u8>, Fault> {
-        self.write_contents()?;
+        self.write_filings()?;
         let conn = self.connection()?;
         let name = point.name.as_str();
         let Some(bytes) = files::content(conn, name)? else {
             return Err(Fault::Refused(StoreError::NotFound(point.clone())));
         };
         files::remove(conn, name)?;
+        if let Some(table) = self.tables.get_mut(&point.name) {
+            table.unfile();
+        }
         Ok(bytes)
     }
 
-    fn write_contents(&mut self) -> rusqlite::Result<()> {
+    fn write_filings(&mut self) -> rusqlite::Result<()> {
         let conn = self.conn.as_ref().ok_or(rusqlite::Error::InvalidQuery)?;
-        for (name, (bytes, time)) in self.contents.drain() {
+        for (name, filing) in self.filings.drain() {
             if let Some(table) = self.tables.get(&name) {
-                files::update(conn, table.file, table.state.head.epoch, time, &bytes)?;
+                files::update(conn, table.file, table.state.head.epoch, &filing)?;
             }
         }
         Ok(())

@@ -228,7 +228,7 @@ fn read_row(row: &SqlRow<'_>, area: Area, columns: usize) -> rusqlite::Result<Ro
         )),
         Area::Unencrypted => Payload::Values(
             (OWN_COLUMNS..OWN_COLUMNS + columns)
-                .map(|at| row.get_ref(at).map(value))
+                .map(|at| row.get_ref(at).map(read_value))
                 .collect::<Result<_, _>>()?,
         ),
     };
@@ -241,7 +241,8 @@ fn read_row(row: &SqlRow<'_>, area: Area, columns: usize) -> rusqlite::Result<Ro
     })
 }
 
-fn value(value: ValueRef<'_>) -> Value {
+/// A value as SQLite holds it.
+pub fn read_value(value: ValueRef<'_>) -> Value {
     match value {
         ValueRef::Null => Value::Null,
         ValueRef::Integer(integer) => Value::Integer(integer),

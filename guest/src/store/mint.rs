@@ -8,8 +8,10 @@ use vmkpi::position::StreamId;
 
 use super::StoreError;
 use super::database::Database;
+use super::files;
 use super::schema::{create_table, history_name, meta, quote, set_meta};
 use super::table::{read_columns, read_marks};
+use super::writer::Patience;
 
 /// How many earlier streams are kept, for consumers that are still behind in one.
 const KEPT_STREAMS: usize = 8;
@@ -64,8 +66,10 @@ pub fn mint(databases: &mut [Database]) -> Result<StreamId, StoreError> {
     })?;
     for db in databases {
         let old = db.stream;
-        db.transaction(|db| move_rows(db.connection()?, old, stream))
-            .map_err(|failure| failure.error)?;
+        db.transaction(Patience::Full, |db| {
+            move_rows(db.connection()?, old, stream)
+        })
+        .map_err(|failure| failure.error)?;
         db.forget_tables();
         db.stream = stream;
     }
@@ -93,6 +97,7 @@ fn move_table(
     name: &KpiName,
 ) -> rusqlite::Result<()> {
     let (_, acked, _) = read_marks(conn, old, name.as_str())?;
+    files::settle(conn, name.as_str())?;
     let columns = read_columns(conn, name.as_str())?;
     let table = quote(name.as_str());
     let history = history_name(old, name);

@@ -18,10 +18,14 @@ use crate::config::Limits;
 const PAGE_BYTES: i64 = 1024;
 
 /// How long a writer waits for another program's lock before its stores fail with EAGAIN.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
+pub const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What the write-ahead log is cut back to after a long reader let it grow.
 const WAL_BYTES: i64 = 16 << 20;
+
+/// Pages in the log at which a commit copies them into the database: the more often a page was written
+/// meanwhile, the fewer copies.
+const CHECKPOINT_PAGES: i64 = 4096;
 
 /// Larger databases are not read through at start: it would take seconds.
 const CHECKED_BYTES: u64 = 1 << 30;
@@ -117,6 +121,7 @@ fn connect(path: &Path, limits: Limits) -> anyhow::Result<Connection> {
     conn.pragma_update(None, "synchronous", "FULL")?;
     conn.pragma_update(None, "cache_size", -512)?;
     conn.pragma_update(None, "journal_size_limit", WAL_BYTES)?;
+    conn.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
     conn.pragma_update(None, "trusted_schema", false)?;
     let pages = i64::try_from(limits.database_bytes).unwrap_or(i64::MAX) / PAGE_BYTES;
     conn.pragma_update(None, "max_page_count", pages)?;

@@ -13,6 +13,7 @@ use vmkpi::position::{Mark, Position, RowKey, Seq, StreamId};
 use super::database::{Database, Outcome};
 use super::schema::{history_name, meta, quote, set_meta};
 use super::table::{key_to_sql, read_marks, read_row_mark};
+use super::writer::Patience;
 use super::{AckOutcome, HostClaim, Inventory, StoreError, TableMark, mint, retention};
 
 /// Answers a host's `hello`; mints first where the host's memory or the VM's identity refutes the store.
@@ -96,7 +97,7 @@ fn remember_vm(databases: &mut [Database], claim: &HostClaim) -> Result<(), Stor
     for (key, now) in [("vm_uuid", &claim.uuid), ("vm_genid", &claim.genid)] {
         let Some(now) = now else { continue };
         if read(db, |conn| meta::<String>(conn, key))?.as_ref() != Some(now) {
-            db.transaction(|db| set_meta(db.connection()?, key, now))
+            db.transaction(Patience::Full, |db| set_meta(db.connection()?, key, now))
                 .map_err(|failure| failure.error)?;
         }
     }
@@ -259,7 +260,7 @@ impl Database {
         retention::trim(conn, name.as_str(), &mut head, retain)?;
         write_marks(conn, stream, &name, head.acked, head.trimmed)?;
         if let Some(found) = self.table_mut(&name) {
-            found.state.head = head;
+            found.trimmed(head);
         }
         Ok(Outcome::Ack(AckOutcome::Acked(acked)))
     }

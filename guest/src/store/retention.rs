@@ -4,6 +4,7 @@
 use rusqlite::Connection;
 use vmkpi::delivery::head::TableHead;
 
+use super::files;
 use super::schema::quote;
 use super::table::read_row_mark;
 
@@ -28,6 +29,9 @@ pub fn trim(
     let Some(mark) = read_row_mark(conn, name, Some(through))? else {
         return Ok(());
     };
+    if through == head.last {
+        files::settle(conn, name)?;
+    }
     conn.prepare_cached(&format!("DELETE FROM {} WHERE _seq <= ?1", quote(name)))?
         .execute([through.cast_signed()])?;
     head.trimmed = mark;

@@ -1,6 +1,7 @@
 //! One KPI's table: its end, its columns, what is acknowledged of it, and the row that is added.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use vmkpi::clock::Timestamp;
@@ -9,6 +10,8 @@ use vmkpi::name::{Area, KpiName};
 use vmkpi::position::{Mark, Position, RowKey, Seq, StreamId};
 use vmkpi::value::Value;
 
+use super::files::Filing;
+use super::form::Form;
 use super::schema::{DATA_COLUMN, OWN_COLUMNS, create_table, quote};
 use super::{Point, RowData, StoreError};
 use crate::csv::Columns;
@@ -42,6 +45,8 @@ pub struct Table {
     columns: Option<HashSet<String>>,
     /// The labels of the last row and the statement for them: rows of a table are mostly alike.
     insert: Option<(Vec<Box<str>>, String)>,
+    /// The form and the epoch that `.files` has of the file; none when it has its bytes.
+    filed: Option<(Form, u64)>,
 }
 
 /// A failure while a job is carried out.
@@ -161,6 +166,7 @@ impl Table {
             },
             columns: None,
             insert: None,
+            filed: None,
         }))
     }
 
@@ -189,6 +195,7 @@ impl Table {
             state: State::default(),
             columns: None,
             insert: None,
+            filed: None,
         })
     }
 
@@ -197,6 +204,37 @@ impl Table {
         self.state = state;
         self.columns = None;
         self.insert = None;
+        self.filed = None;
+    }
+
+    /// The next store says in `.files` what the file gives.
+    pub fn unfile(&mut self) {
+        self.filed = None;
+    }
+
+    /// Notes what was acknowledged and trimmed.
+    pub fn trimmed(&mut self, head: TableHead) {
+        if head.trimmed.seq == head.last {
+            // The last row is gone, and with it what the form is filled from.
+            self.unfile();
+        }
+        self.state.head = head;
+    }
+
+    /// What `.files` has to be told after a row was added; nothing while the row gives the bytes back
+    /// in the form that is there.
+    pub fn file(&mut self, data: &RowData, bytes: &Arc<Vec<u8>>, stamp: Stamp) -> Option<Filing> {
+        let known = |(form, epoch): &(Form, u64)| *epoch == stamp.epoch && form.gives(bytes, data);
+        if self.filed.as_ref().is_some_and(known) {
+            return None;
+        }
+        let form = Form::of(bytes, data);
+        self.filed = form.clone().map(|form| (form, stamp.epoch));
+        Some(Filing {
+            form,
+            bytes: Arc::clone(bytes),
+            mtime: stamp.time,
+        })
     }
 
     /// Adds a row and returns its number, time and epoch.

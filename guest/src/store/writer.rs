@@ -1,9 +1,7 @@
-//! The writer: takes a job, drains what waits, commits it in one transaction for each database, and
-//! tells everyone. Waiting for a fuller batch has lost whenever it was measured: the next batch fills
-//! itself while this one syncs.
+//! The writer: commits a batch in one transaction for each database and tells everyone. Waiting for a
+//! fuller batch has lost whenever it was measured.
 
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use vmkpi::link::TableId;
@@ -15,82 +13,79 @@ use super::{AckOutcome, Job, StoreError, mint, peer};
 use crate::counters::Counters;
 use crate::feed::Feed;
 
-/// Jobs in one transaction at the most, so that the first of a flood does not wait for the last.
-const MAX_BATCH: usize = 256;
+/// Whether a batch waits for a database that another program has locked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Patience {
+    /// Not at all: its jobs are given back.
+    None,
+    /// As long as the busy time-out; then its jobs fail.
+    Full,
+}
 
-/// The thread that owns the databases.
+/// What owns the databases.
 pub struct Writer {
     databases: Vec<Database>,
-    queue: Receiver<Job>,
     counters: Arc<Counters>,
     feed: Arc<Feed>,
     stream: Arc<Mutex<StreamId>>,
+    closed: bool,
 }
 
 impl Writer {
     /// A writer for both databases.
     pub fn new(
         databases: Vec<Database>,
-        queue: Receiver<Job>,
         counters: Arc<Counters>,
         feed: Arc<Feed>,
         stream: Arc<Mutex<StreamId>>,
     ) -> Self {
         Self {
             databases,
-            queue,
             counters,
             feed,
             stream,
+            closed: false,
         }
     }
 
-    /// Works until [`Job::Close`], or until nobody can submit any more.
-    pub fn run(mut self) {
-        while let Ok(first) = self.queue.recv() {
-            let mut batch = vec![first];
-            while batch.len() < MAX_BATCH
-                && let Ok(next) = self.queue.try_recv()
-            {
-                batch.push(next);
-            }
-            if !self.work(batch) {
-                break;
-            }
-        }
-        // Whatever was submitted after the end is told so; later submissions find the queue gone.
-        while let Ok(late) = self.queue.try_recv() {
-            late.fail(&StoreError::Closed);
-        }
+    /// Whether [`Job::Close`] was done.
+    pub fn is_closed(&self) -> bool {
+        self.closed
     }
 
-    /// Does a batch; says whether to go on.
-    fn work(&mut self, batch: Vec<Job>) -> bool {
+    /// Does a batch. What is not done comes back: without patience, jobs of a locked database and
+    /// those that are not about rows, which may take long.
+    pub fn work(&mut self, batch: Vec<Job>, patience: Patience) -> Vec<Job> {
         let mut rows: Vec<Vec<Job>> = self.databases.iter().map(|_| Vec::new()).collect();
         let mut others = Vec::new();
-        let mut closing = false;
         for job in batch {
             let place = area_of(&job).and_then(|a| self.databases.iter().position(|d| d.area == a));
-            match (place, job) {
-                (_, Job::Close) => closing = true,
-                (Some(place), job) => rows[place].push(job),
-                (None, job) => others.push(job),
+            match place {
+                Some(place) => rows[place].push(job),
+                None => others.push(job),
             }
         }
+        let mut left = Vec::new();
         for (place, jobs) in rows.into_iter().enumerate() {
             if !jobs.is_empty() {
-                self.commit(place, jobs);
+                left.extend(self.commit(place, jobs, patience));
             }
+        }
+        if patience == Patience::None {
+            left.extend(others);
+            return left;
         }
         for job in others {
             self.answer(job);
         }
-        !closing
+        left
     }
 
-    fn commit(&mut self, place: usize, jobs: Vec<Job>) {
-        let db = &mut self.databases[place];
-        match db.run(&jobs) {
+    fn commit(&mut self, place: usize, jobs: Vec<Job>, patience: Patience) -> Vec<Job> {
+        let Some(db) = self.databases.get_mut(place) else {
+            return Vec::new();
+        };
+        match db.run(&jobs, patience) {
             Ok(outcomes) => {
                 self.counters.commits.fetch_add(1, Ordering::Relaxed);
                 if self.feed.is_watched() {
@@ -100,23 +95,33 @@ impl Writer {
                 for (job, outcome) in jobs.into_iter().zip(outcomes) {
                     self.finish(job, outcome);
                 }
+                Vec::new()
             }
-            Err(failure) if failure.alone && jobs.len() > 1 => {
-                for job in jobs {
-                    self.commit(place, vec![job]);
-                }
+            Err(failure)
+                if patience == Patience::None && matches!(failure.error, StoreError::Busy(_)) =>
+            {
+                jobs
             }
+            Err(failure) if failure.alone && jobs.len() > 1 => jobs
+                .into_iter()
+                .flat_map(|job| self.commit(place, vec![job], patience))
+                .collect(),
             Err(failure) => {
-                self.counters.failed_commits.fetch_add(1, Ordering::Relaxed);
-                if matches!(failure.error, StoreError::Failed { .. }) {
-                    tracing::error!(error = %failure.error, jobs = jobs.len(), "a commit failed");
-                } else {
-                    tracing::warn!(error = %failure.error, jobs = jobs.len(), "a commit failed");
-                }
-                for job in jobs {
-                    job.fail(&failure.error);
-                }
+                self.lose(jobs, &failure.error);
+                Vec::new()
             }
+        }
+    }
+
+    fn lose(&self, jobs: Vec<Job>, error: &StoreError) {
+        self.counters.failed_commits.fetch_add(1, Ordering::Relaxed);
+        if matches!(error, StoreError::Failed { .. }) {
+            tracing::error!(%error, jobs = jobs.len(), "a commit failed");
+        } else {
+            tracing::warn!(%error, jobs = jobs.len(), "a commit failed");
+        }
+        for job in jobs {
+            job.fail(error);
         }
     }
 
@@ -170,6 +175,10 @@ impl Writer {
             Job::Tables { done } => done(peer::inventory(&self.databases)),
             Job::Marks { tables, done } => done(peer::marks(&mut self.databases, &tables)),
             Job::Barrier { done } => done(Ok(())),
+            Job::Close => {
+                self.databases.clear();
+                self.closed = true;
+            }
             Job::Ack { done, .. } => done(Ok(AckOutcome::Ignored)),
             other => other.fail(&StoreError::Closed),
         }
