@@ -4,7 +4,7 @@
 -- A KPI's rows are in the table named exactly like its file. Names with a leading dot are vmkpi's own:
 -- a file with such a name is scratch and never stored.
 
--- PRAGMA application_id = 0x766b7069 ("vkpi"); PRAGMA user_version = 1.
+-- PRAGMA application_id = 0x766b7069 ("vkpi"); PRAGMA user_version = 2.
 
 -- One line for each thing there is one of.
 --   stream         the stream that new rows go to, 32 hexadecimal digits
@@ -20,9 +20,13 @@ CREATE TABLE ".files" (
     id INTEGER PRIMARY KEY,
     name TEXT NOT NULL UNIQUE,
     removed INTEGER NOT NULL DEFAULT 0,   -- 1: the file was removed; its rows stay
-    mtime INTEGER NOT NULL,               -- of the last store, microseconds since 1970 UTC
+    mtime INTEGER NOT NULL,               -- of the last store, microseconds since 1970 UTC, where form is NULL
     epoch INTEGER NOT NULL,               -- of the next row; grows at each start of the program
-    content BLOB NOT NULL                 -- the bytes of the last store
+    content BLOB NOT NULL,                -- the bytes of the last store, where form is NULL
+    -- Otherwise the bytes follow from the last row, which has the time too: the form with the row's values
+    -- in place of X'00' and the byte after it: 'v' as the value is written shortest, '0' + n a double with n
+    -- digits after the point, 'b' an encrypted row's bytes.
+    form BLOB
 );
 
 -- One row for each table of each stream: what is acknowledged, and what retention took.

@@ -182,6 +182,7 @@ mod tests {
             ("users,load\n42,0.75\n", "users,load\n-1,1e300\n"),
             ("a,b\r\n1.50,x y\r\n", "a,b\r\n0.05,\r\n"),
             ("a\n007", "a\n8"),
+            ("\"a\"\n1\n", "\"a\"\n2\n"),
             ("\n\na,b\n1,2\n\n", "\n\na,b\n3,4\n\n"),
         ] {
             let form = Form::of(first.as_bytes(), &row(first)).expect(first);
@@ -211,7 +212,7 @@ mod tests {
 
     #[test]
     fn what_the_row_does_not_give_back_has_no_form() {
-        for text in ["\"a\"\n1\n", "a\n\"1\"\n", "\u{feff}1\n", "1e3\n"] {
+        for text in ["a\n\"1\"\n", "\u{feff}1\n", "1e3\n"] {
             assert_eq!(Form::of(text.as_bytes(), &row(text)), None, "{text:?}");
         }
     }
