@@ -149,6 +149,13 @@ impl Desk {
             let mut waiting = self.lock();
             waiting.slow = began.elapsed() > SLOW;
             waiting.closed |= writer.is_closed();
+            if waiting.closed {
+                let late = std::mem::take(&mut waiting.jobs);
+                drop(waiting);
+                late.into_iter()
+                    .for_each(|job| job.fail(&StoreError::Closed));
+                return true;
+            }
             if !left.is_empty() {
                 waiting.jobs.splice(..0, left);
                 return false;
