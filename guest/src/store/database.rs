@@ -14,13 +14,16 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use nix::errno::Errno;
 use rusqlite::{Connection, ErrorCode};
 use vmkpi::clock::Timestamp;
 use vmkpi::name::{Area, KpiName};
 use vmkpi::position::{RowKey, Seq, StreamId};
 
+use super::keeper::Keeper;
 use super::table::{Fault, State, Table, row_data};
-use super::{AckOutcome, Job, Point, RowData, StoreError, Stored, files, open, refused};
+use super::wal::Log;
+use super::{AckOutcome, Job, Point, RowData, StoreError, Stored, files, open, probe, refused};
 use crate::config::Limits;
 
 /// What a job came to.
@@ -35,6 +38,8 @@ pub enum Outcome {
     Ack(AckOutcome),
     /// An acknowledgement names a row that this store never had: mint.
     Refuted,
+    /// Nothing to tell.
+    Done,
 }
 
 /// One database.
@@ -55,6 +60,10 @@ pub struct Database {
     touched: HashMap<Arc<KpiName>, Option<State>>,
     /// The bytes of files that the open transaction has stored: only the last of each is written.
     contents: HashMap<Arc<KpiName>, (Arc<Vec<u8>>, Timestamp)>,
+    /// What retention has to do.
+    pub keeper: Keeper,
+    /// The write-ahead log.
+    pub log: Log,
     /// Random bits for the rows of the open transaction. Never kept longer: a machine that is cloned
     /// must not give two rows one key.
     keys: Vec<u8>,
@@ -71,9 +80,11 @@ impl Database {
     ) -> Self {
         Self {
             area,
+            log: Log::new(&path),
             path,
             stream,
             limits,
+            keeper: Keeper::default(),
             conn: Some(conn),
             tables: HashMap::new(),
             touched: HashMap::new(),
@@ -118,6 +129,7 @@ impl Database {
         work: impl FnOnce(&mut Self) -> rusqlite::Result<T>,
     ) -> Result<T, Failure> {
         self.reopen()?;
+        self.check_log()?;
         let done = self.attempt(work);
         if let Err(error) = &done {
             self.roll_back(error);
@@ -149,6 +161,7 @@ impl Database {
         self.sql("BEGIN IMMEDIATE")?;
         let value = work(self)?;
         self.write_contents()?;
+        self.note_sizes()?;
         self.sql("COMMIT")?;
         Ok(value)
     }
@@ -209,12 +222,15 @@ impl Database {
                 self.conn = Some(conn);
                 Ok(())
             }
-            Err(error) => Err(Failure {
-                error: StoreError::Failed {
-                    area: self.area,
-                    reason: format!("{error:#}"),
+            Err(error) => Err(match error.downcast_ref::<rusqlite::Error>() {
+                Some(error) => self.failure(error),
+                None => Failure {
+                    error: StoreError::Failed {
+                        area: self.area,
+                        reason: format!("{error:#}"),
+                    },
+                    alone: false,
                 },
-                alone: false,
             }),
         }
     }
@@ -225,6 +241,7 @@ impl Database {
                 (StoreError::Busy(self.area), false)
             }
             Some(ErrorCode::DiskFull) => (StoreError::Full(self.area), false),
+            Some(ErrorCode::SystemIoFailure) => (self.io_failure(error), false),
             code => (
                 StoreError::Failed {
                     area: self.area,
@@ -237,6 +254,18 @@ impl Database {
             ),
         };
         Failure { error: told, alone }
+    }
+
+    /// A write or sync that failed, by what the system says of the disk now.
+    fn io_failure(&self, error: &rusqlite::Error) -> StoreError {
+        match self.path.parent().and_then(probe::errno) {
+            Some(Errno::EDQUOT) => StoreError::Quota(self.area),
+            Some(Errno::ENOSPC) => StoreError::Full(self.area),
+            _ => StoreError::Failed {
+                area: self.area,
+                reason: error.to_string(),
+            },
+        }
     }
 
     fn draw_keys(&mut self, rows: usize) -> rusqlite::Result<()> {
@@ -293,6 +322,7 @@ impl Database {
                 Ok(Outcome::Refused(id))
             }
             Job::Ack { table, cursors, .. } => Ok(self.acknowledge(table, cursors)?),
+            Job::Wanted { names, .. } => Ok(self.want(names)?),
             _ => Err(Fault::Sql(rusqlite::Error::InvalidQuery)),
         }
     }
@@ -347,6 +377,11 @@ impl Database {
             self.touched.entry(Arc::clone(name)).or_insert(Some(state));
         }
         Ok(true)
+    }
+
+    /// The tables that the open transaction has changed.
+    pub fn touched_names(&self) -> impl Iterator<Item = &Arc<KpiName>> {
+        self.touched.keys()
     }
 
     /// The table, after [`Self::touch`].

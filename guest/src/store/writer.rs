@@ -2,16 +2,19 @@
 //! tells everyone. Waiting for a fuller batch has lost whenever it was measured: the next batch fills
 //! itself while this one syncs.
 
-use std::sync::atomic::Ordering;
-use std::sync::mpsc::Receiver;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use vmkpi::link::TableId;
 use vmkpi::name::{Area, DataPoint, KpiName};
 use vmkpi::position::StreamId;
 
-use super::database::{Database, Outcome};
-use super::{AckOutcome, Job, StoreError, mint, peer};
+use super::database::{Database, Failure, Outcome};
+use super::retention::Taken;
+use super::{AckOutcome, Job, StoreError, keeper, mint, peer};
+use crate::complaint::Complaint;
 use crate::counters::Counters;
 use crate::feed::Feed;
 
@@ -25,6 +28,8 @@ pub struct Writer {
     counters: Arc<Counters>,
     feed: Arc<Feed>,
     stream: Arc<Mutex<StreamId>>,
+    /// Of each database, about commits that fail.
+    complaints: Vec<Complaint>,
 }
 
 impl Writer {
@@ -37,6 +42,7 @@ impl Writer {
         stream: Arc<Mutex<StreamId>>,
     ) -> Self {
         Self {
+            complaints: databases.iter().map(|_| Complaint::default()).collect(),
             databases,
             queue,
             counters,
@@ -47,7 +53,15 @@ impl Writer {
 
     /// Works until [`Job::Close`], or until nobody can submit any more.
     pub fn run(mut self) {
-        while let Ok(first) = self.queue.recv() {
+        loop {
+            let first = match self.queue.recv_timeout(self.patience()) {
+                Ok(first) => first,
+                Err(RecvTimeoutError::Timeout) => {
+                    self.keep(true);
+                    continue;
+                }
+                Err(RecvTimeoutError::Disconnected) => break,
+            };
             let mut batch = vec![first];
             while batch.len() < MAX_BATCH
                 && let Ok(next) = self.queue.try_recv()
@@ -57,10 +71,30 @@ impl Writer {
             if !self.work(batch) {
                 break;
             }
+            self.keep(false);
         }
         // Whatever was submitted after the end is told so; later submissions find the queue gone.
         while let Ok(late) = self.queue.try_recv() {
             late.fail(&StoreError::Closed);
+        }
+    }
+
+    /// How long jobs are waited for before retention goes on.
+    fn patience(&self) -> Duration {
+        match self.databases.iter().any(|db| db.keeper.is_due()) {
+            true => Duration::ZERO,
+            false => keeper::TICK,
+        }
+    }
+
+    /// A bounded piece of what retention has to do.
+    fn keep(&mut self, idle: bool) {
+        for db in &mut self.databases {
+            match db.keep(idle) {
+                Ok(taken) => count(&self.counters, taken, db.area),
+                // Whoever stores is told of the same trouble, and it is tried again.
+                Err(failure) => tracing::debug!(error = %failure.error, "retention has to wait"),
+            }
         }
     }
 
@@ -89,9 +123,13 @@ impl Writer {
     }
 
     fn commit(&mut self, place: usize, jobs: Vec<Job>) {
+        let done = self.attempt(place, &jobs);
         let db = &mut self.databases[place];
-        match db.run(&jobs) {
+        match done {
             Ok(outcomes) => {
+                if let Some(times) = self.complaints[place].over() {
+                    tracing::warn!(database = %db.area, times, "commits work again");
+                }
                 self.counters.commits.fetch_add(1, Ordering::Relaxed);
                 if self.feed.is_watched() {
                     self.feed
@@ -108,15 +146,41 @@ impl Writer {
             }
             Err(failure) => {
                 self.counters.failed_commits.fetch_add(1, Ordering::Relaxed);
-                if matches!(failure.error, StoreError::Failed { .. }) {
-                    tracing::error!(error = %failure.error, jobs = jobs.len(), "a commit failed");
-                } else {
-                    tracing::warn!(error = %failure.error, jobs = jobs.len(), "a commit failed");
+                if matches!(failure.error, StoreError::LogFull(_)) {
+                    self.counters.log_refusals.fetch_add(1, Ordering::Relaxed);
+                }
+                // Said once, then counted: a disk that stays broken fails each batch.
+                if let Some(times) = self.complaints[place].again(Instant::now()) {
+                    complain(&failure.error, times);
                 }
                 for job in jobs {
                     job.fail(&failure.error);
                 }
             }
+        }
+    }
+
+    /// Carries out `jobs`; where there is no room for them, once more when there is.
+    fn attempt(
+        &mut self,
+        place: usize,
+        jobs: &[Job],
+    ) -> Result<Vec<Result<Outcome, StoreError>>, Failure> {
+        let db = &mut self.databases[place];
+        let done = db.run(jobs);
+        if !done
+            .as_ref()
+            .is_err_and(|f| matches!(f.error, StoreError::Full(_)))
+        {
+            return done;
+        }
+        let need: usize = jobs.iter().map(size_of_job).sum();
+        match db.make_room(need as u64) {
+            Ok(taken) if taken.rows > 0 => {
+                count(&self.counters, taken, db.area);
+                db.run(jobs)
+            }
+            _ => done,
         }
     }
 
@@ -136,6 +200,7 @@ impl Writer {
                 done(Ok(id));
             }
             (Job::Ack { done, .. }, Outcome::Ack(outcome)) => done(Ok(outcome)),
+            (Job::Wanted { done, .. }, Outcome::Done) => done(Ok(())),
             (Job::Ack { table, done, .. }, Outcome::Refuted) => {
                 done(self.mint_for(&table).map(AckOutcome::Minted));
             }
@@ -183,11 +248,41 @@ fn area_of(job: &Job) -> Option<Area> {
             Some(point.area)
         }
         Job::Rename { to, .. } => Some(to.area),
+        Job::Wanted { area, .. } => Some(*area),
         Job::Ack { table, .. } => match &table.point {
             DataPoint::Kpi(area, _) => Some(*area),
             DataPoint::Infra(..) => None,
         },
         _ => None,
+    }
+}
+
+/// Bytes that a job writes, about.
+fn size_of_job(job: &Job) -> usize {
+    // The row, the file, and the pages around them.
+    match job {
+        Job::Store { bytes, .. } | Job::Refuse { bytes, .. } => 2 * bytes.len() + 4096,
+        _ => 4096,
+    }
+}
+
+fn complain(error: &StoreError, times: u64) {
+    if matches!(error, StoreError::Failed { .. }) {
+        tracing::error!(%error, times, "commits fail");
+    } else {
+        tracing::warn!(%error, times, "commits fail");
+    }
+}
+
+fn count(counters: &Counters, taken: Taken, area: Area) {
+    let add = |counter: &AtomicU64, rows| counter.fetch_add(rows, Ordering::Relaxed);
+    add(&counters.rows_trimmed, taken.rows - taken.lost);
+    if taken.lost > 0 {
+        add(&counters.rows_lost, taken.lost);
+        tracing::warn!(
+            database = %area, rows = taken.lost,
+            "retention dropped rows that nobody has acknowledged; hosts are told of the gap"
+        );
     }
 }
 
