@@ -157,14 +157,14 @@ impl Database {
         let wanted = need.saturating_add(reserve);
         // What is in the log takes room on the disk twice.
         self.without_waiting(|db| db.checkpoint());
-        let mut rooms = vec![Room::Acknowledged];
+        let mut rooms: Vec<fn(u64) -> Room> = vec![Room::Acknowledged];
         if self.limits.drop_unacknowledged {
             rooms.push(Room::Any);
         }
         let mut taken = Taken::default();
         for room in rooms {
             while taken.bytes < wanted {
-                let part = self.take_of_largest(room)?;
+                let part = self.take_of_largest(room(wanted - taken.bytes))?;
                 if part.rows == 0 {
                     break;
                 }
@@ -178,7 +178,7 @@ impl Database {
         let rule = self.rule(room);
         self.transaction(|db| {
             let largest = match room {
-                Room::Any => db.largest_of_all()?,
+                Room::Any(_) => db.largest_of_all()?,
                 _ => marks::largest_acknowledged(db.connection()?)?,
             };
             let Some((stream, name)) = largest else {

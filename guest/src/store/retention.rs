@@ -59,16 +59,16 @@ impl Reason {
     }
 }
 
-/// What may go besides what is over a bound, as the database is full.
+/// What may go besides what is over a bound, as the database is full, and how many bytes of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Room {
     /// Nothing.
     #[default]
     Enough,
     /// Acknowledged rows.
-    Acknowledged,
+    Acknowledged(u64),
     /// Any row: the operator said so.
-    Any,
+    Any(u64),
 }
 
 /// What a pass goes by.
@@ -106,10 +106,8 @@ impl std::ops::AddAssign for Taken {
 struct Plan {
     /// Rows through here go, and why.
     sure: (Seq, Reason),
-    /// Further rows go through here while the table has more bytes than are kept.
-    by_bytes: Seq,
-    /// Bytes too many.
-    excess: u64,
+    /// Further rows go through there until so many bytes have gone.
+    by_bytes: [(Seq, u64); 2],
 }
 
 impl Plan {
@@ -125,19 +123,18 @@ impl Plan {
         };
         let rows = head.last.saturating_sub(limits.retain_rows);
         let room = match rule.room {
-            Room::Enough => 0,
-            Room::Acknowledged => head.acked.seq,
-            Room::Any => head.last,
+            Room::Enough => (0, 0),
+            Room::Acknowledged(bytes) => (head.acked.seq, bytes),
+            Room::Any(bytes) => (head.last, bytes),
         };
+        let excess = kept.bytes.saturating_sub(limits.retain_bytes);
         let sure = [
             (rows.min(end(Reason::Rows)), Reason::Rows),
-            (room, Reason::Bytes),
             (old.min(end(Reason::Age)), Reason::Age),
         ];
         Self {
             sure: sure.into_iter().max().unwrap_or_default(),
-            by_bytes: end(Reason::Bytes),
-            excess: kept.bytes.saturating_sub(limits.retain_bytes),
+            by_bytes: [(end(Reason::Bytes), excess), room],
         }
     }
 
@@ -146,7 +143,8 @@ impl Plan {
         if seq <= self.sure.0 {
             return Some(self.sure.1);
         }
-        (seq <= self.by_bytes && taken < self.excess).then_some(Reason::Bytes)
+        let over = |(end, excess): &(Seq, u64)| seq <= *end && taken < *excess;
+        self.by_bytes.iter().any(over).then_some(Reason::Bytes)
     }
 }
 
