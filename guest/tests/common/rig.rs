@@ -11,11 +11,12 @@ use vmkpi::name::Area;
 use vmkpi::position::{Position, Seq, StreamId};
 use vmkpi_guest::config::Limits;
 use vmkpi_guest::counters::Counters;
+use vmkpi_guest::csv::Columns;
 use vmkpi_guest::feed::Feed;
 use vmkpi_guest::store::inspect::Reader;
 use vmkpi_guest::store::{
-    AckOutcome, HostClaim, Inventory, Job, Marks, Opened, Point, Store, StoreError, Stored,
-    row_data,
+    AckOutcome, HostClaim, Inventory, Job, Marks, Opened, Point, RowData, Store, StoreError,
+    Stored, row_data,
 };
 
 pub struct Rig {
@@ -82,6 +83,18 @@ impl Rig {
         self.store.ask(|done| Job::Store {
             point,
             bytes,
+            row,
+            withdraw: None,
+            done,
+        })
+    }
+
+    /// Stores a row of these columns, whatever CSV could have made of them.
+    pub fn put_columns(&self, file: &str, columns: Columns) -> Result<Stored, StoreError> {
+        let (point, row) = (Self::point(file), RowData::Columns(columns));
+        self.store.ask(|done| Job::Store {
+            point,
+            bytes: Arc::default(),
             row,
             withdraw: None,
             done,
