@@ -20,6 +20,7 @@
 //! | [`status`] | what it says about itself |
 //! | [`config`], [`counters`] | the limits, the counts |
 
+mod complaint;
 pub mod config;
 pub mod counters;
 pub mod csv;

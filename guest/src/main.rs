@@ -3,12 +3,13 @@
 use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::prelude::*;
 use vmkpi::link::LinkUrl;
-use vmkpi_guest::config::{AllowOther, Limits, MAX_STORE_BYTES, RunConfig};
+use vmkpi_guest::config::{self, AllowOther, Limits, MAX_STORE_BYTES, RunConfig};
 use vmkpi_guest::{daemon, status};
 
 /// Carries an application's KPIs out of a virtual machine: mounts a partition in which each closed file
@@ -73,9 +74,24 @@ struct LimitArgs {
     #[arg(long, env = "VMKPI_GUEST_MAX_DATABASE_BYTES", default_value_t = Limits::default().database_bytes,
           value_parser = clap::value_parser!(u64).range(65_536..), value_name = "N")]
     max_database_bytes: u64,
-    /// Acknowledged rows to keep of each table; rows that nobody has acknowledged are never dropped
+    /// Rows to keep of each table; older ones go when they are acknowledged
     #[arg(long, env = "VMKPI_GUEST_RETAIN_ROWS", default_value_t = Limits::default().retain_rows, value_name = "N")]
     retain_rows: u64,
+    /// Bytes of rows to keep of each table; likewise
+    #[arg(long, env = "VMKPI_GUEST_RETAIN_BYTES", default_value_t = Limits::default().retain_bytes, value_name = "N")]
+    retain_bytes: u64,
+    /// How long to keep rows, such as 90s, 12h or 7d; likewise, and rows of a table that no host has ever
+    /// asked for in any case
+    #[arg(long, env = "VMKPI_GUEST_RETAIN_AGE", default_value = "7d", value_parser = config::parse_duration, value_name = "TIME")]
+    retain_age: Duration,
+    /// Let the three bounds above count for rows that nobody has acknowledged, too, rather than refuse stores
+    /// when the database is full; each loss is counted and told as a gap
+    #[arg(long, env = "VMKPI_GUEST_DROP_UNACKNOWLEDGED")]
+    drop_unacknowledged: bool,
+    /// Bytes of each database's write-ahead log, which another program's long read makes grow; more is EAGAIN
+    #[arg(long, env = "VMKPI_GUEST_MAX_LOG_BYTES", default_value_t = Limits::default().log_bytes,
+          value_parser = clap::value_parser!(u64).range(1 << 20..), value_name = "N")]
+    max_log_bytes: u64,
 }
 
 #[derive(Parser)]
@@ -109,6 +125,10 @@ impl Run {
                 files: size(self.limits.max_files),
                 database_bytes: self.limits.max_database_bytes,
                 retain_rows: self.limits.retain_rows,
+                retain_bytes: self.limits.retain_bytes,
+                retain_age: self.limits.retain_age,
+                drop_unacknowledged: self.limits.drop_unacknowledged,
+                log_bytes: self.limits.max_log_bytes,
                 ..Limits::default()
             },
         }

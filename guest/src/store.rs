@@ -9,21 +9,25 @@
 //! ```
 //!
 //! A batch that fails is rolled back whole, and each of its jobs is told why: a locked database (EAGAIN),
-//! a full disk (ENOSPC), a failed write or sync (EIO; the database is opened anew before the next
-//! batch, and nothing is tried twice). `_seq` is assigned within the transaction, so a failed batch leaves no hole.
+//! a full disk (ENOSPC), a quota (EDQUOT), a failed write or sync (EIO; the database is opened anew before the next
+//! batch, and nothing is tried twice; a batch that found the database full is, when rows could go). `_seq` is assigned within the transaction, so a failed batch leaves no hole.
 
 mod database;
 mod desk;
 mod files;
 mod form;
 pub mod inspect;
+mod keeper;
+mod marks;
 mod mint;
 mod open;
 mod peer;
+mod probe;
 mod refused;
 mod retention;
 mod schema;
 mod table;
+mod wal;
 mod writer;
 
 use std::path::{Path, PathBuf};
@@ -44,7 +48,9 @@ use crate::feed::Feed;
 
 use desk::Desk;
 pub use files::StoredFile;
+pub use marks::{Gap, Kept, Marks};
 pub use open::set_aside;
+pub use retention::Reason;
 pub use schema::quote;
 pub use table::row_data;
 
@@ -69,9 +75,15 @@ pub enum StoreError {
     /// Another program holds the database's write lock.
     #[error("{0} is locked by another program")]
     Busy(Area),
+    /// The log is at its limit: another program keeps a read transaction open.
+    #[error("the log of {0} is at its limit, as another program keeps a read transaction open")]
+    LogFull(Area),
     /// The disk or the database's limit is reached.
     #[error("there is no space for {0}")]
     Full(Area),
+    /// The quota of whoever runs the program is used up.
+    #[error("the disk quota is used up: there is no space for {0}")]
+    Quota(Area),
     /// The table would have too many columns.
     #[error("{point} would have more than {limit} columns")]
     TooManyColumns {
@@ -108,8 +120,9 @@ impl StoreError {
     /// What a program that wrote to the partition is told.
     pub fn errno(&self) -> Errno {
         match self {
-            Self::Busy(_) => Errno::EAGAIN,
+            Self::Busy(_) | Self::LogFull(_) => Errno::EAGAIN,
             Self::Full(_) => Errno::ENOSPC,
+            Self::Quota(_) => Errno::EDQUOT,
             Self::TooManyColumns { .. } => Errno::EFBIG,
             Self::NotCsv { error, .. } => csv_errno(error),
             Self::NotFound(_) => Errno::ENOENT,
@@ -208,6 +221,15 @@ pub enum Job {
         cursors: Vec<Position>,
         /// Told what came of it.
         done: Done<AckOutcome>,
+    },
+    /// A host has subscribed to these tables of the current stream: rows of them are asked for.
+    Wanted {
+        /// The directory.
+        area: Area,
+        /// Which.
+        names: Vec<KpiName>,
+        /// Told when that is on disk.
+        done: Done<()>,
     },
     /// Marks for these tables.
     Marks {
@@ -399,7 +421,7 @@ impl Job {
             Self::Hello { done, .. } | Self::Tables { done } => done(Err(error)),
             Self::Ack { done, .. } => done(Err(error)),
             Self::Marks { done, .. } => done(Err(error)),
-            Self::Barrier { done } => done(Err(error)),
+            Self::Barrier { done } | Self::Wanted { done, .. } => done(Err(error)),
             Self::Close => {}
         }
     }

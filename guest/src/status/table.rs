@@ -7,6 +7,9 @@ use super::Status;
 /// Inputs shown; the rest are counted.
 const SHOWN: usize = 10;
 
+/// A log larger than this is one that somebody's long read keeps from being cut back.
+const LARGE_LOG_BYTES: u64 = 32 << 20;
+
 /// What a person should do, most urgent first.
 pub fn advice(status: &Status) -> Vec<String> {
     let mut advice = Vec::new();
@@ -42,12 +45,33 @@ pub fn advice(status: &Status) -> Vec<String> {
             }
         }
     }
+    advice.extend(disk_advice(status));
     if status.refused_total > 0 {
         advice.push(
             "inputs were refused: correct what writes them (the reasons are above); nothing of them \
              is in a table"
                 .into(),
         );
+    }
+    advice
+}
+
+fn disk_advice(status: &Status) -> Vec<String> {
+    let mut advice = Vec::new();
+    for disk in status.disk.iter().filter(|d| d.wal_bytes > LARGE_LOG_BYTES) {
+        advice.push(format!(
+            "the log of {0}.db has {1} MiB: another program keeps a read transaction open; find it with \
+             `fuser -v {0}.db-shm` and end it, at the limit stores are refused",
+            disk.area,
+            disk.wal_bytes >> 20
+        ));
+    }
+    let lost: u64 = status.points.iter().map(|point| point.lost).sum();
+    if lost > 0 {
+        advice.push(format!(
+            "{lost} rows were dropped before anyone had acknowledged them: keep them for longer \
+             (--retain-age, --retain-bytes, --max-database-bytes) or let a host ask for them"
+        ));
     }
     advice
 }

@@ -15,14 +15,17 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::errno::Errno;
 use rusqlite::{Connection, ErrorCode};
 use vmkpi::name::{Area, KpiName};
 use vmkpi::position::{RowKey, Seq, StreamId};
 
 use super::files::Filing;
+use super::keeper::Keeper;
 use super::table::{Fault, State, Table, row_data};
+use super::wal::Log;
 use super::writer::Patience;
-use super::{AckOutcome, Job, Point, RowData, StoreError, Stored, files, open, refused};
+use super::{AckOutcome, Job, Point, RowData, StoreError, Stored, files, open, probe, refused};
 use crate::config::Limits;
 
 /// What a job came to.
@@ -37,6 +40,8 @@ pub enum Outcome {
     Ack(AckOutcome),
     /// An acknowledgement names a row that this store never had: mint.
     Refuted,
+    /// Nothing to tell.
+    Done,
 }
 
 /// One database.
@@ -60,6 +65,10 @@ pub struct Database {
     /// What `.files` is to say of the files that the open transaction has stored: only the last is
     /// written.
     filings: HashMap<Arc<KpiName>, Filing>,
+    /// What retention has to do.
+    pub keeper: Keeper,
+    /// The write-ahead log.
+    pub log: Log,
     /// Random bits for the rows of the open transaction. Never kept longer: a machine that is cloned
     /// must not give two rows one key.
     keys: Vec<u8>,
@@ -76,10 +85,12 @@ impl Database {
     ) -> Self {
         Self {
             area,
+            log: Log::new(&path),
             path,
             stream,
             limits,
             patience: Patience::Full,
+            keeper: Keeper::default(),
             conn: Some(conn),
             tables: HashMap::new(),
             touched: HashMap::new(),
@@ -129,7 +140,9 @@ impl Database {
         work: impl FnOnce(&mut Self) -> rusqlite::Result<T>,
     ) -> Result<T, Failure> {
         self.reopen()?;
-        let done = self.be(patience).and_then(|()| self.attempt(work));
+        self.be(patience)?;
+        self.check_log()?;
+        let done = self.attempt(work);
         if let Err(error) = &done {
             self.roll_back(error);
         }
@@ -153,14 +166,26 @@ impl Database {
         found.map_err(|error| self.failure(&error).error)
     }
 
-    fn be(&mut self, patience: Patience) -> rusqlite::Result<()> {
-        if self.patience != patience {
-            self.connection()?.busy_timeout(match patience {
-                Patience::None => Duration::ZERO,
-                Patience::Full => open::BUSY_TIMEOUT,
-            })?;
-            self.patience = patience;
+    /// How long another program's lock is waited for.
+    pub fn patience(&self) -> Patience {
+        self.patience
+    }
+
+    /// From now on another program's lock is waited for so long.
+    ///
+    /// # Errors
+    /// The database was closed by a failure and has not been opened anew.
+    pub fn be(&mut self, patience: Patience) -> Result<(), Failure> {
+        if self.patience == patience {
+            return Ok(());
         }
+        let at_most = match patience {
+            Patience::None => Duration::ZERO,
+            Patience::Full => open::BUSY_TIMEOUT,
+        };
+        let set = self.connection().and_then(|c| c.busy_timeout(at_most));
+        set.map_err(|error| self.failure(&error))?;
+        self.patience = patience;
         Ok(())
     }
 
@@ -171,6 +196,7 @@ impl Database {
         self.sql("BEGIN IMMEDIATE")?;
         let value = work(self)?;
         self.write_filings()?;
+        self.note_sizes()?;
         self.sql("COMMIT")?;
         Ok(value)
     }
@@ -232,12 +258,15 @@ impl Database {
                 self.patience = Patience::Full;
                 Ok(())
             }
-            Err(error) => Err(Failure {
-                error: StoreError::Failed {
-                    area: self.area,
-                    reason: format!("{error:#}"),
+            Err(error) => Err(match error.downcast_ref::<rusqlite::Error>() {
+                Some(error) => self.failure(error),
+                None => Failure {
+                    error: StoreError::Failed {
+                        area: self.area,
+                        reason: format!("{error:#}"),
+                    },
+                    alone: false,
                 },
-                alone: false,
             }),
         }
     }
@@ -248,6 +277,7 @@ impl Database {
                 (StoreError::Busy(self.area), false)
             }
             Some(ErrorCode::DiskFull) => (StoreError::Full(self.area), false),
+            Some(ErrorCode::SystemIoFailure) => (self.io_failure(error), false),
             code => (
                 StoreError::Failed {
                     area: self.area,
@@ -260,6 +290,18 @@ impl Database {
             ),
         };
         Failure { error: told, alone }
+    }
+
+    /// A write or sync that failed, by what the system says of the disk now.
+    fn io_failure(&self, error: &rusqlite::Error) -> StoreError {
+        match self.path.parent().and_then(probe::errno) {
+            Some(Errno::EDQUOT) => StoreError::Quota(self.area),
+            Some(Errno::ENOSPC) => StoreError::Full(self.area),
+            _ => StoreError::Failed {
+                area: self.area,
+                reason: error.to_string(),
+            },
+        }
     }
 
     fn draw_keys(&mut self, rows: usize) -> rusqlite::Result<()> {
@@ -316,6 +358,7 @@ impl Database {
                 Ok(Outcome::Refused(id))
             }
             Job::Ack { table, cursors, .. } => Ok(self.acknowledge(table, cursors)?),
+            Job::Wanted { names, .. } => Ok(self.want(names)?),
             _ => Err(Fault::Sql(rusqlite::Error::InvalidQuery)),
         }
     }
@@ -371,6 +414,11 @@ impl Database {
             self.touched.entry(Arc::clone(name)).or_insert(Some(state));
         }
         Ok(true)
+    }
+
+    /// The tables that the open transaction has changed.
+    pub fn touched_names(&self) -> impl Iterator<Item = &Arc<KpiName>> {
+        self.touched.keys()
     }
 
     /// The table, after [`Self::touch`].

@@ -18,6 +18,7 @@
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
+use super::keeper::TICK;
 use super::writer::{Patience, Writer};
 use super::{Job, StoreError};
 
@@ -44,6 +45,8 @@ struct Waiting {
     watched: bool,
     /// Whether the last commit was slow.
     slow: bool,
+    /// Whether retention has something to do.
+    untidy: bool,
     closed: bool,
 }
 
@@ -167,30 +170,43 @@ impl Desk {
     pub fn run(&self) {
         let mut waiting = self.lock();
         while !waiting.closed {
-            if waiting.due() {
-                drop(waiting);
-                let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-                self.drain(&mut writer, Patience::Full);
-                drop(writer);
-                waiting = self.lock();
-            } else {
-                waiting = self.sleep(waiting);
-            }
+            let idle;
+            (waiting, idle) = match waiting.due() {
+                true => (waiting, false),
+                false => self.sleep(waiting),
+            };
+            let due = waiting.due();
+            drop(waiting);
+            self.work(due, idle);
+            waiting = self.lock();
         }
     }
 
-    fn sleep<'a>(&'a self, waiting: MutexGuard<'a, Waiting>) -> MutexGuard<'a, Waiting> {
-        if !waiting.watched {
-            let woken = self.bell.wait(waiting);
-            return woken.unwrap_or_else(PoisonError::into_inner);
+    fn work(&self, due: bool, idle: bool) {
+        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        if due {
+            self.drain(&mut writer, Patience::Full);
         }
+        writer.keep(idle && !due);
+        let untidy = writer.is_untidy();
+        drop(writer);
+        self.lock().untidy = untidy;
+    }
+
+    /// Sleeps until there may be something to do; says whether nothing happened meanwhile.
+    fn sleep<'a>(&'a self, waiting: MutexGuard<'a, Waiting>) -> (MutexGuard<'a, Waiting>, bool) {
+        let at_most = match waiting.watched || waiting.untidy {
+            true => FORGOTTEN,
+            false => TICK,
+        };
         let turn = waiting.turn;
-        let woken = self.bell.wait_timeout(waiting, FORGOTTEN);
+        let woken = self.bell.wait_timeout(waiting, at_most);
         let (mut waiting, _) = woken.unwrap_or_else(PoisonError::into_inner);
-        if waiting.turn == turn {
+        let idle = waiting.turn == turn;
+        if idle {
             waiting.put_off = false;
             waiting.watched = false;
         }
-        waiting
+        (waiting, idle)
     }
 }

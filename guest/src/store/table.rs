@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use rusqlite::{Connection, OptionalExtension as _, Row, params};
+use rusqlite::{Connection, OptionalExtension as _};
 use vmkpi::clock::Timestamp;
 use vmkpi::delivery::head::{Stamp, TableHead};
 use vmkpi::name::{Area, KpiName};
@@ -12,6 +12,9 @@ use vmkpi::value::Value;
 
 use super::files::Filing;
 use super::form::Form;
+use super::keeper;
+use super::marks::{self, Kept, Marks, mark_from};
+use super::retention::row_bytes;
 use super::schema::{DATA_COLUMN, OWN_COLUMNS, create_table, quote};
 use super::{Point, RowData, StoreError};
 use crate::csv::Columns;
@@ -23,6 +26,8 @@ pub struct State {
     pub head: TableHead,
     /// The last row's key.
     pub last_key: Option<RowKey>,
+    /// What retention goes by.
+    pub kept: Kept,
 }
 
 impl State {
@@ -73,40 +78,6 @@ pub fn key_from_sql(key: i64) -> RowKey {
     RowKey(key.cast_unsigned())
 }
 
-/// A mark from four columns beginning at `at`: seq, key, epoch, timestamp.
-pub fn mark_from(row: &Row<'_>, at: usize) -> rusqlite::Result<Mark> {
-    Ok(Mark {
-        seq: row.get::<_, i64>(at)?.cast_unsigned(),
-        key: row.get::<_, Option<i64>>(at + 1)?.map(key_from_sql),
-        epoch: row.get::<_, i64>(at + 2)?.cast_unsigned(),
-        time: Timestamp::from_micros(row.get(at + 3)?),
-    })
-}
-
-/// What `.marks` says of a table: rows moved, acknowledged, trimmed.
-pub fn read_marks(
-    conn: &Connection,
-    stream: StreamId,
-    name: &str,
-) -> rusqlite::Result<(u64, Mark, Mark)> {
-    let found = conn
-        .prepare_cached(
-            "SELECT moved, acked_seq, acked_key, acked_epoch, acked_timestamp, trimmed_seq, \
-             trimmed_key, trimmed_epoch, trimmed_timestamp FROM \".marks\" \
-             WHERE stream = ?1 AND name = ?2",
-        )?
-        .query_row(params![stream.to_string(), name], |row| {
-            let moved: i64 = row.get(0)?;
-            Ok((
-                moved.cast_unsigned(),
-                mark_from(row, 1)?,
-                mark_from(row, 5)?,
-            ))
-        })
-        .optional()?;
-    Ok(found.unwrap_or_default())
-}
-
 /// The row of `table` (an SQLite name) with the number `seq`, or its last one.
 pub fn read_row_mark(
     conn: &Connection,
@@ -148,8 +119,14 @@ impl Table {
         let Some((file, epoch)) = found else {
             return Ok(None);
         };
-        let (moved, acked, trimmed) = read_marks(conn, stream, name.as_str())?;
-        // Only acknowledged rows are trimmed: when no row is left, the last one was the trimmed one.
+        let marks = marks::read(conn, stream, name.as_str())?;
+        let Marks {
+            moved,
+            acked,
+            trimmed,
+            ..
+        } = marks;
+        // When no row is left, the last one was the trimmed one: no number is given twice.
         let last = read_row_mark(conn, name.as_str(), None)?.unwrap_or(trimmed);
         let stamp = Stamp {
             seq: last.seq,
@@ -163,6 +140,7 @@ impl Table {
             state: State {
                 head: TableHead::restored(stamp, acked, trimmed, moved),
                 last_key: last.key,
+                kept: keeper::sized(conn, name.as_str(), &marks, last.seq)?,
             },
             columns: None,
             insert: None,
@@ -213,12 +191,12 @@ impl Table {
     }
 
     /// Notes what was acknowledged and trimmed.
-    pub fn trimmed(&mut self, head: TableHead) {
-        if head.trimmed.seq == head.last {
+    pub fn set_state(&mut self, state: State) {
+        if state.head.trimmed.seq == state.head.last {
             // The last row is gone, and with it what the form is filled from.
             self.unfile();
         }
-        self.state.head = head;
+        self.state = state;
     }
 
     /// What `.files` has to be told after a row was added; nothing while the row gives the bytes back
@@ -246,6 +224,7 @@ impl Table {
         data: &RowData,
         bytes: &[u8],
     ) -> Result<Stamp, Fault> {
+        self.state.kept.bytes += row_bytes(data, bytes);
         match data {
             RowData::Bytes => {
                 if self.insert.is_none() {
