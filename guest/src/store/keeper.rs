@@ -25,8 +25,8 @@ use super::writer::Patience;
 /// How often tables are looked at while stores go on.
 pub const TICK: Duration = Duration::from_secs(1);
 
-/// Tables looked at in a tick: two thousand of them take half a minute.
-const LOOKED_AT: usize = 64;
+/// Tables looked at in a tick: two thousand of them take two minutes.
+const LOOKED_AT: usize = 16;
 
 /// While stores wait, retention takes at most one part in so many of the writer's time.
 const SHARE: u32 = 5;

@@ -207,7 +207,7 @@ pub fn trim(
         if end.seq == state.head.last {
             files::settle(conn, table)?;
         }
-        conn.prepare_cached(&format!("DELETE FROM {} WHERE _seq <= ?1", quote(table)))?
+        conn.prepare(&format!("DELETE FROM {} WHERE _seq <= ?1", quote(table)))?
             .execute([end.seq.cast_signed()])?;
         state.head.trimmed = end;
         state.kept.lost += taken.lost;
@@ -241,7 +241,8 @@ fn each_row(
         "SELECT _seq, _key, _epoch, _timestamp, * FROM {} WHERE _seq > ?1 ORDER BY _seq LIMIT ?2",
         quote(table)
     );
-    let mut statement = conn.prepare_cached(&sql)?;
+    // Not kept: a statement for each table would be a third of the program's memory.
+    let mut statement = conn.prepare(&sql)?;
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     let mut rows = statement.query([after.cast_signed(), limit])?;
     while let Some(row) = rows.next()? {
@@ -293,7 +294,7 @@ fn old_through(
     let (trimmed, last) = (state.head.trimmed.seq, state.head.last);
     let oldest = oldest(rule.now, rule.limits.retain_age);
     let sql = format!("SELECT _timestamp FROM {} WHERE _seq = ?1", quote(table));
-    let mut statement = conn.prepare_cached(&sql)?;
+    let mut statement = conn.prepare(&sql)?;
     let (mut old, mut step) = (0, 1);
     while let Some(seq) = trimmed.checked_add(step).filter(|seq| *seq <= last) {
         let time: Option<i64> = statement
