@@ -73,6 +73,11 @@ impl Writer {
             }
             self.keep(false);
         }
+        for db in &mut self.databases {
+            if let Err(failure) = db.settle() {
+                tracing::debug!(error = %failure.error, "bytes of rows are counted again at the next start");
+            }
+        }
         // Whatever was submitted after the end is told so; later submissions find the queue gone.
         while let Ok(late) = self.queue.try_recv() {
             late.fail(&StoreError::Closed);
