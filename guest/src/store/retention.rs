@@ -91,6 +91,8 @@ pub struct Taken {
     pub bytes: u64,
     /// Those of the rows that were not acknowledged.
     pub lost: u64,
+    /// Those of the lost rows that no host had ever asked for.
+    pub unasked: u64,
 }
 
 impl std::ops::AddAssign for Taken {
@@ -98,6 +100,7 @@ impl std::ops::AddAssign for Taken {
         self.rows += more.rows;
         self.bytes += more.bytes;
         self.lost += more.lost;
+        self.unasked += more.unasked;
     }
 }
 
@@ -187,6 +190,7 @@ pub fn trim(
     let old = old_through(conn, table, state, rule)?;
     let plan = Plan::new(state, rule, old);
     let (acked, trimmed) = (state.head.acked.seq, state.head.trimmed.seq);
+    let wanted = state.kept.wanted;
     let mut taken = Taken::default();
     let mut end: Option<Mark> = None;
     let mut walk = |mark: Mark, bytes: u64| {
@@ -197,6 +201,7 @@ pub fn trim(
         taken.bytes += bytes;
         if mark.seq > acked {
             taken.lost += 1;
+            taken.unasked += u64::from(!wanted);
             state.kept.reason = Some(reason);
         }
         end = Some(mark);
