@@ -66,11 +66,22 @@ fn disk_advice(status: &Status) -> Vec<String> {
             disk.wal_bytes >> 20
         ));
     }
-    let lost: u64 = status.points.iter().map(|point| point.lost).sum();
-    if lost > 0 {
+    let lost = |wanted: bool| -> u64 {
+        let points = status.points.iter().filter(|p| p.wanted == wanted);
+        points.map(|point| point.lost).sum()
+    };
+    if lost(false) > 0 {
         advice.push(format!(
-            "{lost} rows were dropped before anyone had acknowledged them: keep them for longer \
-             (--retain-age, --retain-bytes, --max-database-bytes) or let a host ask for them"
+            "{} rows went unread from points that no host has ever asked for: name them in the VM's \
+             descriptor if they are wanted",
+            lost(false)
+        ));
+    }
+    if lost(true) > 0 {
+        advice.push(format!(
+            "{} rows were dropped before anyone had acknowledged them: keep them for longer \
+             (--retain-rows, --retain-bytes, --retain-age) or do without --drop-unacknowledged",
+            lost(true)
         ));
     }
     advice
@@ -106,9 +117,10 @@ fn lines(status: &Status, out: &mut String) -> std::fmt::Result {
     for disk in &status.disk {
         writeln!(
             out,
-            "disk     {}: {} KiB, log {} KiB",
+            "disk     {}: {} KiB ({} free), log {} KiB",
             disk.area,
             disk.database_bytes / 1024,
+            disk.free_bytes / 1024,
             disk.wal_bytes / 1024
         )?;
     }
