@@ -1,12 +1,18 @@
-//! What a run of the guest program is told: where things are, and a limit on everything.
+//! What a run of the guest program is told: where things are, and a limit on everything. The settings'
+//! names, sources and help are in [`crate::settings`].
 
 use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
 
 use vmkpi::link::LinkUrl;
 
+use crate::poller::Poll;
+
 /// The bounds that keep a writer's mistake from becoming the machine's problem. What happens when one
 /// is reached stands beside it; docs/SEMANTICS.md says the same to users.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Bytes of one store; EFBIG. At most [`MAX_STORE_BYTES`].
     pub store_bytes: usize,
@@ -22,6 +28,12 @@ pub struct Limits {
     pub handles: usize,
     /// Acknowledged rows kept of each table; older ones are trimmed. Others are never dropped.
     pub retain_rows: u64,
+    /// Bytes of the rows kept of each table; 0: no bound of its own.
+    pub retain_bytes: u64,
+    /// How long rows are kept; 0: no bound of its own.
+    pub retain_age: Duration,
+    /// Whether rows that nobody has acknowledged may be dropped by the bounds above.
+    pub drop_unacknowledged: bool,
     /// Bytes of each database; ENOSPC.
     pub database_bytes: u64,
 }
@@ -41,13 +53,16 @@ impl Default for Limits {
             buffered_bytes: 64 << 20,
             handles: 4_096,
             retain_rows: 100_000,
+            retain_bytes: 0,
+            retain_age: Duration::ZERO,
+            drop_unacknowledged: false,
             database_bytes: 4 << 30,
         }
     }
 }
 
 /// Who may use the partition.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum AllowOther {
     /// Every user; where the system forbids that to an ordinary user (`user_allow_other` in
     /// /etc/fuse.conf), its owner alone, with a warning.
@@ -57,6 +72,52 @@ pub enum AllowOther {
     All,
     /// The user who runs the program.
     Owner,
+}
+
+impl AllowOther {
+    /// The value as it is written.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::All => "all",
+            Self::Owner => "owner",
+        }
+    }
+}
+
+impl FromStr for AllowOther {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        [Self::Auto, Self::All, Self::Owner]
+            .into_iter()
+            .find(|value| value.as_str() == text)
+            .ok_or_else(|| format!("{text:?} is none of auto, all, owner"))
+    }
+}
+
+/// Whose the partition is, and what its modes say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Access {
+    /// The owner of everything in it.
+    pub uid: u32,
+    /// The group.
+    pub gid: u32,
+    /// Permission bits of files.
+    pub file_mode: u16,
+    /// Permission bits of directories.
+    pub directory_mode: u16,
+}
+
+impl Default for Access {
+    fn default() -> Self {
+        Self {
+            uid: nix::unistd::geteuid().as_raw(),
+            gid: nix::unistd::getegid().as_raw(),
+            file_mode: 0o666,
+            directory_mode: 0o777,
+        }
+    }
 }
 
 /// A run of the guest program.
@@ -72,4 +133,10 @@ pub struct RunConfig {
     pub allow_other: AllowOther,
     /// The bounds.
     pub limits: Limits,
+    /// Owner and modes.
+    pub access: Access,
+    /// The owner's public key in PEM, shown at the top of the partition.
+    pub primary_key: Option<Arc<[u8]>>,
+    /// The commands run for applications that cannot write themselves.
+    pub polls: Vec<Poll>,
 }

@@ -21,6 +21,7 @@ use crate::config::RunConfig;
 use crate::counters::Counters;
 use crate::fs::Partition;
 use crate::link::{Link, LinkState};
+use crate::poller::{PollStatus, Poller};
 use crate::store::inspect::{Reader, RefusedInput};
 use crate::store::{StoredFile, set_aside};
 
@@ -66,6 +67,23 @@ pub struct LiveStatus {
     pub memory_rss_bytes: u64,
     /// The most memory that was ever in use.
     pub memory_peak_bytes: u64,
+    /// The limits it was started with.
+    pub limits: LimitStatus,
+    /// The commands it runs.
+    pub polls: Vec<PollStatus>,
+}
+
+/// The limits that fill up with use.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub struct LimitStatus {
+    /// Bytes of each database.
+    pub database_bytes: u64,
+    /// Names in each directory.
+    pub files: usize,
+    /// Bytes written and not yet stored.
+    pub buffered_bytes: usize,
+    /// Open handles.
+    pub handles: usize,
 }
 
 /// One data point.
@@ -131,6 +149,7 @@ pub struct Live {
     counters: Arc<Counters>,
     partition: Partition,
     link: Arc<Mutex<Link>>,
+    poller: Arc<Mutex<Poller>>,
 }
 
 impl Live {
@@ -140,6 +159,7 @@ impl Live {
         counters: Arc<Counters>,
         partition: Partition,
         link: Arc<Mutex<Link>>,
+        poller: Arc<Mutex<Poller>>,
     ) -> Self {
         Self {
             config: config.clone(),
@@ -147,6 +167,7 @@ impl Live {
             counters,
             partition,
             link,
+            poller,
         }
     }
 
@@ -181,6 +202,17 @@ impl Live {
             buffered_bytes,
             memory_rss_bytes,
             memory_peak_bytes,
+            limits: LimitStatus {
+                database_bytes: self.config.limits.database_bytes,
+                files: self.config.limits.files,
+                buffered_bytes: self.config.limits.buffered_bytes,
+                handles: self.config.limits.handles,
+            },
+            polls: self
+                .poller
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .status(),
         }
     }
 }
