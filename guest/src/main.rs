@@ -28,8 +28,10 @@ fn main() -> ExitCode {
     match perform(&invocation) {
         Ok(code) => code,
         Err(error) => {
-            // The last resort: where standard error is closed there is nobody to tell.
-            let _ = writeln!(std::io::stderr(), "vmkpi-guest: {error:#}");
+            for line in format!("{error:#}").lines() {
+                // The last resort: where standard error is closed there is nobody to tell.
+                let _ = writeln!(std::io::stderr(), "vmkpi-guest: {line}");
+            }
             let usage = error.downcast_ref::<Problems>().is_some();
             ExitCode::from(if usage { USAGE } else { FAILED })
         }

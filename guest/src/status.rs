@@ -1,6 +1,7 @@
 //! What the program says about itself: live numbers through a socket in the state directory while it
 //! runs, everything else from the databases, whether it runs or not; and what to do about it.
 
+mod advice;
 mod table;
 
 use std::collections::BTreeMap;
@@ -105,6 +106,10 @@ pub struct PointStatus {
     pub rows: u64,
     /// The last acknowledged row.
     pub acked: Seq,
+    /// Rows that nobody has acknowledged yet.
+    pub unacknowledged: u64,
+    /// How long ago the last store was.
+    pub last_store_age_ms: u64,
 }
 
 /// What is on the disk of one database.
@@ -136,9 +141,17 @@ pub struct Status {
     pub refused: Vec<RefusedInput>,
     /// The databases.
     pub disk: Vec<DiskStatus>,
+    /// Room on the file system that they are on, for this user.
+    pub free_bytes: u64,
+    /// Rows of the current stream that nobody has acknowledged yet.
+    pub unacknowledged: u64,
+    /// When this was looked at.
+    pub now: Timestamp,
     /// Databases set aside as corrupt.
     pub set_aside: Vec<PathBuf>,
-    /// What to do.
+    /// Whether nothing needs attention: there is no advice.
+    pub healthy: bool,
+    /// What needs attention, and what to do; the most urgent first.
     pub advice: Vec<String>,
 }
 
@@ -294,6 +307,10 @@ pub fn gather(state: &Path) -> anyhow::Result<Status> {
         refused_total: 0,
         refused: Vec::new(),
         disk: Vec::new(),
+        free_bytes: free_bytes(state),
+        unacknowledged: 0,
+        now: Timestamp::now(),
+        healthy: false,
         set_aside: set_aside(state),
         advice: Vec::new(),
     };
@@ -303,9 +320,9 @@ pub fn gather(state: &Path) -> anyhow::Result<Status> {
         let stream = reader.stream().with_context(at)?;
         status.stream = stream.to_string();
         for file in reader.files().with_context(at)? {
-            status
-                .points
-                .push(point(&reader, stream, &file).with_context(at)?);
+            let point = point(&reader, stream, &file, status.now).with_context(at)?;
+            status.unacknowledged += point.unacknowledged;
+            status.points.push(point);
         }
         let (total, inputs) = reader.refused().with_context(at)?;
         status.refused_total += total;
@@ -320,14 +337,29 @@ pub fn gather(state: &Path) -> anyhow::Result<Status> {
     status
         .refused
         .sort_by_key(|input| std::cmp::Reverse(input.time));
-    status.advice = table::advice(&status);
+    status.advice = advice::advice(&status);
+    status.healthy = status.advice.is_empty();
     Ok(status)
+}
+
+/// Milliseconds from `then` to `now`; none when the clock was set back since.
+fn age_ms(then: Timestamp, now: Timestamp) -> u64 {
+    let micros = now.as_micros().saturating_sub(then.as_micros());
+    u64::try_from(micros / 1000).unwrap_or(0)
+}
+
+/// Bytes that this user may still write beside `path`.
+fn free_bytes(path: &Path) -> u64 {
+    nix::sys::statvfs::statvfs(path).map_or(0, |disk| {
+        disk.blocks_available().saturating_mul(disk.fragment_size())
+    })
 }
 
 fn point(
     reader: &Reader,
     stream: vmkpi::position::StreamId,
     file: &StoredFile,
+    now: Timestamp,
 ) -> rusqlite::Result<PointStatus> {
     let point = DataPoint::Kpi(file.point.area, (*file.point.name).clone());
     let extent = reader.extent(&file.point.name)?;
@@ -345,5 +377,7 @@ fn point(
         last,
         rows: extent.map_or(0, |(first, last)| last - first + 1),
         acked: acked.seq,
+        unacknowledged: last.saturating_sub(acked.seq.max(trimmed.seq)),
+        last_store_age_ms: age_ms(file.mtime, now),
     })
 }
