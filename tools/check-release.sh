@@ -5,7 +5,7 @@
 set -eu
 
 program=$1
-most_bytes=$((4 * 1024 * 1024))
+most_bytes=$((5 * 1024 * 1024))
 most_peak_kib=8000
 
 # The virtual shared object is the kernel's, the loader is libc's.
@@ -36,7 +36,7 @@ stop() {
 trap stop EXIT
 trap 'exit 1' INT TERM
 : >"$work/guest.toml"
-env MALLOC_ARENA_MAX=2 "$program" run --config "$work/guest.toml" --mount "$work/kpi" --state "$work/state" \
+"$program" run --config "$work/guest.toml" --mount "$work/kpi" --state "$work/state" \
     --link "unix:$work/link.sock" &
 daemon=$!
 tries=0

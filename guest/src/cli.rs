@@ -91,7 +91,7 @@ pub fn command() -> Command {
 fn run() -> Command {
     Command::new("run")
         .about("Mount the partition and serve it until SIGTERM")
-        .args(common(SETTINGS.iter().map(|setting| setting.key).collect()))
+        .args(common(&SETTINGS.iter().map(|s| s.key).collect::<Vec<_>>()))
         .arg(flag(
             "check",
             "Say what is wrong with the configuration, and run nothing",
@@ -105,7 +105,7 @@ fn run() -> Command {
 fn status() -> Command {
     Command::new("status")
         .about("Show what is stored, what was refused and why, and what to do")
-        .args(common(vec!["state", "log_level"]))
+        .args(common(&["state", "log_level"]))
         .arg(
             option(
                 "format",
@@ -124,13 +124,13 @@ fn status() -> Command {
 fn seal() -> Command {
     Command::new("seal")
         .about("Encrypt standard input for the VM's owner: `cmd | vmkpi-guest seal --point encrypted/x > /kpi/encrypted/x`")
-        .args(common(vec!["vm", "primary_key_file", "log_level"]))
+        .args(common(&["vm", "primary_key_file", "log_level"]))
         .mut_arg("primary-key-file", |arg| arg.alias("key").visible_alias("key"))
         .arg(option("point", "POINT", "Where the result will be written: encrypted/NAME").required(true))
 }
 
 /// `--config`, and the flags of the settings with those keys.
-fn common(keys: Vec<&'static str>) -> Vec<Arg> {
+fn common(keys: &[&str]) -> Vec<Arg> {
     let defaults = Settings::default();
     let config = option(
         "config",

@@ -33,6 +33,7 @@ use signals::{Event, Signals};
 /// A name or key in the settings is unknown, the state directory is in use or cannot be made, a database
 /// cannot be opened, the link's socket cannot be made, or the mount is refused.
 pub fn run(sources: &Sources, settings: &Settings, level: &LogLevel) -> anyhow::Result<()> {
+    close_inherited();
     let config = settings.run_config()?;
     // Before any thread starts, so that all of them inherit it.
     let signals = Signals::block()?;
@@ -50,6 +51,21 @@ pub fn run(sources: &Sources, settings: &Settings, level: &LogLevel) -> anyhow::
     notifier.stopping();
     service.stop(unmounted);
     Ok(())
+}
+
+/// Closes what whoever started the program has left open: a daemon holds no files of others, and the
+/// commands that it runs inherit none. Called before anything is opened.
+fn close_inherited() {
+    let open: Vec<i32> = std::fs::read_dir("/proc/self/fd")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .collect();
+    for fd in open.into_iter().filter(|fd| *fd > 2) {
+        // The directory that was just read is among them, and closed already.
+        let _ = nix::unistd::close(fd);
+    }
 }
 
 /// Waits for the end and says whether somebody unmounted the partition.

@@ -93,7 +93,8 @@ impl Service {
         match Poller::start(polls, self.partition.clone()) {
             Ok(started) => *poller = started,
             Err(error) => {
-                tracing::error!(error = format!("{error:#}"), "no command is run any more")
+                let error = format!("{error:#}");
+                tracing::error!(error, "no command is run any more");
             }
         }
     }

@@ -40,6 +40,7 @@ pub(super) struct Running {
 }
 
 /// One end of a pipe, until it ends.
+#[derive(Default)]
 struct Pipe {
     end: Option<Box<dyn ReadEnd>>,
     bytes: Vec<u8>,
@@ -58,7 +59,7 @@ pub(super) enum Step {
 
 impl Running {
     /// Starts the command: no shell, no input, the least of an environment, none of our descriptors or
-    /// blocked signals (std opens all of its own close-on-exec and starts children with an empty mask).
+    /// blocked signals (all that is opened is close-on-exec, and std starts children with an empty mask).
     pub(super) fn start(poll: &Poll, now: Instant) -> Result<Self, Failure> {
         let account = poll
             .account()
@@ -184,15 +185,6 @@ impl Running {
             status,
             said: said.unwrap_or_default().trim().escape_debug().to_string(),
         })
-    }
-}
-
-impl Default for Pipe {
-    fn default() -> Self {
-        Self {
-            end: None,
-            bytes: Vec::new(),
-        }
     }
 }
 

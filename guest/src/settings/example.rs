@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use super::units::duration;
 use super::{Kind, SETTINGS, Setting, Settings, poll};
+use crate::poller::Poll;
 
 /// A file with every key, its help and its value in `settings`; a key without a value is commented out.
 pub fn example(settings: &Settings) -> String {
@@ -25,16 +26,21 @@ pub fn example(settings: &Settings) -> String {
             None => writeln!(text, "# {name} = {}", placeholder(setting)),
         };
     }
+    polls(&settings.polls, &mut text);
+    text
+}
+
+fn polls(polls: &[Poll], text: &mut String) {
     text.push_str(
         "\n# A command whose output is stored, for applications that cannot write themselves. As many as there are.\n",
     );
-    if settings.polls.is_empty() {
+    if polls.is_empty() {
         text.push_str("# [[poll]]\n");
         for (key, value, help) in poll::KEYS {
             let _ = writeln!(text, "# # {help}.\n# {key} = {value}");
         }
     }
-    for poll in &settings.polls {
+    for poll in polls {
         let _ = writeln!(text, "[[poll]]");
         let _ = writeln!(text, "point = {}", quote(&poll.point.to_string()));
         let words: Vec<String> = poll.command.iter().map(|word| quote(word)).collect();
@@ -45,7 +51,6 @@ pub fn example(settings: &Settings) -> String {
             let _ = writeln!(text, "user = {}", quote(user));
         }
     }
-    text
 }
 
 /// The reference: a line of a Markdown table for each setting, and for each key of `[[poll]]`.

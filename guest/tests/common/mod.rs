@@ -199,7 +199,9 @@ pub fn until(what: &str, mut done: impl FnMut() -> bool) {
 }
 
 fn spawn(dir: &Path, args: &[String]) -> Child {
-    let mut command = Command::new(PROGRAM);
+    // With a descriptor that it must not hand on to its own children.
+    let mut command = Command::new("sh");
+    command.args(["-c", "exec 9</dev/null; exec \"$0\" \"$@\"", PROGRAM]);
     command.arg("run").arg("--mount").arg(dir.join("mnt"));
     if !args.iter().any(|arg| arg == "--state") {
         command.arg("--state").arg(dir.join("state"));
