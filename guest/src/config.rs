@@ -26,16 +26,22 @@ pub struct Limits {
     pub buffered_bytes: usize,
     /// Open handles; ENFILE.
     pub handles: usize,
-    /// Acknowledged rows kept of each table; older ones are trimmed. Others are never dropped.
+    /// Rows kept of each table; older ones go when they are acknowledged.
     pub retain_rows: u64,
-    /// Bytes of the rows kept of each table; 0: no bound of its own.
+    /// Bytes of rows kept of each table; likewise.
     pub retain_bytes: u64,
-    /// How long rows are kept; 0: no bound of its own.
+    /// How long rows are kept; likewise. Rows of a table that no host ever asked for go in any case.
     pub retain_age: Duration,
-    /// Whether rows that nobody has acknowledged may be dropped by the bounds above.
+    /// Whether the bounds above count for rows that nobody has acknowledged, too, and such rows go
+    /// before a writer is told ENOSPC. Each loss is counted and becomes a gap.
     pub drop_unacknowledged: bool,
-    /// Bytes of each database; ENOSPC.
+    /// Bytes of each database; acknowledged rows go, then ENOSPC.
     pub database_bytes: u64,
+    /// Bytes of each database's write-ahead log, which another program's long read keeps from being
+    /// cut back; EAGAIN until it ends. One batch may go beyond.
+    pub log_bytes: u64,
+    /// Databases up to so many bytes are read through at start; of larger ones, the ends of each table.
+    pub checked_bytes: u64,
 }
 
 /// One store must fit, in base64 and with its frame, into one line of the link.
@@ -53,10 +59,14 @@ impl Default for Limits {
             buffered_bytes: 64 << 20,
             handles: 4_096,
             retain_rows: 100_000,
-            retain_bytes: 0,
-            retain_age: Duration::ZERO,
+            retain_bytes: 64 << 20,
+            // A file stored each second and asked for by nobody: some 35 MB.
+            retain_age: Duration::from_secs(7 * 24 * 3600),
             drop_unacknowledged: false,
             database_bytes: 4 << 30,
+            log_bytes: 256 << 20,
+            // Reading more through would take seconds.
+            checked_bytes: 1 << 30,
         }
     }
 }

@@ -25,6 +25,7 @@
 //! | [`config`], [`counters`] | the limits, the counts |
 
 pub mod cli;
+mod complaint;
 pub mod config;
 pub mod counters;
 pub mod csv;

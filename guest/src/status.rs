@@ -52,6 +52,12 @@ pub struct LiveStatus {
     pub commits: u64,
     /// Transactions lost.
     pub failed_commits: u64,
+    /// Acknowledged rows that retention took.
+    pub rows_trimmed: u64,
+    /// Rows that retention took before they were acknowledged.
+    pub rows_lost: u64,
+    /// Transactions refused as a log was at its limit.
+    pub log_refusals: u64,
     /// Inputs refused.
     pub refused: u64,
     /// Rows sent over the link.
@@ -110,6 +116,24 @@ pub struct PointStatus {
     pub unacknowledged: u64,
     /// How long ago the last store was.
     pub last_store_age_ms: u64,
+    /// Whether a host has ever asked for it.
+    pub wanted: bool,
+    /// Rows that retention took before they were acknowledged.
+    pub lost: u64,
+    /// Those of them whose loss nobody has confirmed yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gap: Option<GapStatus>,
+}
+
+/// Rows (`after`, `through`] that are lost, and that is not confirmed.
+#[derive(Clone, Debug, Serialize)]
+pub struct GapStatus {
+    /// The last acknowledged row.
+    pub after: Seq,
+    /// The last row dropped.
+    pub through: Seq,
+    /// Why.
+    pub reason: &'static str,
 }
 
 /// What is on the disk of one database.
@@ -119,6 +143,8 @@ pub struct DiskStatus {
     pub area: String,
     /// Bytes of the database.
     pub database_bytes: u64,
+    /// Of these, free and used again.
+    pub free_bytes: u64,
     /// Bytes of its write-ahead log.
     pub wal_bytes: u64,
 }
@@ -207,6 +233,9 @@ impl Live {
             stores: count(&counters.stores),
             commits: count(&counters.commits),
             failed_commits: count(&counters.failed_commits),
+            rows_trimmed: count(&counters.rows_trimmed),
+            rows_lost: count(&counters.rows_lost),
+            log_refusals: count(&counters.log_refusals),
             refused: count(&counters.refused),
             rows_sent: count(&counters.rows_sent),
             bad_lines: count(&counters.bad_lines),
@@ -331,6 +360,7 @@ pub fn gather(state: &Path) -> anyhow::Result<Status> {
         status.disk.push(DiskStatus {
             area: area.to_string(),
             database_bytes,
+            free_bytes: reader.free_bytes().with_context(at)?,
             wal_bytes,
         });
     }
@@ -363,11 +393,11 @@ fn point(
 ) -> rusqlite::Result<PointStatus> {
     let point = DataPoint::Kpi(file.point.area, (*file.point.name).clone());
     let extent = reader.extent(&file.point.name)?;
-    let (acked, trimmed) = reader.marks(&TableId {
+    let marks = reader.marks(&TableId {
         stream,
         point: point.clone(),
     })?;
-    let (first, last) = extent.unwrap_or((0, trimmed.seq));
+    let (first, last) = extent.unwrap_or((0, marks.trimmed.seq));
     Ok(PointStatus {
         point,
         removed: file.removed,
@@ -376,8 +406,15 @@ fn point(
         first,
         last,
         rows: extent.map_or(0, |(first, last)| last - first + 1),
-        acked: acked.seq,
-        unacknowledged: last.saturating_sub(acked.seq.max(trimmed.seq)),
+        acked: marks.acked.seq,
+        unacknowledged: last.saturating_sub(marks.acked.seq.max(marks.trimmed.seq)),
         last_store_age_ms: age_ms(file.mtime, now),
+        wanted: marks.kept.wanted,
+        lost: reader.lost(&file.point.name)?,
+        gap: marks.gap().map(|gap| GapStatus {
+            after: gap.after.seq,
+            through: gap.through.seq,
+            reason: gap.reason.text(),
+        }),
     })
 }

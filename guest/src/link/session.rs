@@ -8,13 +8,13 @@ use std::sync::atomic::Ordering;
 use vmkpi::link::{
     From as FromSeq, GuestMessage, HostMessage, MAX_LINE_BYTES, Rows, TableId, VERSION, encode,
 };
-use vmkpi::name::{Area, DataPoint, PointPattern};
+use vmkpi::name::{Area, DataPoint, KpiName, PointPattern};
 use vmkpi::position::{Mark, Nonce, Position, Seq, StreamId};
 
 use crate::counters::Counters;
 use crate::feed::Feed;
 use crate::store::inspect::{Page, Reader};
-use crate::store::{AckOutcome, HostClaim, Inventory, Job, Point, Store, StoreError};
+use crate::store::{AckOutcome, HostClaim, Inventory, Job, Marks, Point, Store, StoreError};
 
 /// Bytes of rows in one line, about: more gains nothing, and each table gets its turn sooner.
 const PAGE_BYTES: usize = 64 << 10;
@@ -147,18 +147,48 @@ impl Session {
         let mut before = std::mem::take(&mut self.cursors);
         self.turns.clear();
         let from: HashMap<&TableId, Seq> = from.iter().map(|f| (&f.table, f.seq)).collect();
+        let mut wanted = Vec::new();
         for info in inventory.tables {
             if !self.wants(&info.table.point) {
                 continue;
             }
+            let known = before.remove(&info.table).map(|cursor| cursor.next);
+            if known.is_none() {
+                wanted.push(info.table.clone());
+            }
             let next = from
                 .get(&info.table)
                 .copied()
-                .or_else(|| before.remove(&info.table).map(|cursor| cursor.next))
+                .or(known)
                 .unwrap_or(info.acked.seq + 1)
-                .max(info.first.min(info.last + 1))
                 .max(1);
+            let held = info.first.min(info.last + 1);
+            // Behind acknowledged rows nothing is missed; behind others there is a gap to be told.
+            let next = match held > info.acked.seq + 1 {
+                true => next,
+                false => next.max(held),
+            };
             self.advance(info.table, next, info.last);
+        }
+        self.want(&wanted);
+    }
+
+    /// Tells the store that rows of these tables are asked for; not waited for.
+    fn want(&self, tables: &[TableId]) {
+        for area in Area::ALL {
+            let names: Vec<KpiName> = tables
+                .iter()
+                .filter(|table| table.stream == self.stream)
+                .filter_map(|table| match &table.point {
+                    DataPoint::Kpi(of, name) if *of == area => Some(name.clone()),
+                    _ => None,
+                })
+                .collect();
+            if !names.is_empty() {
+                // What fails is said by the store, and asked for again by the next session.
+                let done = Box::new(|_| ());
+                self.store.submit(Job::Wanted { area, names, done });
+            }
         }
     }
 
@@ -181,13 +211,19 @@ impl Session {
 
     /// Adds rows to `out` as long as there is room.
     pub fn push(&mut self, out: &mut Vec<u8>) {
+        let mut wanted = Vec::new();
         for (Point { area, name }, end) in self.feed.take() {
             let point = DataPoint::Kpi(area, (*name).clone());
             if self.wants(&point) {
                 let stream = self.stream;
-                self.advance(TableId { stream, point }, 1, end);
+                let table = TableId { stream, point };
+                if !self.cursors.contains_key(&table) {
+                    wanted.push(table.clone());
+                }
+                self.advance(table, 1, end);
             }
         }
+        self.want(&wanted);
         let Some(nonce) = self.nonce else {
             return;
         };
@@ -203,7 +239,10 @@ impl Session {
             return;
         };
         match self.read(&table, from, PAGE_ROWS) {
-            Ok(Some((page, acked, _))) => {
+            Ok(Some((_, marks))) if from <= marks.trimmed.seq && marks.gap().is_some() => {
+                self.pass_gap(nonce, table, &marks, out);
+            }
+            Ok(Some((page, Marks { acked, .. }))) => {
                 let Some(last) = page.rows.last().map(|row| row.seq) else {
                     // Nothing there: the rows were taken by retention, or the stream has ended.
                     self.cursors.remove(&table);
@@ -232,12 +271,35 @@ impl Session {
         }
     }
 
+    /// Tells of rows that were dropped before anyone confirmed them, and goes on behind them. A host that
+    /// connects later is told again, until it has acknowledged the last of them.
+    fn pass_gap(&mut self, nonce: Nonce, table: TableId, marks: &Marks, out: &mut Vec<u8>) {
+        let (Some(gap), Some(cursor)) = (marks.gap(), self.cursors.get_mut(&table)) else {
+            return;
+        };
+        let after = match cursor.next - 1 {
+            seq if seq > gap.after.seq => Position { seq, key: None },
+            _ => gap.after,
+        };
+        out.extend(encode(&GuestMessage::Gap {
+            nonce,
+            table: table.clone(),
+            after,
+            through: gap.through,
+            reason: gap.reason.text().into(),
+        }));
+        cursor.next = gap.through.seq + 1;
+        cursor.queued = false;
+        let (next, end) = (cursor.next, cursor.end);
+        self.advance(table, next, end);
+    }
+
     fn read(
         &mut self,
         table: &TableId,
         from: Seq,
         limit: usize,
-    ) -> rusqlite::Result<Option<(Page, Mark, Mark)>> {
+    ) -> rusqlite::Result<Option<(Page, Marks)>> {
         let DataPoint::Kpi(area, _) = table.point else {
             return Ok(None);
         };
@@ -249,17 +311,17 @@ impl Session {
             return Ok(None);
         };
         let page = reader.page(table, from, limit, PAGE_BYTES)?;
-        let (acked, trimmed) = reader.marks(table)?;
-        Ok(page.map(|page| (page, acked, trimmed)))
+        let marks = reader.marks(table)?;
+        Ok(page.map(|page| (page, marks)))
     }
 
     fn answer_query(&mut self, id: u64, from: &FromSeq, limit: usize, out: &mut Vec<u8>) {
         let Some(nonce) = self.nonce else {
             return;
         };
-        let (page, acked, trimmed) = match self.read(&from.table, from.seq, limit) {
+        let (page, Marks { acked, trimmed, .. }) = match self.read(&from.table, from.seq, limit) {
             Ok(Some(read)) => read,
-            Ok(None) => (Page::default(), Mark::default(), Mark::default()),
+            Ok(None) => (Page::default(), Marks::default()),
             Err(error) => {
                 tracing::error!(point = %from.table.point, %error, "rows cannot be read");
                 return;

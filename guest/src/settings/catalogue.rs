@@ -1,6 +1,6 @@
 //! The settings themselves.
 
-use super::units::{age, duration, mode, number, path, show_mode};
+use super::units::{duration, mode, number, parse_duration, path, show_mode};
 use super::{Kind, Setting};
 use crate::config::MAX_STORE_BYTES;
 
@@ -135,17 +135,27 @@ pub static SETTINGS: &[Setting] = &[
         key: "limits.database_bytes",
         flag: "max-database-bytes",
         value: "N",
-        help: "Bytes of each database, at least 65536; more is ENOSPC",
+        help: "Bytes of each database, at least 65536; acknowledged rows go, then ENOSPC",
         kind: Kind::Integer,
         reloads: false,
         set: |s, text| number(text, 65_536, 1 << 46).map(|n| s.limits.database_bytes = n),
         get: |s| Some(s.limits.database_bytes.to_string()),
     },
     Setting {
+        key: "limits.log_bytes",
+        flag: "max-log-bytes",
+        value: "N",
+        help: "Bytes of each database's write-ahead log, at least 1048576, which another program's long read makes grow; more is EAGAIN",
+        kind: Kind::Integer,
+        reloads: false,
+        set: |s, text| number(text, 1 << 20, 1 << 46).map(|n| s.limits.log_bytes = n),
+        get: |s| Some(s.limits.log_bytes.to_string()),
+    },
+    Setting {
         key: "retention.rows",
         flag: "retain-rows",
         value: "N",
-        help: "Acknowledged rows to keep of each table",
+        help: "Rows to keep of each table; older ones go when they are acknowledged",
         kind: Kind::Integer,
         reloads: false,
         set: |s, text| number(text, 0, i64::MAX as u64).map(|n| s.limits.retain_rows = n),
@@ -155,7 +165,7 @@ pub static SETTINGS: &[Setting] = &[
         key: "retention.bytes",
         flag: "retain-bytes",
         value: "N",
-        help: "Bytes of acknowledged rows to keep of each table; 0: as many as there are",
+        help: "Bytes of rows to keep of each table; likewise",
         kind: Kind::Integer,
         reloads: false,
         set: |s, text| number(text, 0, i64::MAX as u64).map(|n| s.limits.retain_bytes = n),
@@ -165,17 +175,17 @@ pub static SETTINGS: &[Setting] = &[
         key: "retention.age",
         flag: "retain-age",
         value: "DURATION",
-        help: "How long rows are kept, such as 30d; 0: for ever",
+        help: "How long to keep rows, such as 12h or 7d; likewise, and rows of a table that no host has ever asked for in any case",
         kind: Kind::Text,
         reloads: false,
-        set: |s, text| age(text).map(|d| s.limits.retain_age = d),
+        set: |s, text| parse_duration(text).map(|d| s.limits.retain_age = d),
         get: |s| Some(duration(s.limits.retain_age)),
     },
     Setting {
         key: "retention.drop_unacknowledged",
         flag: "drop-unacknowledged",
         value: "BOOL",
-        help: "Whether rows that nobody has acknowledged may be dropped, with a gap, instead of telling writers ENOSPC",
+        help: "Whether the three bounds above count for rows that nobody has acknowledged, too, and such rows go before a writer is told ENOSPC; each loss is counted and told as a gap",
         kind: Kind::Boolean,
         reloads: false,
         set: |s, text| {

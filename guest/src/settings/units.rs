@@ -43,25 +43,15 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let unit = UNITS.iter().find(|(name, _)| *name == unit);
     unit.and_then(|(_, ms)| number.parse::<u64>().ok()?.checked_mul(*ms))
         .map(Duration::from_millis)
+        .filter(|duration| !duration.is_zero())
         .ok_or_else(|| {
             format!("{text:?} is no duration: write \"500ms\", \"10s\", \"5m\", \"1h\", \"30d\"")
         })
 }
 
-/// A duration, or 0.
-pub(super) fn age(text: &str) -> Result<Duration, String> {
-    match text {
-        "0" => Ok(Duration::ZERO),
-        text => parse_duration(text),
-    }
-}
-
 /// A duration in the largest unit that divides it.
 pub fn duration(duration: Duration) -> String {
     let ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-    if ms == 0 {
-        return "0".into();
-    }
     UNITS
         .iter()
         .find(|(_, unit)| ms.is_multiple_of(*unit))
@@ -114,10 +104,18 @@ mod tests {
             assert_eq!(duration(parse_duration(text).unwrap()), text);
         }
         assert_eq!(duration(Duration::from_secs(7200)), "2h");
-        for bad in ["", "10", "s", "1.5s", "-1s", "1y", "99999999999999999999d"] {
+        for bad in [
+            "",
+            "10",
+            "0s",
+            "s",
+            "1.5s",
+            "-1s",
+            "1y",
+            "99999999999999999999d",
+        ] {
             assert!(parse_duration(bad).is_err(), "{bad:?}");
         }
-        assert_eq!(age("0"), Ok(Duration::ZERO));
     }
 
     #[test]

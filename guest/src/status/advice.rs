@@ -13,6 +13,9 @@ const SILENCE_MS: u64 = 10_000;
 /// Less room than this on the file system is too little.
 const LITTLE_ROOM_BYTES: u64 = 64 << 20;
 
+/// A log larger than this is one that somebody's long read keeps from being cut back.
+const LARGE_LOG_BYTES: u64 = 32 << 20;
+
 /// How full a database may be, in hundredths of its limit.
 const FULL_PERCENT: u64 = 90;
 
@@ -36,6 +39,8 @@ pub(super) fn advice(status: &Status) -> Vec<String> {
             advice.extend(polls(live));
         }
     }
+    advice.extend(logs(status));
+    advice.extend(lost(status));
     advice.extend(room(status));
     advice.extend(refused(status));
     advice
@@ -53,17 +58,50 @@ fn failures(live: &LiveStatus) -> Option<String> {
 
 fn full(status: &Status, live: &LiveStatus) -> Vec<String> {
     let limit = live.limits.database_bytes;
-    let full = |bytes: u64| bytes > limit / 100 * FULL_PERCENT;
-    let fullest = status.disk.iter().filter(|disk| full(disk.database_bytes));
-    fullest
+    let full = status.disk.iter().filter_map(|disk| {
+        // What is free in the file is used before it grows.
+        let used = disk.database_bytes.saturating_sub(disk.free_bytes);
+        (used > limit / 100 * FULL_PERCENT).then(|| {
+            format!(
+                "{}.db uses {used} of its {limit} bytes: let the host acknowledge, keep fewer rows ([retention]), or \
+                 raise limits.database_bytes",
+                disk.area
+            )
+        })
+    });
+    full.collect()
+}
+
+fn logs(status: &Status) -> Vec<String> {
+    let large = status
+        .disk
+        .iter()
+        .filter(|disk| disk.wal_bytes > LARGE_LOG_BYTES);
+    large
         .map(|disk| {
             format!(
-                "{}.db has {} of its {} bytes: let the host acknowledge, keep fewer rows ([retention]), or raise \
-                 limits.database_bytes",
-                disk.area, disk.database_bytes, limit
+                "the log of {0}.db has {1} MiB: another program keeps a read transaction open; find it with \
+                 `fuser -v {0}.db-shm` and end it, at the limit (limits.log_bytes) stores are refused",
+                disk.area,
+                disk.wal_bytes >> 20
             )
         })
         .collect()
+}
+
+/// Losses that a host would have had, and that nobody has confirmed: later ones are its Consumers' to say.
+fn lost(status: &Status) -> Option<String> {
+    let gaps = status
+        .points
+        .iter()
+        .filter(|point| point.wanted && point.gap.is_some());
+    let lost: u64 = gaps.map(|point| point.lost).sum();
+    (lost > 0).then(|| {
+        format!(
+            "{lost} rows were dropped before anyone had acknowledged them: keep them for longer ([retention], \
+             limits.database_bytes), or see why no host acknowledges"
+        )
+    })
 }
 
 fn link(live: &LiveStatus, now: Timestamp) -> Option<String> {

@@ -9,6 +9,8 @@
     reason = "helpers of tests: a panic is a failed test"
 )]
 
+pub mod rig;
+
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -191,7 +193,7 @@ pub fn until(what: &str, mut done: impl FnMut() -> bool) {
     let started = Instant::now();
     while !done() {
         assert!(
-            started.elapsed() < Duration::from_secs(15),
+            started.elapsed() < Duration::from_secs(60),
             "waited too long for {what}"
         );
         std::thread::sleep(Duration::from_millis(10));

@@ -62,8 +62,8 @@ fn flags_win_over_the_environment_and_that_over_the_file() {
 fn every_key_is_read_from_the_file() {
     let file = file(
         "mount = '/m'\nstate = '/s'\nlink = 'unix:/l'\nallow_other = 'owner'\nlog_level = 'info'\nvm = 'v'\n\
-         primary_key_file = '/k'\n[limits]\nstore_bytes = 1\ncolumns = 2\nfiles = 3\ndatabase_bytes = 65_536\n\
-         [retention]\nrows = 5\nbytes = 6\nage = '7d'\ndrop_unacknowledged = true\n\
+         primary_key_file = '/k'\n[limits]\nstore_bytes = 1\ncolumns = 2\nfiles = 3\ndatabase_bytes = 65_536\nlog_bytes = 1_048_576\n\
+         [retention]\nrows = 5\nbytes = 6\nage = '8d'\ndrop_unacknowledged = true\n\
          [access]\nowner = 'web'\ngroup = 33\nfile_mode = 0o640\ndirectory_mode = '0750'\n\
          [[poll]]\npoint = 'unencrypted/q'\ncommand = ['/bin/q', '-a b']\ninterval = '30s'\nuser = 'nobody'\n",
     );
@@ -78,7 +78,7 @@ fn every_key_is_read_from_the_file() {
         );
     }
     assert_eq!(settings.allow_other, AllowOther::Owner);
-    assert_eq!(settings.limits.retain_age, Duration::from_secs(7 * 86_400));
+    assert_eq!(settings.limits.retain_age, Duration::from_secs(8 * 86_400));
     assert_eq!(
         (settings.file_mode, settings.directory_mode),
         (0o640, 0o750)

@@ -3,7 +3,7 @@
 use super::*;
 use crate::link::LinkState;
 use crate::poller::PollStatus;
-use crate::status::{DiskStatus, LimitStatus, RefusedInput};
+use crate::status::{DiskStatus, GapStatus, LimitStatus, PointStatus, RefusedInput};
 
 fn now() -> Timestamp {
     Timestamp::from_micros(1_800_000_000_000_000)
@@ -30,6 +30,9 @@ fn live() -> LiveStatus {
         stores: 10,
         commits: 10,
         failed_commits: 0,
+        rows_trimmed: 0,
+        rows_lost: 0,
+        log_refusals: 0,
         refused: 0,
         rows_sent: 10,
         bad_lines: 0,
@@ -57,6 +60,7 @@ fn status(live: LiveStatus) -> Status {
         disk: vec![DiskStatus {
             area: "unencrypted".into(),
             database_bytes: 1 << 20,
+            free_bytes: 0,
             wal_bytes: 0,
         }],
         free_bytes: 1 << 30,
@@ -89,6 +93,39 @@ fn after(change: impl FnOnce(&mut Status, &mut LiveStatus)) -> String {
     advice[0].clone()
 }
 
+fn point_with_gap() -> PointStatus {
+    PointStatus {
+        point: "unencrypted/w".parse().unwrap(),
+        removed: false,
+        size_bytes: 1,
+        last_store: now(),
+        first: 8,
+        last: 9,
+        rows: 2,
+        acked: 0,
+        unacknowledged: 2,
+        last_store_age_ms: 0,
+        wanted: true,
+        lost: 7,
+        gap: Some(GapStatus {
+            after: 0,
+            through: 7,
+            reason: "age",
+        }),
+    }
+}
+
+#[test]
+fn free_pages_of_a_database_and_losses_that_nobody_asked_for_are_no_trouble() {
+    let mut status = status(live());
+    status.disk[0].database_bytes = 1 << 30;
+    status.disk[0].free_bytes = 1 << 29;
+    let mut point = point_with_gap();
+    point.wanted = false;
+    status.points = vec![point];
+    assert!(advice(&status).is_empty());
+}
+
 #[test]
 fn a_healthy_program_needs_nothing() {
     assert_eq!(advice(&status(live())), Vec::<String>::new());
@@ -102,6 +139,13 @@ fn each_unhealthy_state_says_what_to_do() {
     assert!(said.contains("3 commits failed"), "{said}");
     let said = after(|s, _| s.disk[0].database_bytes = 1 << 30);
     assert!(said.contains("limits.database_bytes"), "{said}");
+    let said = after(|s, _| s.disk[0].wal_bytes = 64 << 20);
+    assert!(
+        said.contains("64 MiB") && said.contains("unencrypted.db-shm"),
+        "{said}"
+    );
+    let said = after(|s, _| s.points = vec![point_with_gap()]);
+    assert!(said.starts_with("7 rows were dropped"), "{said}");
     let said = after(|_, l| l.link.problem = Some("no such port".into()));
     assert!(said.contains("no such port"), "{said}");
     let said = after(|_, l| l.link.connected = false);
