@@ -1,13 +1,18 @@
-//! What a run of the guest program is told: where things are, and a limit on everything.
+//! What a run of the guest program is told: where things are, and a limit on everything. The settings'
+//! names, sources and help are in [`crate::settings`].
 
 use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use vmkpi::link::LinkUrl;
 
+use crate::poller::Poll;
+
 /// The bounds that keep a writer's mistake from becoming the machine's problem. What happens when one
 /// is reached stands beside it; docs/SEMANTICS.md says the same to users.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Bytes of one store; EFBIG. At most [`MAX_STORE_BYTES`].
     pub store_bytes: usize,
@@ -66,32 +71,8 @@ impl Default for Limits {
     }
 }
 
-/// A length of time: a number with `s`, `m`, `h` or `d` behind it, or of seconds.
-///
-/// # Errors
-/// It is none, or too long.
-pub fn parse_duration(text: &str) -> Result<Duration, String> {
-    let end = text
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(text.len());
-    let (number, unit) = text.split_at(end);
-    let seconds = match unit {
-        "" | "s" => 1,
-        "m" => 60,
-        "h" => 3600,
-        "d" => 24 * 3600,
-        _ => return Err(format!("{text:?} is no time such as 90s, 12h or 7d")),
-    };
-    number
-        .parse::<u64>()
-        .ok()
-        .and_then(|n| n.checked_mul(seconds))
-        .map(Duration::from_secs)
-        .ok_or_else(|| format!("{text:?} is no time such as 90s, 12h or 7d"))
-}
-
 /// Who may use the partition.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum AllowOther {
     /// Every user; where the system forbids that to an ordinary user (`user_allow_other` in
     /// /etc/fuse.conf), its owner alone, with a warning.
@@ -101,6 +82,52 @@ pub enum AllowOther {
     All,
     /// The user who runs the program.
     Owner,
+}
+
+impl AllowOther {
+    /// The value as it is written.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::All => "all",
+            Self::Owner => "owner",
+        }
+    }
+}
+
+impl FromStr for AllowOther {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        [Self::Auto, Self::All, Self::Owner]
+            .into_iter()
+            .find(|value| value.as_str() == text)
+            .ok_or_else(|| format!("{text:?} is none of auto, all, owner"))
+    }
+}
+
+/// Whose the partition is, and what its modes say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Access {
+    /// The owner of everything in it.
+    pub uid: u32,
+    /// The group.
+    pub gid: u32,
+    /// Permission bits of files.
+    pub file_mode: u16,
+    /// Permission bits of directories.
+    pub directory_mode: u16,
+}
+
+impl Default for Access {
+    fn default() -> Self {
+        Self {
+            uid: nix::unistd::geteuid().as_raw(),
+            gid: nix::unistd::getegid().as_raw(),
+            file_mode: 0o666,
+            directory_mode: 0o777,
+        }
+    }
 }
 
 /// A run of the guest program.
@@ -116,38 +143,10 @@ pub struct RunConfig {
     pub allow_other: AllowOther,
     /// The bounds.
     pub limits: Limits,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lengths_of_time_have_a_unit_or_are_seconds() {
-        for (text, seconds) in [
-            ("90", 90),
-            ("90s", 90),
-            ("2m", 120),
-            ("12h", 43_200),
-            ("7d", 604_800),
-        ] {
-            assert_eq!(
-                parse_duration(text),
-                Ok(Duration::from_secs(seconds)),
-                "{text}"
-            );
-        }
-        for text in [
-            "",
-            "d",
-            "-1s",
-            "1.5h",
-            "7 d",
-            "1w",
-            "99999999999999999999s",
-            "213503982334602d",
-        ] {
-            assert!(parse_duration(text).is_err(), "{text}");
-        }
-    }
+    /// Owner and modes.
+    pub access: Access,
+    /// The owner's public key in PEM, shown at the top of the partition.
+    pub primary_key: Option<Arc<[u8]>>,
+    /// The commands run for applications that cannot write themselves.
+    pub polls: Vec<Poll>,
 }

@@ -20,6 +20,7 @@ use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::counters::{Counters, Operation};
+use crate::fs::tree::PRIMARY_KEY;
 use crate::fs::{Attr, Change, OpenMode, Partition};
 
 /// Names change through the kernel alone, so it may keep them; attributes too, unless a store is under way.
@@ -97,6 +98,7 @@ impl Adapter {
         let (kind, perm) = match (attr.directory, self.everyone) {
             (true, true) => (FileType::Directory, 0o777),
             (true, false) => (FileType::Directory, 0o700),
+            (false, _) if attr.ino == PRIMARY_KEY => (FileType::RegularFile, 0o444),
             (false, true) => (FileType::RegularFile, 0o666),
             (false, false) => (FileType::RegularFile, 0o600),
         };

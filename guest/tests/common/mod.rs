@@ -42,6 +42,40 @@ impl Guest {
         guest
     }
 
+    /// A guest whose configuration file holds `config`.
+    pub fn start_with_config(config: &str, args: &[&str]) -> Self {
+        let dir = TempDir::with_prefix("vmkpi-guest-").unwrap();
+        let file = dir.path().join("guest.toml");
+        std::fs::write(&file, config).unwrap();
+        let named = ["--config".to_owned(), file.display().to_string()];
+        let args: Vec<String> = named
+            .into_iter()
+            .chain(args.iter().map(ToString::to_string))
+            .collect();
+        let child = spawn(dir.path(), &args);
+        let guest = Self { dir, child, args };
+        guest.wait_until_mounted();
+        guest
+    }
+
+    /// Writes the configuration file anew.
+    pub fn configure(&self, config: &str) {
+        std::fs::write(self.dir.path().join("guest.toml"), config).unwrap();
+    }
+
+    /// SIGHUP.
+    pub fn hang_up(&self) {
+        let pid = self.child.id().to_string();
+        assert!(
+            Command::new("kill")
+                .arg("-HUP")
+                .arg(pid)
+                .status()
+                .unwrap()
+                .success()
+        );
+    }
+
     fn wait_until_mounted(&self) {
         let status = self.state().join("control.sock");
         until("the mount", || {
@@ -167,7 +201,9 @@ pub fn until(what: &str, mut done: impl FnMut() -> bool) {
 }
 
 fn spawn(dir: &Path, args: &[String]) -> Child {
-    let mut command = Command::new(PROGRAM);
+    // With a descriptor that it must not hand on to its own children.
+    let mut command = Command::new("sh");
+    command.args(["-c", "exec 9</dev/null; exec \"$0\" \"$@\"", PROGRAM]);
     command.arg("run").arg("--mount").arg(dir.join("mnt"));
     if !args.iter().any(|arg| arg == "--state") {
         command.arg("--state").arg(dir.join("state"));
