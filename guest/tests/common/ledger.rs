@@ -103,6 +103,11 @@ pub struct Arrived {
     pub half: f64,
 }
 
+/// The key of a row in a database, as it is on the link.
+pub fn key(sql: i64) -> vmkpi::position::RowKey {
+    vmkpi::position::RowKey(sql.cast_unsigned())
+}
+
 /// The rows of `table` in the database at `path`, by `_seq`.
 pub fn rows_in(path: &Path, table: &str) -> Vec<Arrived> {
     let db = rusqlite::Connection::open(path).unwrap();

@@ -9,7 +9,10 @@
     reason = "helpers of tests: a panic is a failed test"
 )]
 
+pub mod disk;
+pub mod host;
 pub mod ledger;
+pub mod lossy;
 pub mod seed;
 
 use std::io::Write;
@@ -188,6 +191,17 @@ pub fn store(path: &Path, content: &[u8]) -> std::io::Result<()> {
 
 pub fn close(file: std::fs::File) -> std::io::Result<()> {
     nix::unistd::close(file).map_err(Into::into)
+}
+
+/// A figure of `/proc/PID/status`, such as `VmRSS:`, in bytes.
+pub fn memory_bytes(pid: u32, key: &str) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let rest = text
+        .lines()
+        .find_map(|line| line.strip_prefix(key))
+        .unwrap();
+    let kib = rest.split_whitespace().next().unwrap();
+    kib.parse::<u64>().unwrap() << 10
 }
 
 pub fn until(what: &str, mut done: impl FnMut() -> bool) {
