@@ -4,7 +4,8 @@
 //! `VMKPI_SEED=n` shifts every seed. A failure names the history whose seed it was.
 #![allow(
     clippy::unwrap_used,
-    reason = "helpers of tests: a panic is a failed test"
+    clippy::print_stdout,
+    reason = "helpers of tests: a panic is a failed test, and says what was done until then"
 )]
 
 mod common;

@@ -107,17 +107,17 @@ impl Session {
         Ok(())
     }
 
-    fn hear(&mut self, message: GuestMessage) -> Vec<u8> {
+    fn hear(&self, message: GuestMessage) -> Vec<u8> {
         match message {
             GuestMessage::Hello { .. } => encode(&self.subscription()),
-            GuestMessage::Rows(rows) => self.keep(rows),
+            GuestMessage::Rows(rows) => self.keep(&rows),
             GuestMessage::Mark { .. } => Vec::new(),
             other => panic!("nothing was trimmed unread and nothing went back in time: {other:?}"),
         }
     }
 
     /// Each row once: what comes again is what it was.
-    fn keep(&mut self, rows: Rows) -> Vec<u8> {
+    fn keep(&self, rows: &Rows) -> Vec<u8> {
         let table = rows.table();
         let mut told = self.told.lock().unwrap();
         let known = told.entry(table.clone()).or_default();
