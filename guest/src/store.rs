@@ -8,8 +8,8 @@
 //! ```
 //!
 //! A batch that fails is rolled back whole, and each of its jobs is told why: a locked database (EAGAIN),
-//! a full disk (ENOSPC), a failed write or sync (EIO; the database is opened anew before the next
-//! batch, and nothing is tried twice). `_seq` is assigned within the transaction, so a failed batch leaves no hole.
+//! a full disk (ENOSPC), a failed write or sync (EIO; the next batch writes the same place of the log
+//! again, and no sync is tried twice). `_seq` is assigned within the transaction, so a failed batch leaves no hole.
 
 mod database;
 mod files;

@@ -68,6 +68,12 @@ impl File {
         self.disk.resize(self.live.len(), 0);
     }
 
+    /// A sync that fails as Linux' do: what it could not write is taken for written, and programs still
+    /// read it, until the power fails.
+    pub fn fail_to_sync(&mut self) {
+        self.dirty.clear();
+    }
+
     /// Copies a sector of what programs see to the disk.
     fn put(&mut self, sector: usize) {
         let from = (sector * SECTOR_BYTES).min(self.live.len());

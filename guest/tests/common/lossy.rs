@@ -20,11 +20,15 @@ const LONG: Duration = Duration::from_secs(3600);
 const GENERATION: Generation = Generation(0);
 const OPENED: FopenFlags = FopenFlags::FOPEN_KEEP_CACHE;
 
+#[derive(Default)]
 struct Powered {
     disk: Disk,
     /// Changes and syncs left until the power fails by itself.
     left: Option<u64>,
     off: bool,
+    /// Whether syncs fail, and how many have.
+    broken: bool,
+    failed: u64,
 }
 
 #[derive(Clone)]
@@ -34,25 +38,40 @@ struct Shared(Arc<Mutex<Powered>>);
 pub struct Lossy {
     shared: Shared,
     mount: PathBuf,
-    session: Option<BackgroundSession>,
+    // Never joined: it ends with the last program that has something open here.
+    _session: BackgroundSession,
 }
 
 impl Lossy {
     /// Mounts `disk`. With `left` its power fails by itself at that change or sync.
     pub fn mount(disk: Disk, mount: &Path, left: Option<u64>) -> Self {
-        let off = false;
-        let shared = Shared(Arc::new(Mutex::new(Powered { disk, left, off })));
+        let powered = Powered {
+            disk,
+            left,
+            ..Powered::default()
+        };
+        let shared = Shared(Arc::new(Mutex::new(powered)));
         let session = fuser::spawn_mount(shared.clone(), mount, &Config::default()).unwrap();
         Self {
             shared,
             mount: mount.into(),
-            session: Some(session),
+            _session: session,
         }
     }
 
     /// Whether the power has failed.
     pub fn is_off(&self) -> bool {
         self.shared.lock().off
+    }
+
+    /// Has every sync fail, or succeed again.
+    pub fn break_syncs(&self, broken: bool) {
+        self.shared.lock().broken = broken;
+    }
+
+    /// How many syncs have failed.
+    pub fn failed_syncs(&self) -> u64 {
+        self.shared.lock().failed
     }
 
     /// Cuts the power, if it is not off yet: from now on everything fails. Says what is on the disk.
@@ -66,9 +85,6 @@ impl Lossy {
 impl Drop for Lossy {
     fn drop(&mut self) {
         let _ = nix::mount::umount2(&self.mount, nix::mount::MntFlags::MNT_DETACH);
-        if let Some(session) = self.session.take() {
-            let _ = session.join();
-        }
     }
 }
 
@@ -88,6 +104,20 @@ impl Shared {
             return Err(Errno::EIO);
         }
         act(&mut powered.disk).ok_or(Errno::ENOENT)
+    }
+
+    fn sync(&self, ino: Ino) -> Result<(), Errno> {
+        let mut powered = self.lock();
+        if powered.broken {
+            powered.failed += 1;
+            powered.disk.file(ino).ok_or(Errno::ENOENT)?.fail_to_sync();
+            return Err(Errno::EIO);
+        }
+        drop(powered);
+        self.act(|disk| {
+            disk.file(ino)?.sync();
+            Some(())
+        })
     }
 
     fn look<T>(&self, look: impl FnOnce(&mut Disk) -> Option<T>) -> Result<T, Errno> {
@@ -306,11 +336,7 @@ impl Filesystem for Shared {
         _datasync: bool,
         reply: ReplyEmpty,
     ) {
-        let done = self.act(|disk| {
-            disk.file(ino.0)?.sync();
-            Some(())
-        });
-        ended(reply, done);
+        ended(reply, self.sync(ino.0));
     }
 
     fn fsyncdir(
