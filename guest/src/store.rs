@@ -14,6 +14,7 @@
 mod database;
 mod files;
 pub mod inspect;
+mod log;
 mod mint;
 mod open;
 mod peer;

@@ -1,8 +1,6 @@
 //! Opening the databases: made when they are not there, checked when they are, and set aside, never
 //! silently replaced, when they are corrupt.
 
-use std::fs::File;
-use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,7 +11,7 @@ use vmkpi::name::Area;
 use vmkpi::position::StreamId;
 
 use super::database::Database;
-use super::{StoredFile, files, mint, schema};
+use super::{StoredFile, files, log, mint, schema};
 use crate::config::Limits;
 
 /// Small pages: a store changes two or three of them, and each goes through the log whole.
@@ -82,6 +80,10 @@ fn open_or_set_aside(path: &Path, limits: Limits) -> anyhow::Result<Connection> 
 
 fn open_checked(path: &Path, limits: Limits) -> anyhow::Result<Connection> {
     let size = std::fs::metadata(path).map_or(0, |m| m.len());
+    // SQLite itself would take the log up to the damage and say nothing.
+    if let Some(damage) = log::damage(path)? {
+        return Err(Corrupt(damage).into());
+    }
     let conn = connect(path, limits)?;
     if size > 0 && size <= CHECKED_BYTES {
         let verdict: String = conn.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
@@ -122,7 +124,7 @@ fn connect(path: &Path, limits: Limits) -> anyhow::Result<Connection> {
     conn.pragma_update(None, "trusted_schema", false)?;
     let pages = i64::try_from(limits.database_bytes).unwrap_or(i64::MAX) / PAGE_BYTES;
     conn.pragma_update(None, "max_page_count", pages)?;
-    settle_log(&conn, path)?;
+    log::settle(&conn, path)?;
     schema::migrate(&mut conn)?;
     if schema::meta::<String>(&conn, "stream")?.is_none() {
         schema::set_meta(&conn, "stream", mint::new_stream()?.to_string())?;
@@ -130,39 +132,12 @@ fn connect(path: &Path, limits: Limits) -> anyhow::Result<Connection> {
     Ok(conn)
 }
 
-/// Puts the write-ahead log on the disk as SQLite has just found it. A sync that failed has left pages that
-/// read well, count as written and are not on the disk (so does Linux); what is added behind them would go
-/// with them when the power fails. So the same bytes are written again, while nobody else may write.
-fn settle_log(conn: &Connection, path: &Path) -> anyhow::Result<()> {
-    let mut log = path.as_os_str().to_owned();
-    log.push("-wal");
-    let at = || format!("cannot settle {}", Path::new(&log).display());
-    conn.execute_batch("BEGIN IMMEDIATE")?;
-    let file = File::options().read(true).write(true).open(&log);
-    let settled = file.and_then(|file| rewrite(&file));
-    conn.execute_batch("ROLLBACK")?;
-    settled.with_context(at)
-}
-
-fn rewrite(file: &File) -> std::io::Result<()> {
-    let mut bytes = vec![0; 64 << 10];
-    let mut at = 0;
-    loop {
-        let length = file.read_at(&mut bytes, at)?;
-        if length == 0 {
-            return file.sync_data();
-        }
-        file.write_all_at(&bytes[..length], at)?;
-        at += length as u64;
-    }
-}
-
 fn stream_of(conn: &Connection) -> anyhow::Result<StreamId> {
     let text = schema::meta::<String>(conn, "stream")?.unwrap_or_default();
     Ok(text.parse()?)
 }
 
-/// What `quick_check` found.
+/// What `quick_check` or the look through the log found.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct Corrupt(String);

@@ -55,11 +55,16 @@ impl Writers {
         self.threads.iter().all(JoinHandle::is_finished)
     }
 
+    /// Waits for the end of their quotas and returns their notes.
+    pub fn join(self) -> Vec<Notes> {
+        let joined = self.threads.into_iter().map(JoinHandle::join);
+        joined.map(Result::unwrap).collect()
+    }
+
     /// Stops them and returns their notes.
     pub fn stop(self) -> Vec<Notes> {
         self.stop.store(true, Ordering::Relaxed);
-        let joined = self.threads.into_iter().map(JoinHandle::join);
-        joined.map(Result::unwrap).collect()
+        self.join()
     }
 }
 
