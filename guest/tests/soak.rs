@@ -18,11 +18,12 @@ use common::{Guest, memory_bytes};
 
 const WRITERS: usize = 16;
 
-/// What the daemon may use with sixteen tables.
-const MEMORY_BYTES: u64 = 8 << 20;
+/// What the daemon may use with sixteen tables and a host: its own pages are a third of it, the rest is the
+/// program and its libraries.
+const MEMORY_BYTES: u64 = 10 << 20;
 
-/// How much of it may come after the first tenth of the stores: pages that the allocator keeps.
-const GROWTH_BYTES: u64 = 512 << 10;
+/// How much of it may come in the second half of the stores.
+const GROWTH_BYTES: u64 = 256 << 10;
 
 /// Acknowledged rows that are kept: few, so that retention has most of a million rows to take.
 const RETAIN_ROWS: &str = "1000";
@@ -146,9 +147,9 @@ fn a_million_stores_in_one_life_leave_memory_flat() {
     let peak = memory_bytes(guest.pid(), "VmHWM:");
     say_size(&guest);
     let verdict = judge_told(&guest, collector.stop(), &notes, 0);
-    let warm = samples
+    let half = samples
         .iter()
-        .find(|(noted, _)| *noted > all / 10)
+        .find(|(noted, _)| *noted >= all / 2)
         .unwrap()
         .1;
     let last = samples.last().unwrap().1;
@@ -166,5 +167,5 @@ fn a_million_stores_in_one_life_leave_memory_flat() {
     }
     println!("peak (VmHWM) {} KiB", peak >> 10);
     assert!(peak < MEMORY_BYTES, "{peak}");
-    assert!(last <= warm + GROWTH_BYTES, "{warm} to {last}");
+    assert!(last <= half + GROWTH_BYTES, "{half} to {last}");
 }

@@ -132,8 +132,11 @@ fn checksum(big: bool, (mut a, mut b): Sum, bytes: &[u8]) -> Sum {
 pub fn settle(conn: &Connection, path: &Path) -> anyhow::Result<()> {
     let log = log_path(path);
     conn.execute_batch("BEGIN IMMEDIATE")?;
-    let file = File::options().read(true).write(true).open(&log);
-    let settled = file.and_then(|file| rewrite(&file));
+    let settled = match File::options().read(true).write(true).open(&log) {
+        Ok(file) => rewrite(&file),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    };
     conn.execute_batch("ROLLBACK")?;
     settled.with_context(|| format!("cannot write {}", log.display()))
 }
