@@ -211,7 +211,7 @@ impl Lab {
         self.host.kill()?;
         let before = self.stored();
         wait_for(PATIENCE, "the guest to go on without a host", || {
-            (self.stored() > before).then_some(())
+            (self.stored() >= before + 10).then_some(())
         })
         .with_context(|| self.words())?;
         let folder = self.scratch.path();
