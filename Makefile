@@ -5,7 +5,7 @@ TARGET ?= $(or $(CARGO_TARGET_DIR),target)
 # One set of features for every call, so that nothing is built twice.
 FLAGS = --locked --workspace --features vmkpi/command
 
-.PHONY: help demo build release test fmt lint bench clean
+.PHONY: help demo build release test soak fmt lint bench clean
 
 help: ## What there is to make
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' Makefile | expand -t 18
@@ -38,6 +38,9 @@ bench: ## Stores a second of the full path, beside the floors of the same run
 	$(CARGO) build --release --locked -p vmkpi-guest
 	$(CARGO) build --release --locked -p vmkpi-benches
 	$(TARGET)/release/vmkpi-bench store --guest $(TARGET)/release/vmkpi-guest
+
+soak: ## A million stores, killed every few seconds, and a million in one life: ledger and memory
+	$(CARGO) test --release --locked -p vmkpi-guest --test soak -- --ignored --nocapture --test-threads=1
 
 clean: ## Remove what was built
 	$(CARGO) clean

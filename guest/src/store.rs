@@ -9,8 +9,9 @@
 //! ```
 //!
 //! A batch that fails is rolled back whole, and each of its jobs is told why: a locked database (EAGAIN),
-//! a full disk (ENOSPC), a quota (EDQUOT), a failed write or sync (EIO; the database is opened anew before the next
-//! batch, and nothing is tried twice; a batch that found the database full is, when rows could go). `_seq` is assigned within the transaction, so a failed batch leaves no hole.
+//! a full disk (ENOSPC), a quota (EDQUOT), a failed write or sync (EIO; the next batch writes the same place of
+//! the log again, and no sync is tried twice; a batch that found the database full is, when rows could go).
+//! `_seq` is assigned within the transaction, so a failed batch leaves no hole.
 
 mod database;
 mod desk;
@@ -18,6 +19,7 @@ mod files;
 mod form;
 pub mod inspect;
 mod keeper;
+mod log;
 mod marks;
 mod mint;
 mod open;

@@ -5,8 +5,9 @@
 //! open ── begin ── apply each job ── commit ── open           tables keep what the jobs changed
 //!            │            │             │
 //!            └────────────┴── fails ────┴── roll back          tables are put back
-//!                                            ├── locked, full: open
-//!                                            └── write, sync failed, corrupt: closed; opened anew
+//!                                            ├── locked, full; write or sync failed: open, and the
+//!                                            │   next transaction takes the same place in the log
+//!                                            └── corrupt, not rolled back: closed; opened anew
 //!                                                before the next batch, each epoch one higher
 //! ```
 
@@ -56,7 +57,7 @@ pub struct Database {
     pub limits: Limits,
     /// How long the connection waits for another program's lock.
     patience: Patience,
-    /// Absent after a failed write, until it is opened anew.
+    /// Absent after a failure that could not be rolled back, until it is opened anew.
     conn: Option<Connection>,
     /// The tables used so far.
     tables: HashMap<Arc<KpiName>, Table>,
@@ -230,6 +231,9 @@ impl Database {
                 ErrorCode::DatabaseBusy
                     | ErrorCode::DatabaseLocked
                     | ErrorCode::DiskFull
+                    // The next transaction writes the log's same place again. Opened anew, SQLite would
+                    // take what it finds there for committed, although the disk may not have it.
+                    | ErrorCode::SystemIoFailure
                     | ErrorCode::ConstraintViolation
                     | ErrorCode::TooBig
             )
@@ -239,8 +243,7 @@ impl Database {
             .as_ref()
             .is_some_and(|conn| conn.is_autocommit() || conn.execute_batch("ROLLBACK").is_ok());
         if !keep || !rolled_back {
-            // What a failed sync has left on the disk is not known: nothing is tried again on this
-            // connection, and the ends of the tables are read anew.
+            // What the connection holds is not known: the ends of the tables are read anew.
             self.conn = None;
             self.tables.clear();
         }
