@@ -4,7 +4,7 @@
 -- A KPI's rows are in the table named exactly like its file. Names with a leading dot are vmkpi's own:
 -- a file with such a name is scratch and never stored.
 
--- PRAGMA application_id = 0x766b7069 ("vkpi"); PRAGMA user_version = 1.
+-- PRAGMA application_id = 0x766b7069 ("vkpi"); PRAGMA user_version = 2.
 
 -- One line for each thing there is one of.
 --   stream         the stream that new rows go to, 32 hexadecimal digits
@@ -22,7 +22,8 @@ CREATE TABLE ".files" (
     removed INTEGER NOT NULL DEFAULT 0,   -- 1: the file was removed; its rows stay
     mtime INTEGER NOT NULL,               -- of the last store, microseconds since 1970 UTC
     epoch INTEGER NOT NULL,               -- of the next row; grows at each start of the program
-    content BLOB NOT NULL                 -- the bytes of the last store
+    content BLOB NOT NULL,                -- the bytes of the last store
+    mode INTEGER                          -- permission bits after a chmod; NULL: those of the mount
 );
 
 -- One row for each table of each stream: what is acknowledged, and what retention took.

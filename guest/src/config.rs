@@ -59,6 +59,32 @@ pub enum AllowOther {
     Owner,
 }
 
+/// Whom the partition's files belong to, and what may be done with those whose mode nobody has changed.
+/// The kernel enforces it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Access {
+    /// The user to whom everything belongs.
+    pub uid: u32,
+    /// The group to which everything belongs.
+    pub gid: u32,
+    /// Permission bits of files; without those of group and others where only the owner may use the mount.
+    pub file_mode: u16,
+    /// Permission bits of the three directories, likewise.
+    pub directory_mode: u16,
+}
+
+impl Default for Access {
+    /// The user who runs the program; everyone who may use the mount may read and write.
+    fn default() -> Self {
+        Self {
+            uid: nix::unistd::geteuid().as_raw(),
+            gid: nix::unistd::getegid().as_raw(),
+            file_mode: 0o666,
+            directory_mode: 0o777,
+        }
+    }
+}
+
 /// A run of the guest program.
 #[derive(Clone, Debug)]
 pub struct RunConfig {
@@ -70,6 +96,8 @@ pub struct RunConfig {
     pub link: LinkUrl,
     /// Who may use the partition.
     pub allow_other: AllowOther,
+    /// Whose the files are, and their permissions.
+    pub access: Access,
     /// The bounds.
     pub limits: Limits,
 }

@@ -60,7 +60,14 @@ pub fn run(config: &RunConfig) -> anyhow::Result<()> {
     }
     let partition = Partition::new(store.clone(), files, config.limits);
     let mut link = Link::start(&config.link, store.clone(), feed, Arc::clone(&counters))?;
-    let adapter = |everyone| Adapter::new(partition.clone(), Arc::clone(&counters), everyone);
+    let adapter = |everyone| {
+        Adapter::new(
+            partition.clone(),
+            Arc::clone(&counters),
+            config.access,
+            everyone,
+        )
+    };
     let session = match mount::mount(&config.mount, config.allow_other, adapter) {
         Ok(session) => session,
         Err(error) => {
@@ -69,6 +76,11 @@ pub fn run(config: &RunConfig) -> anyhow::Result<()> {
             return Err(error);
         }
     };
+    let notifier = session.notifier();
+    partition.watch(Box::new(move |ino| {
+        // -1: no pages, whose locks could wait for us. The kernel may have forgotten the file already.
+        let _ = notifier.inval_inode(fuser::INodeNo(ino), -1, 0);
+    }));
     let ended = Arc::new(EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC)?);
     serve(session, Arc::clone(&ended))?;
     let link = Arc::new(std::sync::Mutex::new(link));

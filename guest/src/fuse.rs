@@ -3,6 +3,8 @@
 //! everything here that looks like a detail keeps it at four: FUSE_ATOMIC_O_TRUNC, long entry and
 //! attribute times, xattrs answered with ENOSYS once, direct I/O.
 
+mod attr;
+
 use std::ffi::OsStr;
 use std::io;
 use std::path::Path;
@@ -10,17 +12,20 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use fuser::{
-    Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
+    Errno, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
     KernelConfig, LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
     ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
     ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use nix::fcntl::OFlag;
 
+use crate::config::Access;
 use crate::counters::{Counters, Operation};
 use crate::fs::{Attr, Change, OpenMode, Partition};
+use attr::Owner;
 
-/// Names change through the kernel alone, so it may keep them; attributes too, unless a store is under way.
+/// Names and attributes change through the kernel, so it may keep them; of the few that do not
+/// (a store sets the time, a dropped draft the size) it is told.
 const LONG: Duration = Duration::from_secs(24 * 3600);
 
 /// The largest write in one request. The request buffer grows to what is used of it.
@@ -32,57 +37,22 @@ const GENERATION: Generation = Generation(0);
 pub struct Adapter {
     partition: Partition,
     counters: Arc<Counters>,
-    uid: u32,
-    gid: u32,
-    /// Whether every user may use it.
-    everyone: bool,
+    owner: Owner,
 }
 
 impl Adapter {
-    /// An adapter for `partition`, whose files belong to the caller's user.
-    pub fn new(partition: Partition, counters: Arc<Counters>, everyone: bool) -> Self {
+    /// An adapter for `partition`; `everyone` tells whether every user may use the mount.
+    pub fn new(
+        partition: Partition,
+        counters: Arc<Counters>,
+        access: Access,
+        everyone: bool,
+    ) -> Self {
         Self {
             partition,
             counters,
-            uid: nix::unistd::geteuid().as_raw(),
-            gid: nix::unistd::getegid().as_raw(),
-            everyone,
+            owner: Owner::new(access, everyone),
         }
-    }
-
-    fn file_attr(&self, attr: Attr) -> FileAttr {
-        let micros = u64::try_from(attr.mtime.as_micros()).unwrap_or(0);
-        let mtime = SystemTime::UNIX_EPOCH + Duration::from_micros(micros);
-        let (kind, perm) = match (attr.directory, self.everyone) {
-            (true, true) => (FileType::Directory, 0o777),
-            (true, false) => (FileType::Directory, 0o700),
-            (false, true) => (FileType::RegularFile, 0o666),
-            (false, false) => (FileType::RegularFile, 0o600),
-        };
-        FileAttr {
-            ino: INodeNo(attr.ino),
-            size: attr.size,
-            blocks: attr.size.div_ceil(512),
-            atime: mtime,
-            mtime,
-            ctime: mtime,
-            crtime: mtime,
-            kind,
-            perm,
-            nlink: if attr.directory { 2 } else { 1 },
-            uid: self.uid,
-            gid: self.gid,
-            rdev: 0,
-            blksize: 4096,
-            flags: 0,
-        }
-    }
-}
-
-fn ttl(attr: &Attr) -> Duration {
-    match attr.stable {
-        true => LONG,
-        false => Duration::ZERO,
     }
 }
 
@@ -124,7 +94,7 @@ impl Filesystem for Adapter {
         self.counters.request(Operation::Lookup);
         match self.partition.lookup(parent.0, name) {
             Ok(attr) => {
-                reply.entry_with_ttls(&ttl(&attr), &LONG, &self.file_attr(attr), GENERATION);
+                reply.entry(&LONG, &self.owner.attr(attr), GENERATION);
             }
             Err(error) => reply.error(errno(error)),
         }
@@ -134,10 +104,10 @@ impl Filesystem for Adapter {
         self.counters.request(Operation::Forget);
     }
 
-    fn getattr(&self, _req: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
+    fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
         self.counters.request(Operation::GetAttr);
-        match self.partition.getattr(ino.0, fh.map(|fh| fh.0)) {
-            Ok(attr) => reply.attr(&ttl(&attr), &self.file_attr(attr)),
+        match self.partition.getattr(ino.0) {
+            Ok(attr) => reply.attr(&LONG, &self.owner.attr(attr)),
             Err(error) => reply.error(errno(error)),
         }
     }
@@ -161,17 +131,16 @@ impl Filesystem for Adapter {
         reply: ReplyAttr,
     ) {
         self.counters.request(Operation::SetAttr);
+        if !self.owner.keeps(uid, gid) {
+            return reply.error(Errno::EPERM);
+        }
         let change = Change {
             size,
-            owner_or_mode: mode.is_some() || uid.is_some() || gid.is_some(),
+            mode: mode.and_then(|mode| self.owner.new_mode(ino.0, mode)),
         };
-        let this = Self {
-            partition: self.partition.clone(),
-            counters: Arc::clone(&self.counters),
-            ..*self
-        };
+        let owner = self.owner;
         let done = Box::new(move |result: Result<Attr, _>| match result {
-            Ok(attr) => reply.attr(&ttl(&attr), &this.file_attr(attr)),
+            Ok(attr) => reply.attr(&LONG, &owner.attr(attr)),
             Err(error) => reply.error(errno(error)),
         });
         self.partition
@@ -199,7 +168,7 @@ impl Filesystem for Adapter {
         self.counters.request(Operation::Create);
         match self.partition.create(parent.0, name, open_mode(flags)) {
             Ok((attr, fh)) => {
-                let attr = self.file_attr(attr);
+                let attr = self.owner.attr(attr);
                 reply.created(&LONG, &attr, GENERATION, FileHandle(fh), OPENED);
             }
             Err(error) => reply.error(errno(error)),
@@ -370,22 +339,7 @@ impl Filesystem for Adapter {
 
     fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
         self.counters.request(Operation::StatFs);
-        let directory = self.partition.store().directory();
-        let Ok(disk) = nix::sys::statvfs::statvfs(directory) else {
-            return reply.error(Errno::EIO);
-        };
-        let (files, _, _) = self.partition.usage();
-        let room = 2 * self.partition.limits().files;
-        reply.statfs(
-            disk.blocks(),
-            disk.blocks_free(),
-            disk.blocks_available(),
-            room as u64,
-            room.saturating_sub(files) as u64,
-            u32::try_from(disk.fragment_size()).unwrap_or(4096),
-            u32::try_from(vmkpi::name::MAX_NAME_BYTES).unwrap_or(200),
-            u32::try_from(disk.fragment_size()).unwrap_or(4096),
-        );
+        attr::statfs(&self.partition, reply);
     }
 
     // What is not offered: one constant errno each, listed in docs/SEMANTICS.md.
@@ -487,11 +441,6 @@ impl Filesystem for Adapter {
 
     fn removexattr(&self, _req: &Request, _ino: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
         self.counters.request(Operation::RemoveXAttr);
-        reply.error(Errno::ENOSYS);
-    }
-
-    fn access(&self, _req: &Request, _ino: INodeNo, _mask: fuser::AccessFlags, reply: ReplyEmpty) {
-        self.counters.request(Operation::Access);
         reply.error(Errno::ENOSYS);
     }
 

@@ -8,7 +8,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::prelude::*;
 use vmkpi::link::LinkUrl;
-use vmkpi_guest::config::{AllowOther, Limits, MAX_STORE_BYTES, RunConfig};
+use vmkpi_guest::config::{Access, AllowOther, Limits, MAX_STORE_BYTES, RunConfig};
 use vmkpi_guest::{daemon, status};
 
 /// Carries an application's KPIs out of a virtual machine: mounts a partition in which each closed file
@@ -103,6 +103,7 @@ impl Run {
             state: self.state,
             link: self.link,
             allow_other: self.allow_other,
+            access: Access::default(),
             limits: Limits {
                 store_bytes: size(self.limits.max_store_bytes),
                 columns: size(self.limits.max_columns),

@@ -90,6 +90,8 @@ fn options(everyone: bool) -> Config {
         MountOption::FSName("vmkpi".into()),
         MountOption::Subtype("vmkpi".into()),
         MountOption::NoExec,
+        // The kernel compares modes and owners, with attributes it has: a store still costs no request more.
+        MountOption::DefaultPermissions,
     ];
     config.acl = match everyone {
         true => SessionACL::All,

@@ -20,7 +20,9 @@ use vmkpi::name::{Area, KpiName};
 use vmkpi::position::{RowKey, Seq, StreamId};
 
 use super::table::{Fault, State, Table, row_data};
-use super::{AckOutcome, Job, Point, RowData, StoreError, Stored, files, open, refused};
+use super::{
+    AckOutcome, Job, NameEffect, Point, RowData, StoreError, Stored, files, open, refused,
+};
 use crate::config::Limits;
 
 /// What a job came to.
@@ -29,6 +31,8 @@ pub enum Outcome {
     Stored(Stored),
     /// A file is removed; these were its bytes.
     Content(Vec<u8>),
+    /// A file's permission bits are set.
+    Changed,
     /// An input is kept under this id.
     Refused(i64),
     /// An acknowledgement was taken or left.
@@ -257,16 +261,18 @@ impl Database {
                 point,
                 bytes,
                 row,
+                name,
                 withdraw,
                 ..
             } => {
                 if let Some(id) = withdraw {
                     refused::withdraw(self.connection()?, *id)?;
                 }
-                self.add_row(point, bytes, row).map(Outcome::Stored)
+                self.add_row(point, bytes, row, *name).map(Outcome::Stored)
             }
             Job::Rename { from, to, .. } => {
                 let bytes = self.remove_file(from)?;
+                let mode = files::mode(self.connection()?, from.name.as_str())?;
                 let row = row_data(self.area, &bytes, self.limits.columns);
                 let row = row.map_err(|error| {
                     Fault::Refused(StoreError::NotCsv {
@@ -274,10 +280,15 @@ impl Database {
                         error,
                     })
                 })?;
-                self.add_row(to, &Arc::new(bytes), &row)
+                let name = NameEffect::ContentAndMode(mode);
+                self.add_row(to, &Arc::new(bytes), &row, name)
                     .map(Outcome::Stored)
             }
             Job::Remove { point, .. } => self.remove_file(point).map(Outcome::Content),
+            Job::Mode { point, mode, .. } => {
+                files::set_mode(self.connection()?, point.name.as_str(), *mode)?;
+                Ok(Outcome::Changed)
+            }
             Job::Refuse {
                 point,
                 bytes,
@@ -302,6 +313,7 @@ impl Database {
         point: &Point,
         bytes: &Arc<Vec<u8>>,
         row: &RowData,
+        name: NameEffect,
     ) -> Result<Stored, Fault> {
         let key = self.next_key();
         let limit = self.limits.columns;
@@ -319,8 +331,18 @@ impl Database {
             table.widen(conn, point, columns, limit)?;
         }
         let stamp = table.insert(conn, point, key, row, bytes)?;
-        self.contents
-            .insert(Arc::clone(&point.name), (Arc::clone(bytes), stamp.time));
+        if let NameEffect::ContentAndMode(mode) = name {
+            files::set_mode(conn, point.name.as_str(), mode)?;
+        }
+        if name == NameEffect::Nothing {
+            files::set_epoch(conn, table.file, stamp.epoch)?;
+            if !exists {
+                files::remove(conn, point.name.as_str())?;
+            }
+        } else {
+            self.contents
+                .insert(Arc::clone(&point.name), (Arc::clone(bytes), stamp.time));
+        }
         Ok(Stored {
             seq: stamp.seq,
             time: stamp.time,

@@ -19,12 +19,15 @@ pub struct StoredFile {
     pub size: u64,
     /// When that was.
     pub mtime: Timestamp,
+    /// Its permission bits, if they were ever changed.
+    pub mode: Option<u16>,
 }
 
 /// Every file ever stored.
 pub fn list(conn: &Connection, area: Area) -> rusqlite::Result<Vec<StoredFile>> {
-    let mut statement =
-        conn.prepare("SELECT name, removed, length(content), mtime FROM \".files\" ORDER BY id")?;
+    let mut statement = conn.prepare(
+        "SELECT name, removed, length(content), mtime, mode FROM \".files\" ORDER BY id",
+    )?;
     let mut rows = statement.query([])?;
     let mut files = Vec::new();
     while let Some(row) = rows.next()? {
@@ -42,6 +45,7 @@ pub fn list(conn: &Connection, area: Area) -> rusqlite::Result<Vec<StoredFile>> 
             removed: row.get(1)?,
             size: row.get::<_, i64>(2)?.cast_unsigned(),
             mtime: Timestamp::from_micros(row.get(3)?),
+            mode: row.get(4)?,
         });
     }
     Ok(files)
@@ -64,6 +68,28 @@ pub fn update(
         epoch.cast_signed(),
         content
     ])?;
+    Ok(())
+}
+
+/// Sets a file's permission bits; none: those of the mount.
+pub fn set_mode(conn: &Connection, name: &str, mode: Option<u16>) -> rusqlite::Result<()> {
+    conn.prepare_cached("UPDATE \".files\" SET mode = ?2 WHERE name = ?1")?
+        .execute(params![name, mode])?;
+    Ok(())
+}
+
+/// A file's permission bits, if they were ever changed.
+pub fn mode(conn: &Connection, name: &str) -> rusqlite::Result<Option<u16>> {
+    conn.prepare_cached("SELECT mode FROM \".files\" WHERE name = ?1")?
+        .query_row([name], |row| row.get(0))
+        .optional()
+        .map(Option::flatten)
+}
+
+/// Notes the epoch of a row that was added without touching its file's name.
+pub fn set_epoch(conn: &Connection, file: i64, epoch: u64) -> rusqlite::Result<()> {
+    conn.prepare_cached("UPDATE \".files\" SET epoch = ?2 WHERE id = ?1")?
+        .execute(params![file, epoch.cast_signed()])?;
     Ok(())
 }
 

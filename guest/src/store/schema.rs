@@ -9,7 +9,8 @@ use vmkpi::position::StreamId;
 pub const APPLICATION_ID: i32 = 0x766b_7069;
 
 /// Each brings a database from the version of its index to the next.
-const MIGRATIONS: &[&str] = &[r#"
+const MIGRATIONS: &[&str] = &[
+    r#"
 CREATE TABLE ".meta" (
     key TEXT NOT NULL PRIMARY KEY,
     value NOT NULL
@@ -44,7 +45,11 @@ CREATE TABLE ".refused" (
     size INTEGER NOT NULL,
     input BLOB NOT NULL
 );
-"#];
+"#,
+    r#"
+ALTER TABLE ".files" ADD COLUMN mode INTEGER;
+"#,
+];
 
 /// A database that a newer program has written.
 #[derive(Debug, thiserror::Error)]
