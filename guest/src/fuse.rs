@@ -139,8 +139,11 @@ impl Filesystem for Adapter {
             mode: mode.and_then(|mode| self.owner.new_mode(ino.0, mode)),
         };
         let owner = self.owner;
-        let done = Box::new(move |result: Result<Attr, _>| match result {
-            Ok(attr) => reply.attr(&LONG, &owner.attr(attr)),
+        let done = Box::new(move |result: Result<(Attr, bool), _>| match result {
+            Ok((attr, keep)) => {
+                let ttl = if keep { LONG } else { Duration::ZERO };
+                reply.attr(&ttl, &owner.attr(attr));
+            }
             Err(error) => reply.error(errno(error)),
         });
         self.partition

@@ -18,8 +18,9 @@ pub struct Change {
     pub mode: Option<u16>,
 }
 
-/// Told the attributes after a change.
-pub type Changed = Box<dyn FnOnce(Result<Attr, Errno>) + Send>;
+/// Told the attributes after a change, and whether the kernel may keep them. The reply to a GETATTR that a
+/// store overtakes is dropped by the kernel; the reply to a SETATTR is not.
+pub type Changed = Box<dyn FnOnce(Result<(Attr, bool), Errno>) + Send>;
 
 impl Partition {
     /// Removes a file: its series ends for readers, its rows stay; who has it open goes on with it. EPERM
@@ -77,7 +78,7 @@ impl Partition {
     pub fn setattr(&self, ino: Ino, fh: Option<Fh>, change: Change, done: Changed) {
         if ino == ROOT || area_of(ino).is_some() {
             return done(match (change.size, change.mode) {
-                (None, None) => self.getattr(ino),
+                (None, None) => self.getattr(ino).map(|attr| (attr, true)),
                 _ => Err(Errno::EPERM),
             });
         }
@@ -121,11 +122,11 @@ impl Partition {
 
     fn resize(&self, ino: Ino, fh: Option<Fh>, size: Option<u64>, done: Changed) {
         let Some(size) = size else {
-            return done(self.getattr(ino));
+            return done(self.changed(ino, fh));
         };
         if let Some(fh) = fh {
             let cut = self.truncate(fh, size);
-            return done(cut.and_then(|()| self.getattr(ino)));
+            return done(cut.and_then(|()| self.changed(ino, Some(fh))));
         }
         let mode = OpenMode {
             write: true,
@@ -142,9 +143,23 @@ impl Partition {
         let partition = self.clone();
         self.save(
             fh,
-            Box::new(move |result| done(result.and_then(|()| partition.getattr(ino)))),
+            Box::new(move |result| {
+                partition.release(fh);
+                done(result.and_then(|()| partition.changed(ino, None)));
+            }),
         );
-        self.release(fh);
+    }
+
+    /// The attributes after a change.
+    fn changed(&self, ino: Ino, fh: Option<Fh>) -> Result<(Attr, bool), Errno> {
+        let mut state = self.lock();
+        let attr = state.tell(ino)?;
+        let node = state.tree.node(ino)?;
+        // Other closes and releases could change them before the reply is sent.
+        Ok((
+            attr,
+            node.pending == 0 && (fh.is_some() || node.drafts.is_empty()),
+        ))
     }
 
     /// Closes a handle whose change has failed, without a store.

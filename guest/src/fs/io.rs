@@ -34,6 +34,9 @@ impl Partition {
     /// EFBIG over the limit of a store; ENOSPC when too much is written and not stored; EBADF; as
     /// [`Self::read`], when the handle has not written yet.
     pub fn write(&self, fh: Fh, offset: Option<u64>, data: &[u8]) -> Result<(), Errno> {
+        if data.is_empty() && self.lock().handle(fh)?.writable {
+            return Ok(());
+        }
         let limit = self.limits.store_bytes;
         self.edit(fh, data.len(), false, |handle| {
             handle.write(offset, data, limit)
@@ -45,9 +48,23 @@ impl Partition {
     /// # Errors
     /// As [`Self::write`].
     pub(super) fn truncate(&self, fh: Fh, size: u64) -> Result<(), Errno> {
+        if size == 0 && self.is_empty(fh)? {
+            return Ok(());
+        }
         let limit = self.limits.store_bytes;
         let grows = usize::try_from(size).map_or(0, |s| if s > limit { 0 } else { s });
         self.edit(fh, grows, size == 0, |handle| handle.truncate(size, limit))
+    }
+
+    /// Whether a handle without a draft has an empty file.
+    fn is_empty(&self, fh: Fh) -> Result<bool, Errno> {
+        let mut state = self.lock();
+        let handle = state.handle(fh)?;
+        if !handle.writable {
+            return Err(Errno::EBADF);
+        }
+        let (ino, clean) = (handle.ino, handle.draft().is_none());
+        Ok(clean && state.tree.node(ino)?.len() == 0)
     }
 
     /// Changes a handle's draft, which begins with the file's bytes, or with nothing. `grows` is how many
@@ -59,20 +76,19 @@ impl Partition {
         anew: bool,
         work: impl FnOnce(&mut super::handle::Handle) -> Result<(), Errno>,
     ) -> Result<(), Errno> {
-        let ino = self.begin(fh, grows, anew)?;
+        let (ino, new) = self.begin(fh, grows, anew)?;
         let mut state = self.lock();
         let done = state.account(fh, work)?;
-        let handle = state.handle(fh)?;
         // An empty write, or a cut to the size it has, makes no draft.
-        match handle.changed || handle.unsaved || handle.pending > 0 || handle.len() == 0 {
-            true => state.drafted(fh, ino),
-            false => state.drop_draft(fh, ino),
+        match new && !anew && !state.handle(fh)?.changed {
+            true => state.drop_draft(fh, ino),
+            false => state.drafted(fh, ino),
         }
         done
     }
 
-    /// Makes sure that a handle has a draft and room to grow.
-    fn begin(&self, fh: Fh, grows: usize, anew: bool) -> Result<Ino, Errno> {
+    /// Makes sure that a handle has a draft and room to grow; says of which file, and whether it had none.
+    fn begin(&self, fh: Fh, grows: usize, anew: bool) -> Result<(Ino, bool), Errno> {
         let (ino, new) = {
             let mut state = self.lock();
             let handle = state.handle(fh)?;
@@ -90,7 +106,7 @@ impl Partition {
             return Err(Errno::ENOSPC);
         }
         state.account(fh, |handle| handle.begin(base))?;
-        Ok(ino)
+        Ok((ino, new))
     }
 
     /// What a handle sees: its draft, or the bytes of the last store.

@@ -71,13 +71,13 @@ impl Partition {
             return Err(Errno::EPERM);
         }
         let area = area_of(parent).ok_or(Errno::ENOTDIR)?;
+        let state = self.lock();
+        let from = name.to_str().and_then(|n| state.tree.find(area, n));
+        let ino = from.ok_or(Errno::ENOENT)?;
         if new_parent != parent {
             return Err(Errno::EXDEV);
         }
         let to = Name::new(new_name)?;
-        let state = self.lock();
-        let from = name.to_str().and_then(|n| state.tree.find(area, n));
-        let ino = from.ok_or(Errno::ENOENT)?;
         let replaced = state.tree.find(area, to.as_str());
         match replaced {
             Some(_) if no_replace => return Err(Errno::EEXIST),
