@@ -14,8 +14,8 @@ use std::time::{Duration, SystemTime};
 use fuser::{
     Errno, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
     KernelConfig, LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
-    ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
-    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyOpen, ReplyStatfs,
+    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use nix::fcntl::OFlag;
 
@@ -409,7 +409,8 @@ impl Filesystem for Adapter {
     }
 
     // ENOSYS makes the kernel answer EOPNOTSUPP by itself from then on, without asking again: getxattr
-    // would otherwise be a fifth request of every store.
+    // would otherwise be a fifth request of every store. So does fuser with all that is not here: fallocate
+    // and tmpfile are refused, lseek and copy_file_range are done by the kernel.
 
     fn setxattr(
         &self,
@@ -447,51 +448,6 @@ impl Filesystem for Adapter {
         reply.error(Errno::ENOSYS);
     }
 
-    fn fallocate(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        _fh: FileHandle,
-        _offset: u64,
-        _length: u64,
-        _mode: i32,
-        reply: ReplyEmpty,
-    ) {
-        self.counters.request(Operation::FAllocate);
-        reply.error(Errno::ENOSYS);
-    }
-
-    fn lseek(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        _fh: FileHandle,
-        _offset: i64,
-        _whence: i32,
-        reply: ReplyLseek,
-    ) {
-        self.counters.request(Operation::LSeek);
-        reply.error(Errno::ENOSYS);
-    }
-
-    fn copy_file_range(
-        &self,
-        _req: &Request,
-        _ino_in: INodeNo,
-        _fh_in: FileHandle,
-        _offset_in: u64,
-        _ino_out: INodeNo,
-        _fh_out: FileHandle,
-        _offset_out: u64,
-        _len: u64,
-        _flags: fuser::CopyFileRangeFlags,
-        reply: ReplyWrite,
-    ) {
-        // The kernel then copies by reading and writing.
-        self.counters.request(Operation::CopyFileRange);
-        reply.error(Errno::ENOSYS);
-    }
-
     fn ioctl(
         &self,
         _req: &Request,
@@ -503,6 +459,7 @@ impl Filesystem for Adapter {
         _out_size: u32,
         reply: ReplyIoctl,
     ) {
+        // Asked each time by whoever wonders whether it is a terminal: Python's open does.
         self.counters.request(Operation::Ioctl);
         reply.error(Errno::ENOTTY);
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use nix::errno::Errno;
 
-use super::tree::{Ino, ROOT, area_of};
+use super::tree::{Ino, Node, ROOT, area_of};
 use super::{Attr, Done, Fh, OpenMode, Partition};
 use crate::store::{Job, StoreError};
 
@@ -35,7 +35,7 @@ impl Partition {
             return done(Err(Errno::ENOENT));
         };
         let node = state.tree.node(ino);
-        let point = node.ok().filter(|n| n.in_store()).and_then(|n| n.point());
+        let point = node.ok().filter(|n| n.in_store()).and_then(Node::point);
         let Some(point) = point else {
             state.unlink(ino);
             drop(state);

@@ -64,7 +64,7 @@ impl Partition {
             return Err(Errno::EBADF);
         }
         let (ino, clean) = (handle.ino, handle.draft().is_none());
-        Ok(clean && state.tree.node(ino)?.len() == 0)
+        Ok(clean && state.tree.node(ino)?.file_size() == 0)
     }
 
     /// Changes a handle's draft, which begins with the file's bytes, or with nothing. `grows` is how many

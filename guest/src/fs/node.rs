@@ -131,8 +131,8 @@ impl Node {
         }
     }
 
-    /// Bytes of the file, but for drafts.
-    pub fn len(&self) -> u64 {
+    /// Size of the file in bytes, but for drafts.
+    pub fn file_size(&self) -> u64 {
         match self.is_scratch() {
             true => self.bytes.as_ref().map_or(0, |b| b.len() as u64),
             false => self.size,

@@ -58,7 +58,7 @@ impl State {
         let draft = node.drafts.last().and_then(|fh| self.handles.get(fh));
         let (size, mtime) = match draft {
             Some(handle) => (handle.len() as u64, handle.touched),
-            None => (node.len(), node.mtime),
+            None => (node.file_size(), node.mtime),
         };
         Ok(Attr {
             ino,

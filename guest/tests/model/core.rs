@@ -16,7 +16,7 @@ use vmkpi_guest::fs::{Attr, Change, Done, OpenMode, Partition};
 use vmkpi_guest::store::Store;
 
 use crate::Driver;
-use crate::spec::{Answer, Flags, LIMIT, NAMES, Op, Out, Path, SLOTS, UNENCRYPTED};
+use crate::ops::{Answer, Flags, LIMIT, NAMES, Op, Out, Path, SLOTS, UNENCRYPTED};
 
 struct Open {
     fh: u64,

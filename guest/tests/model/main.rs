@@ -10,10 +10,12 @@
 mod common;
 mod core;
 mod mount;
+mod ops;
 mod spec;
 
+use ops::{AREAS, Answer, Flags, LIMIT, NAMES, Op, Out, Path, SLOTS, UNENCRYPTED};
 use proptest::prelude::*;
-use spec::{AREAS, Answer, Flags, LIMIT, NAMES, Op, Out, Path, SLOTS, Spec, UNENCRYPTED};
+use spec::Spec;
 
 /// Something that does what the specification says.
 trait Driver {
@@ -180,8 +182,19 @@ fn compare(mut driver: impl Driver, Program(ops): Program) -> Result<(), TestCas
     Ok(())
 }
 
+/// One in so many of the usual number of cases, which PROPTEST_CASES sets.
+fn config(one_in: u32) -> ProptestConfig {
+    let usual = ProptestConfig::default();
+    ProptestConfig {
+        cases: usual.cases.div_ceil(one_in),
+        max_shrink_iters: 4096 / one_in,
+        failure_persistence: None,
+        ..usual
+    }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(config(1))]
 
     #[test]
     fn without_a_kernel_it_does_what_the_specification_says(program in program(1..60)) {
@@ -190,9 +203,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig {
-        cases: 24, max_shrink_iters: 200, failure_persistence: None, ..ProptestConfig::default()
-    })]
+    #![proptest_config(config(10))]
 
     #[test]
     fn on_a_mount_it_does_what_the_specification_says(program in program(40..120)) {

@@ -9,7 +9,7 @@ use nix::errno::Errno;
 
 use crate::Driver;
 use crate::common::{Guest, close};
-use crate::spec::{AREAS, Answer, Flags, NAMES, Op, Out, Path, SLOTS};
+use crate::ops::{AREAS, Answer, Flags, NAMES, Op, Out, Path, SLOTS};
 
 pub struct Mount {
     guest: Guest,
@@ -20,6 +20,7 @@ fn done(result: std::io::Result<()>) -> Answer {
     result.map(|()| Out::Done).map_err(errno)
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "as map_err wants it")]
 fn errno(error: std::io::Error) -> Errno {
     Errno::from_raw(error.raw_os_error().unwrap())
 }
@@ -35,7 +36,7 @@ fn stat(found: std::io::Result<std::fs::Metadata>) -> Answer {
 
 impl Mount {
     pub fn new() -> Self {
-        let limit = crate::spec::LIMIT.to_string();
+        let limit = crate::ops::LIMIT.to_string();
         Self {
             guest: Guest::start_with(&["--max-store-bytes", &limit]),
             files: Default::default(),
