@@ -157,7 +157,7 @@ impl Partition {
         let area = area_of(parent).ok_or(Errno::ENOTDIR)?;
         let mut state = self.lock();
         let found = name.to_str().and_then(|name| state.tree.find(area, name));
-        state.tell(found.ok_or(Errno::ENOENT)?)
+        state.tell_name(found.ok_or(Errno::ENOENT)?)
     }
 
     /// What `stat` shows.
@@ -225,6 +225,15 @@ impl Partition {
         Ok(())
     }
 
+    /// The kernel has forgotten that it was told of a file so many times.
+    pub fn forget(&self, ino: Ino, lookups: u64) {
+        let mut state = self.lock();
+        if let Ok(node) = state.tree.node_mut(ino) {
+            node.lookups = node.lookups.saturating_sub(lookups);
+            state.tree.forget(ino);
+        }
+    }
+
     /// Opens a file.
     ///
     /// # Errors
@@ -241,7 +250,10 @@ impl Partition {
         if state.handles.len() >= self.limits.handles {
             return Err(Errno::ENFILE);
         }
-        state.tree.node_mut(ino)?.handles += 1;
+        if state.tree.node(ino)?.lost && !mode.truncate {
+            return Err(Errno::ESTALE);
+        }
+        state.tree.open(ino)?;
         let fh = state.next_handle;
         state.next_handle += 1;
         let handle = Handle::new(ino, mode.write, mode.truncate);
@@ -270,7 +282,7 @@ impl Partition {
             None => state.tree.create(area, name)?,
         };
         let fh = self.open_in(&mut state, ino, mode)?;
-        Ok((state.tell(ino)?, fh))
+        Ok((state.tell_name(ino)?, fh))
     }
 
     /// How many files there are, how many handles, and how many bytes are held that are not in the store.

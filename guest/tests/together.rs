@@ -6,7 +6,7 @@
 
 mod common;
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -107,11 +107,13 @@ fn a_store_costs_four_requests_also_after_somebody_looked() {
     assert_eq!(guest.read("unencrypted/w"), "1\n");
     store(&path, b"2\n").unwrap();
     let stores = cost(&guest, || {
-        python(&path, 200, "os.O_WRONLY | os.O_CREAT | os.O_TRUNC")
+        python(&path, 200, "os.O_WRONLY | os.O_CREAT | os.O_TRUNC");
     });
     assert_eq!(stores, 800);
     // Appending needs no more.
-    let appends = cost(&guest, || python(&path, 50, "os.O_WRONLY | os.O_APPEND"));
+    let appends = cost(&guest, || {
+        python(&path, 50, "os.O_WRONLY | os.O_APPEND");
+    });
     assert_eq!(appends, 200);
 }
 

@@ -69,6 +69,10 @@ pub struct Node {
     pub pending: u32,
     /// Open handles.
     pub handles: u32,
+    /// Times that the kernel was told of it and has not forgotten it: it may open it still.
+    pub lookups: u64,
+    /// Whether its name is taken for it.
+    pub claimed: bool,
     /// Those of them that hold bytes of their own, the one that changed last at the end.
     pub drafts: Vec<Fh>,
     /// The file's bytes: a scratch file's, or a removed one's for those who have it open; of a stored
@@ -94,6 +98,8 @@ impl Node {
             stored: false,
             pending: 0,
             handles: 0,
+            lookups: 0,
+            claimed: true,
             drafts: Vec::new(),
             bytes: None,
             lost: false,

@@ -99,6 +99,19 @@ impl State {
         Plan::Nothing
     }
 
+    /// A handle has gone: the last one takes along what is in memory for it alone.
+    fn closed(&mut self, ino: Ino) {
+        let Ok(node) = self.tree.node_mut(ino) else {
+            return;
+        };
+        node.handles -= 1;
+        match (node.handles, node.linked, node.is_scratch()) {
+            (0, false, _) => self.orphaned(ino),
+            (0, true, false) => self.set_bytes(ino, None),
+            _ => {}
+        }
+    }
+
     /// A row is on disk: the file has these bytes, for those at least who have it open.
     fn stored(&mut self, attempt: &Attempt, stored: Stored) {
         let (ino, bytes) = (attempt.ino, &attempt.bytes);
@@ -256,14 +269,7 @@ impl Partition {
         let drafted = state.handle(fh).is_ok_and(|h| h.draft().is_some());
         state.drop_draft(fh, ino);
         state.handles.remove(&fh);
-        let mut last = false;
-        if let Ok(node) = state.tree.node_mut(ino) {
-            node.handles -= 1;
-            last = node.handles == 0 && (!node.linked || !node.is_scratch());
-        }
-        if last {
-            state.set_bytes(ino, None);
-        }
+        state.closed(ino);
         let changed = drafted.then(|| state.must_forget(ino)).flatten();
         state.tree.forget(ino);
         drop(state);

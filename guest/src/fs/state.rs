@@ -77,6 +77,12 @@ impl State {
         self.attr(ino)
     }
 
+    /// The same, when it is told of a name: it may use the inode until it says that it has forgotten it.
+    pub fn tell_name(&mut self, ino: Ino) -> Result<Attr, Errno> {
+        self.tree.node_mut(ino)?.lookups += 1;
+        self.tell(ino)
+    }
+
     /// Whether the kernel keeps attributes of a file that have just changed without a request.
     pub fn must_forget(&mut self, ino: Ino) -> Option<Ino> {
         let node = self.tree.node_mut(ino).ok()?;
@@ -129,25 +135,23 @@ impl State {
         }
     }
 
-    /// A file has lost its name: its bytes stay for those who have it open, if there is room.
+    /// A file has lost its name, or its last handle then: its bytes stay for those who have it open, if
+    /// there is room.
     pub fn orphaned(&mut self, ino: Ino) {
         let Ok(node) = self.tree.node_mut(ino) else {
             return;
         };
-        node.lost = node.bytes.is_none() && node.stored && !node.is_scratch();
-        if self.buffered > self.limits.buffered_bytes {
-            self.set_bytes(ino, None);
-            if let Ok(node) = self.tree.node_mut(ino) {
-                node.lost = true;
-            }
+        let had = node.stored || node.held() != (0, 0);
+        let kept = node.bytes.is_some() || node.is_scratch() || !node.stored;
+        if node.handles > 0 && kept && self.buffered <= self.limits.buffered_bytes {
+            return;
         }
+        node.lost |= had;
+        self.set_bytes(ino, None);
     }
 
     /// Takes a file's name away.
     pub fn unlink(&mut self, ino: Ino) {
-        if self.tree.node(ino).is_ok_and(|node| node.handles == 0) {
-            self.set_bytes(ino, None);
-        }
         self.recount(&[ino], |tree| tree.unlink(ino));
         self.orphaned(ino);
     }

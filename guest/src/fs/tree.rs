@@ -69,7 +69,7 @@ struct Directory {
 /// The names and files.
 #[derive(Debug)]
 pub struct Tree {
-    /// Every file that has a name or an open handle.
+    /// Every file that has a name or an open handle, or is known to the kernel.
     nodes: HashMap<Ino, Node>,
     directories: [Directory; 2],
     next: Ino,
@@ -324,16 +324,37 @@ impl Tree {
         }
     }
 
-    /// Drops a file that has neither a name nor a handle.
+    /// Lets the name of a removed file go when its last handle has, and the file when the kernel has, too.
     pub fn forget(&mut self, ino: Ino) {
-        if let Some(node) = self.nodes.get(&ino)
-            && !node.linked
-            && node.handles == 0
-            && node.pending == 0
-            && let Some(node) = self.nodes.remove(&ino)
-        {
+        let Some(node) = self.nodes.get_mut(&ino) else {
+            return;
+        };
+        if node.linked || node.handles > 0 || node.pending > 0 {
+            return;
+        }
+        if std::mem::take(&mut node.claimed) {
             self.directories[place(node.area)].give_up(&node.name);
         }
+        if node.lookups == 0 {
+            self.nodes.remove(&ino);
+        }
+    }
+
+    /// Counts a handle that is opened. A path may have been looked up before the file was removed.
+    ///
+    /// # Errors
+    /// ESTALE: there is no such file any more, or nobody can store it: the kernel looks the path up again.
+    pub fn open(&mut self, ino: Ino) -> Result<(), Errno> {
+        let node = self.node(ino)?;
+        if !node.claimed {
+            let (area, name) = (node.area, node.name.clone());
+            self.check_new(area, &name).map_err(|_| Errno::ESTALE)?;
+            self.directories[place(area)].claim(&name);
+        }
+        let node = self.node_mut(ino)?;
+        node.claimed = true;
+        node.handles += 1;
+        Ok(())
     }
 }
 
