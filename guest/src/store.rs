@@ -164,9 +164,20 @@ pub enum RowData {
     Bytes,
 }
 
+/// What a store does to the file's name besides adding the row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NameEffect {
+    /// Nothing: the file was removed or replaced since it was opened. Rows outlive names.
+    Nothing,
+    /// The name has these bytes.
+    Content,
+    /// The name has these bytes, and the permission bits of a file that is new under it.
+    ContentAndMode(Option<u16>),
+}
+
 /// Something for the writer to do.
 pub enum Job {
-    /// One row and the file's new bytes.
+    /// One row, and mostly the file's new bytes.
     Store {
         /// Where.
         point: Point,
@@ -174,6 +185,8 @@ pub enum Job {
         bytes: Arc<Vec<u8>>,
         /// The row made of them.
         row: RowData,
+        /// What becomes of the name.
+        name: NameEffect,
         /// A refused input of the same handle that this store supersedes.
         withdraw: Option<i64>,
         /// Told when the row is on disk.
@@ -194,6 +207,15 @@ pub enum Job {
         point: Point,
         /// Told the file's last bytes.
         done: Done<Vec<u8>>,
+    },
+    /// Sets the permission bits of a file.
+    Mode {
+        /// Which.
+        point: Point,
+        /// The bits; none: those of the mount.
+        mode: Option<u16>,
+        /// Told when they are on disk.
+        done: Done<()>,
     },
     /// Keeps an input that was refused.
     Refuse {
@@ -423,7 +445,9 @@ impl Job {
             Self::Hello { done, .. } | Self::Tables { done } => done(Err(error)),
             Self::Ack { done, .. } => done(Err(error)),
             Self::Marks { done, .. } => done(Err(error)),
-            Self::Barrier { done } | Self::Wanted { done, .. } => done(Err(error)),
+            Self::Mode { done, .. } | Self::Barrier { done } | Self::Wanted { done, .. } => {
+                done(Err(error));
+            }
             Self::Close => {}
         }
     }

@@ -26,7 +26,9 @@ use super::keeper::Keeper;
 use super::table::{Fault, State, Table, row_data};
 use super::wal::Log;
 use super::writer::Patience;
-use super::{AckOutcome, Job, Point, RowData, StoreError, Stored, files, open, probe, refused};
+use super::{
+    AckOutcome, Job, NameEffect, Point, RowData, StoreError, Stored, files, open, probe, refused,
+};
 use crate::config::Limits;
 
 /// What a job came to.
@@ -35,6 +37,8 @@ pub enum Outcome {
     Stored(Stored),
     /// A file is removed; these were its bytes.
     Content(Vec<u8>),
+    /// A file's permission bits are set.
+    Changed,
     /// An input is kept under this id.
     Refused(i64),
     /// An acknowledgement was taken or left.
@@ -325,16 +329,18 @@ impl Database {
                 point,
                 bytes,
                 row,
+                name,
                 withdraw,
                 ..
             } => {
                 if let Some(id) = withdraw {
                     refused::withdraw(self.connection()?, *id)?;
                 }
-                self.add_row(point, bytes, row).map(Outcome::Stored)
+                self.add_row(point, bytes, row, *name).map(Outcome::Stored)
             }
             Job::Rename { from, to, .. } => {
                 let bytes = self.remove_file(from)?;
+                let mode = files::mode(self.connection()?, from.name.as_str())?;
                 let row = row_data(self.area, &bytes, self.limits.columns);
                 let row = row.map_err(|error| {
                     Fault::Refused(StoreError::NotCsv {
@@ -342,10 +348,15 @@ impl Database {
                         error,
                     })
                 })?;
-                self.add_row(to, &Arc::new(bytes), &row)
+                let name = NameEffect::ContentAndMode(mode);
+                self.add_row(to, &Arc::new(bytes), &row, name)
                     .map(Outcome::Stored)
             }
             Job::Remove { point, .. } => self.remove_file(point).map(Outcome::Content),
+            Job::Mode { point, mode, .. } => {
+                files::set_mode(self.connection()?, point.name.as_str(), *mode)?;
+                Ok(Outcome::Changed)
+            }
             Job::Refuse {
                 point,
                 bytes,
@@ -371,10 +382,16 @@ impl Database {
         point: &Point,
         bytes: &Arc<Vec<u8>>,
         row: &RowData,
+        name: NameEffect,
     ) -> Result<Stored, Fault> {
         let key = self.next_key();
         let limit = self.limits.columns;
         let exists = self.touch(&point.name)?;
+        if name == NameEffect::Nothing {
+            // The name's bytes are those of its last row, which this one will not be.
+            self.write_filings()?;
+            files::settle(self.connection()?, point.name.as_str())?;
+        }
         let conn = self.conn.as_ref().ok_or(rusqlite::Error::InvalidQuery)?;
         if !exists {
             let table = Table::create(conn, self.stream, point, row)?;
@@ -388,7 +405,16 @@ impl Database {
             table.widen(conn, point, columns, limit)?;
         }
         let stamp = table.insert(conn, point, key, row, bytes)?;
-        if let Some(filing) = table.file(row, bytes, stamp) {
+        if let NameEffect::ContentAndMode(mode) = name {
+            files::set_mode(conn, point.name.as_str(), mode)?;
+        }
+        if name == NameEffect::Nothing {
+            table.unfile();
+            files::set_epoch(conn, table.file, stamp.epoch)?;
+            if !exists {
+                files::remove(conn, point.name.as_str())?;
+            }
+        } else if let Some(filing) = table.file(row, bytes, stamp) {
             self.filings.insert(Arc::clone(&point.name), filing);
         }
         Ok(Stored {
