@@ -4,6 +4,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use vmkpi::link::{
     From as FromSeq, GuestMessage, HostMessage, MAX_LINE_BYTES, Rows, TableId, VERSION, encode,
@@ -11,6 +12,7 @@ use vmkpi::link::{
 use vmkpi::name::{Area, DataPoint, KpiName, PointPattern};
 use vmkpi::position::{Mark, Nonce, Position, Seq, StreamId};
 
+use crate::complaint::Complaint;
 use crate::counters::Counters;
 use crate::feed::Feed;
 use crate::store::inspect::{Page, Reader};
@@ -46,6 +48,8 @@ pub struct Session {
     cursors: HashMap<TableId, Cursor>,
     turns: VecDeque<TableId>,
     readers: [Option<Reader>; 2],
+    /// About a store that does not answer.
+    complaint: Complaint,
 }
 
 impl Session {
@@ -61,6 +65,7 @@ impl Session {
             cursors: HashMap::new(),
             turns: VecDeque::new(),
             readers: [None, None],
+            complaint: Complaint::default(),
         }
     }
 
@@ -119,7 +124,7 @@ impl Session {
             VERSION => self.store.ask(|done| Job::Hello { claim, done }),
             _ => self.store.ask(|done| Job::Tables { done }),
         };
-        let Some(Inventory { stream, tables, .. }) = logged(asked) else {
+        let Some(Inventory { stream, tables, .. }) = self.heed(asked) else {
             return;
         };
         if version == VERSION {
@@ -140,7 +145,7 @@ impl Session {
         // Watched before the tables are listed: what is stored meanwhile is noticed twice, not never.
         let _ = self.feed.take();
         self.feed.watch(true);
-        let Some(inventory) = logged(self.store.ask(|done| Job::Tables { done })) else {
+        let Some(inventory) = self.heed(self.store.ask(|done| Job::Tables { done })) else {
             return;
         };
         self.patterns = patterns;
@@ -315,6 +320,24 @@ impl Session {
         Ok(page.map(|page| (page, marks)))
     }
 
+    /// The store's answer; its failures are told once, then counted: a host asks again and again.
+    fn heed<T>(&mut self, asked: Result<T, StoreError>) -> Option<T> {
+        match asked {
+            Ok(answer) => {
+                if let Some(times) = self.complaint.over() {
+                    tracing::warn!(times, "the host is answered again");
+                }
+                Some(answer)
+            }
+            Err(error) => {
+                if let Some(times) = self.complaint.again(Instant::now()) {
+                    tracing::error!(%error, times, "the host cannot be answered");
+                }
+                None
+            }
+        }
+    }
+
     fn answer_query(&mut self, id: u64, from: &FromSeq, limit: usize, out: &mut Vec<u8>) {
         let Some(nonce) = self.nonce else {
             return;
@@ -339,7 +362,7 @@ impl Session {
             cursors,
             done,
         });
-        if let Some(AckOutcome::Minted(reason)) = logged(asked)
+        if let Some(AckOutcome::Minted(reason)) = self.heed(asked)
             && let Some(nonce) = self.nonce
         {
             out.extend(encode(&GuestMessage::Rehello { nonce, reason }));
@@ -356,7 +379,7 @@ impl Session {
             return;
         }
         let tables: Vec<TableId> = self.cursors.keys().cloned().collect();
-        let Some(marks) = logged(self.store.ask(|done| Job::Marks { tables, done })) else {
+        let Some(marks) = self.heed(self.store.ask(|done| Job::Marks { tables, done })) else {
             return;
         };
         // Rows stored before the marks were given come before them.
@@ -375,12 +398,6 @@ impl Session {
             }
         }
     }
-}
-
-fn logged<T>(asked: Result<T, StoreError>) -> Option<T> {
-    asked
-        .inspect_err(|error| tracing::error!(%error, "the host cannot be answered"))
-        .ok()
 }
 
 /// The answer to `hello`: as many tables as one line holds, those of the newest stream first. A host

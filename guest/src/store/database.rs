@@ -416,6 +416,13 @@ impl Database {
         Ok(true)
     }
 
+    /// The tables with rows whose bytes are not written down.
+    pub fn unsettled(&self) -> Vec<Arc<KpiName>> {
+        let fresh = |(_, table): &(&Arc<KpiName>, &Table)| table.state.kept.fresh > 0;
+        let tables = self.tables.iter().filter(fresh);
+        tables.map(|(name, _)| Arc::clone(name)).collect()
+    }
+
     /// The tables that the open transaction has changed.
     pub fn touched_names(&self) -> impl Iterator<Item = &Arc<KpiName>> {
         self.touched.keys()

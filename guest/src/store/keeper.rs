@@ -25,13 +25,14 @@ use super::writer::Patience;
 /// How often tables are looked at while stores go on.
 pub const TICK: Duration = Duration::from_secs(1);
 
-/// Tables looked at in a tick: two thousand of them take half a minute.
-const LOOKED_AT: usize = 64;
+/// How long tables are looked at in a tick, but for the last of them: thousands of tables take a few.
+const LOOK: Duration = Duration::from_millis(2);
 
 /// While stores wait, retention takes at most one part in so many of the writer's time.
 const SHARE: u32 = 5;
 
-/// Rows of a table after which its bytes are written down with a store: what is read again at start.
+/// Rows of a table after which its bytes are written down with a store, or [`CHUNK_BYTES`] of them: what is
+/// read again at start.
 const SIZED_EVERY: Seq = 1024;
 
 /// Part of the database's limit that is freed at once when it is full, and the most of that.
@@ -101,9 +102,10 @@ impl Database {
                 let names = tables.into_iter().map(|(s, n)| (s, Arc::new(n)));
                 db.keeper.round = names.collect();
             }
-            let next = db.keeper.round.len().min(LOOKED_AT);
-            let mut over = Vec::new();
-            for (stream, name) in db.keeper.round.drain(..next).collect::<Vec<_>>() {
+            let (mut over, started) = (Vec::new(), Instant::now());
+            while started.elapsed() < LOOK
+                && let Some((stream, name)) = db.keeper.round.pop_front()
+            {
                 let state = db.state_of(stream, &name)?;
                 let table = sql_name(db.stream, stream, &name);
                 // An earlier stream's table is measured once.
@@ -218,7 +220,7 @@ impl Database {
         if taken.rows == 0 && sized {
             return Ok(taken);
         }
-        state.kept.sized = state.head.last;
+        state.kept.settle(state.head.last);
         marks::write(conn, stream, name.as_str(), &state.head, &state.kept)?;
         if stream == self.stream
             && let Some(found) = self.table_mut(name)
@@ -240,6 +242,37 @@ impl Database {
         history_state(self.connection()?, stream, name)
     }
 
+    /// Writes down the bytes of every table, so that the next start need not read rows for it.
+    pub fn settle(&mut self) -> Result<(), Failure> {
+        let names = self.unsettled();
+        if names.is_empty() {
+            return Ok(());
+        }
+        self.transaction(Patience::Full, |db| {
+            for name in names {
+                db.touch(&name)?;
+                db.write_sizes(&name)?;
+            }
+            Ok(())
+        })
+    }
+
+    fn write_sizes(&mut self, name: &Arc<KpiName>) -> rusqlite::Result<()> {
+        let stream = self.stream;
+        let Some(table) = self.table_mut(name) else {
+            return Ok(());
+        };
+        table.state.kept.settle(table.state.head.last);
+        let state = table.state.clone();
+        marks::write(
+            self.connection()?,
+            stream,
+            name.as_str(),
+            &state.head,
+            &state.kept,
+        )
+    }
+
     fn rule(&self, room: Room) -> Rule {
         Rule {
             limits: self.limits,
@@ -257,14 +290,13 @@ impl Database {
             let Some(table) = self.table_mut(&name) else {
                 continue;
             };
-            let due = retention::is_due(&table.state, &limits);
-            if table.state.head.last >= table.state.kept.sized + SIZED_EVERY {
-                table.state.kept.sized = table.state.head.last;
-                let (head, kept) = (table.state.head.clone(), table.state.kept);
-                marks::write(self.connection()?, stream, name.as_str(), &head, &kept)?;
-            }
-            if due {
+            let State { head, kept, .. } = &table.state;
+            let many = head.last >= kept.sized + SIZED_EVERY || kept.fresh >= CHUNK_BYTES;
+            if retention::is_due(&table.state, &limits) {
                 self.keeper.note(stream, &name);
+            }
+            if many {
+                self.write_sizes(&name)?;
             }
         }
         Ok(())
@@ -276,7 +308,7 @@ pub fn sized(conn: &Connection, table: &str, found: &Marks, last: Seq) -> rusqli
     let mut kept = found.kept;
     if kept.sized < last {
         let after = kept.sized.max(found.trimmed.seq);
-        kept.bytes += retention::measure(conn, table, after)?;
+        kept.add(retention::measure(conn, table, after)?);
     }
     Ok(kept)
 }

@@ -31,6 +31,8 @@ pub struct Kept {
     pub bytes: u64,
     /// The last row that `bytes` on disk accounts for.
     pub sized: Seq,
+    /// Bytes of the rows after it.
+    pub fresh: u64,
     /// Whether a host has ever subscribed to the table or acknowledged a row of it.
     pub wanted: bool,
     /// Rows dropped in this stream before they were acknowledged.
@@ -48,6 +50,19 @@ pub struct Gap {
     pub through: Mark,
     /// Why.
     pub reason: Reason,
+}
+
+impl Kept {
+    /// A row is stored.
+    pub fn add(&mut self, bytes: u64) {
+        self.bytes += bytes;
+        self.fresh += bytes;
+    }
+
+    /// What is known now, with `last` as the last row, is about to be written down.
+    pub fn settle(&mut self, last: Seq) {
+        (self.sized, self.fresh) = (last, 0);
+    }
 }
 
 impl Marks {
@@ -76,6 +91,7 @@ fn kept_from(row: &Row<'_>, at: usize) -> rusqlite::Result<Kept> {
     Ok(Kept {
         bytes: row.get::<_, i64>(at)?.cast_unsigned(),
         sized: row.get::<_, i64>(at + 1)?.cast_unsigned(),
+        fresh: 0,
         wanted: row.get(at + 2)?,
         lost: row.get::<_, i64>(at + 3)?.cast_unsigned(),
         reason: reason.map(|text| Reason::from_text(&text)),

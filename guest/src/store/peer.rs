@@ -261,7 +261,7 @@ impl Database {
         };
         head.acked = acked;
         state.kept.wanted = true;
-        state.kept.sized = state.head.last;
+        state.kept.settle(state.head.last);
         marks::write(conn, self.stream, name.as_str(), &state.head, &state.kept)?;
         if let Some(found) = self.table_mut(&name) {
             found.set_state(state);
@@ -306,7 +306,7 @@ impl Database {
                 continue;
             };
             table.state.kept.wanted = true;
-            table.state.kept.sized = table.state.head.last;
+            table.state.kept.settle(table.state.head.last);
             let state = table.state.clone();
             marks::write(
                 self.connection()?,

@@ -91,6 +91,8 @@ pub struct Taken {
     pub bytes: u64,
     /// Those of the rows that were not acknowledged.
     pub lost: u64,
+    /// Those of the lost rows that no host had ever asked for.
+    pub unasked: u64,
 }
 
 impl std::ops::AddAssign for Taken {
@@ -98,6 +100,7 @@ impl std::ops::AddAssign for Taken {
         self.rows += more.rows;
         self.bytes += more.bytes;
         self.lost += more.lost;
+        self.unasked += more.unasked;
     }
 }
 
@@ -187,6 +190,7 @@ pub fn trim(
     let old = old_through(conn, table, state, rule)?;
     let plan = Plan::new(state, rule, old);
     let (acked, trimmed) = (state.head.acked.seq, state.head.trimmed.seq);
+    let wanted = state.kept.wanted;
     let mut taken = Taken::default();
     let mut end: Option<Mark> = None;
     let mut walk = |mark: Mark, bytes: u64| {
@@ -197,6 +201,7 @@ pub fn trim(
         taken.bytes += bytes;
         if mark.seq > acked {
             taken.lost += 1;
+            taken.unasked += u64::from(!wanted);
             state.kept.reason = Some(reason);
         }
         end = Some(mark);
@@ -207,7 +212,7 @@ pub fn trim(
         if end.seq == state.head.last {
             files::settle(conn, table)?;
         }
-        conn.prepare_cached(&format!("DELETE FROM {} WHERE _seq <= ?1", quote(table)))?
+        conn.prepare(&format!("DELETE FROM {} WHERE _seq <= ?1", quote(table)))?
             .execute([end.seq.cast_signed()])?;
         state.head.trimmed = end;
         state.kept.lost += taken.lost;
@@ -241,7 +246,8 @@ fn each_row(
         "SELECT _seq, _key, _epoch, _timestamp, * FROM {} WHERE _seq > ?1 ORDER BY _seq LIMIT ?2",
         quote(table)
     );
-    let mut statement = conn.prepare_cached(&sql)?;
+    // Not kept: a statement for each table would be a third of the program's memory.
+    let mut statement = conn.prepare(&sql)?;
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     let mut rows = statement.query([after.cast_signed(), limit])?;
     while let Some(row) = rows.next()? {
@@ -293,7 +299,7 @@ fn old_through(
     let (trimmed, last) = (state.head.trimmed.seq, state.head.last);
     let oldest = oldest(rule.now, rule.limits.retain_age);
     let sql = format!("SELECT _timestamp FROM {} WHERE _seq = ?1", quote(table));
-    let mut statement = conn.prepare_cached(&sql)?;
+    let mut statement = conn.prepare(&sql)?;
     let (mut old, mut step) = (0, 1);
     while let Some(seq) = trimmed.checked_add(step).filter(|seq| *seq <= last) {
         let time: Option<i64> = statement
@@ -312,4 +318,139 @@ fn old_through(
 fn oldest(now: Timestamp, age: Duration) -> Timestamp {
     let age = i64::try_from(age.as_micros()).unwrap_or(i64::MAX);
     Timestamp::from_micros(now.as_micros().saturating_sub(age))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vmkpi::delivery::head::{Stamp, TableHead};
+
+    const DAY: i64 = 24 * 3_600_000_000;
+    /// The clock of these tests, in days since 1970.
+    const TODAY: i64 = 20_000;
+
+    fn state(last: Seq, acked: Seq, wanted: bool) -> State {
+        let stamp = Stamp {
+            seq: last,
+            time: Timestamp::default(),
+            epoch: 0,
+        };
+        let acked = Mark {
+            seq: acked,
+            ..Mark::default()
+        };
+        let mut state = State {
+            head: TableHead::restored(stamp, acked, Mark::default(), 0),
+            ..State::default()
+        };
+        state.kept.wanted = wanted;
+        state
+    }
+
+    fn rule(limits: Limits) -> Rule {
+        Rule {
+            limits,
+            now: Timestamp::from_micros(TODAY * DAY),
+            room: Room::Enough,
+        }
+    }
+
+    /// A table with rows of these days, and the last that is found to be more than a week old.
+    fn old(days: &[i64]) -> Seq {
+        let conn = Connection::open_in_memory().unwrap();
+        conn.execute_batch(&super::super::schema::create_table("t", ["v"]))
+            .unwrap();
+        for day in days {
+            conn.execute(
+                "INSERT INTO t (_timestamp, _epoch, _key) VALUES (?1, 0, 0)",
+                [day * DAY],
+            )
+            .unwrap();
+        }
+        let state = state(days.len() as Seq, 0, true);
+        let limits = Limits {
+            retain_age: Duration::from_secs(7 * 24 * 3600),
+            ..Limits::default()
+        };
+        old_through(&conn, "t", &state, &rule(limits)).unwrap()
+    }
+
+    #[test]
+    fn a_row_is_as_old_as_the_clock_says_and_one_from_the_future_as_the_next_that_is_not() {
+        let (ancient, young, ahead) = (TODAY - 8, TODAY - 6, TODAY + 900);
+        assert_eq!(old(&[]), 0);
+        assert_eq!(old(&[young, young]), 0);
+        assert_eq!(old(&[ancient, young]), 1);
+        assert_eq!(old(&[ancient; 8]), 8);
+        assert_eq!(
+            old(&[[ancient; 6].as_slice(), &[young; 9]].concat()),
+            4,
+            "more in the next pass"
+        );
+        assert_eq!(old(&[ahead, ahead, young, young]), 0);
+        assert_eq!(old(&[ahead, ahead, ancient, ancient, young]), 4);
+        assert_eq!(old(&[ahead; 9]), 0);
+        // A clock that was back in 1970 for a while makes nothing before it old.
+        assert_eq!(old(&[young, young, 0, 0, young]), 0);
+    }
+
+    #[test]
+    fn a_row_goes_for_the_bound_that_reaches_it_and_only_if_it_may() {
+        let limits = Limits {
+            retain_rows: 4,
+            retain_bytes: 100,
+            ..Limits::default()
+        };
+        let mut found = state(10, 3, true);
+        found.kept.bytes = 150;
+        let plan = Plan::new(&found, &rule(limits), 5);
+        assert_eq!(plan.takes(3, 0), Some(Reason::Age));
+        assert_eq!(plan.takes(4, 0), None, "nobody has it");
+        let any = Limits {
+            drop_unacknowledged: true,
+            ..limits
+        };
+        let plan = Plan::new(&found, &rule(any), 5);
+        assert_eq!(plan.takes(6, 60), Some(Reason::Rows));
+        assert_eq!(
+            (plan.takes(7, 49), plan.takes(7, 50)),
+            (Some(Reason::Bytes), None)
+        );
+        found.kept.wanted = false;
+        let plan = Plan::new(&found, &rule(limits), 5);
+        assert_eq!(
+            (plan.takes(5, 60), plan.takes(6, 0)),
+            (Some(Reason::Age), None)
+        );
+    }
+
+    #[test]
+    fn making_room_takes_what_is_needed_and_no_more() {
+        let found = state(10, 6, true);
+        let plan = |room| {
+            Plan::new(
+                &found,
+                &Rule {
+                    room,
+                    ..rule(Limits::default())
+                },
+                0,
+            )
+        };
+        assert_eq!(plan(Room::Enough).takes(1, 0), None);
+        let acknowledged = plan(Room::Acknowledged(50));
+        assert_eq!(acknowledged.takes(6, 49), Some(Reason::Bytes));
+        assert_eq!(
+            (acknowledged.takes(6, 50), acknowledged.takes(7, 0)),
+            (None, None)
+        );
+        assert_eq!(plan(Room::Any(50)).takes(10, 49), Some(Reason::Bytes));
+    }
+
+    #[test]
+    fn reasons_are_read_as_they_are_written() {
+        for reason in [Reason::Rows, Reason::Bytes, Reason::Age] {
+            assert_eq!(Reason::from_text(reason.text()), reason);
+        }
+    }
 }

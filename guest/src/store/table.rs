@@ -224,7 +224,7 @@ impl Table {
         data: &RowData,
         bytes: &[u8],
     ) -> Result<Stamp, Fault> {
-        self.state.kept.bytes += row_bytes(data, bytes);
+        self.state.kept.add(row_bytes(data, bytes));
         match data {
             RowData::Bytes => {
                 if self.insert.is_none() {

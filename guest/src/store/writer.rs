@@ -33,6 +33,8 @@ pub struct Writer {
     stream: Arc<Mutex<StreamId>>,
     /// Of each database, about commits that fail.
     complaints: Vec<Complaint>,
+    /// About rows that were dropped unacknowledged.
+    losses: Complaint,
     closed: bool,
 }
 
@@ -45,6 +47,7 @@ impl Writer {
         stream: Arc<Mutex<StreamId>>,
     ) -> Self {
         Self {
+            losses: Complaint::default(),
             complaints: databases.iter().map(|_| Complaint::default()).collect(),
             databases,
             counters,
@@ -68,7 +71,7 @@ impl Writer {
     pub fn keep(&mut self, idle: bool) {
         for db in &mut self.databases {
             match db.keep(idle) {
-                Ok(taken) => count(&self.counters, taken, db.area),
+                Ok(taken) => count(&self.counters, &mut self.losses, taken, db.area),
                 // Whoever stores is told of the same trouble, and it is tried again.
                 Err(failure) => tracing::debug!(error = %failure.error, "retention has to wait"),
             }
@@ -163,7 +166,7 @@ impl Writer {
         let need: usize = jobs.iter().map(size_of_job).sum();
         match db.make_room(need as u64) {
             Ok(taken) if taken.rows > 0 => {
-                count(&self.counters, taken, db.area);
+                count(&self.counters, &mut self.losses, taken, db.area);
                 db.run(jobs, patience)
             }
             _ => done,
@@ -194,6 +197,16 @@ impl Writer {
         }
     }
 
+    fn close(&mut self) {
+        for db in &mut self.databases {
+            if let Err(failure) = db.settle() {
+                tracing::debug!(error = %failure.error, "bytes of rows are counted again at the next start");
+            }
+        }
+        self.databases.clear();
+        self.closed = true;
+    }
+
     fn mint_for(&mut self, table: &TableId) -> Result<String, StoreError> {
         let reason = format!(
             "a row of {} was acknowledged that is not in this store",
@@ -221,10 +234,7 @@ impl Writer {
             Job::Tables { done } => done(peer::inventory(&self.databases)),
             Job::Marks { tables, done } => done(peer::marks(&mut self.databases, &tables)),
             Job::Barrier { done } => done(Ok(())),
-            Job::Close => {
-                self.databases.clear();
-                self.closed = true;
-            }
+            Job::Close => self.close(),
             Job::Ack { done, .. } => done(Ok(AckOutcome::Ignored)),
             other => other.fail(&StoreError::Closed),
         }
@@ -270,13 +280,17 @@ fn complain(error: &StoreError, times: u64) {
     }
 }
 
-fn count(counters: &Counters, taken: Taken, area: Area) {
+fn count(counters: &Counters, losses: &mut Complaint, taken: Taken, area: Area) {
     let add = |counter: &AtomicU64, rows| counter.fetch_add(rows, Ordering::Relaxed);
     add(&counters.rows_trimmed, taken.rows - taken.lost);
-    if taken.lost > 0 {
-        add(&counters.rows_lost, taken.lost);
+    add(&counters.rows_lost, taken.lost);
+    let missed = taken.lost - taken.unasked;
+    // Rows that nobody ever asked for go day by day: that is no news.
+    if missed > 0
+        && let Some(times) = losses.again(Instant::now())
+    {
         tracing::warn!(
-            database = %area, rows = taken.lost,
+            database = %area, rows = missed, times,
             "retention dropped rows that nobody has acknowledged; hosts are told of the gap"
         );
     }
