@@ -112,9 +112,9 @@ impl Host {
     }
 
     fn expect<T>(&mut self, mut wanted: impl FnMut(GuestMessage) -> Option<T>) -> T {
-        let until = Instant::now() + Duration::from_secs(10);
+        let until = Instant::now() + Duration::from_secs(60);
         while Instant::now() < until {
-            if let Some(found) = self.next(Duration::from_secs(10)).and_then(&mut wanted) {
+            if let Some(found) = self.next(Duration::from_secs(60)).and_then(&mut wanted) {
                 return found;
             }
         }
