@@ -11,6 +11,7 @@
 //! | [`descriptor`] | the VM descriptor: one model, one validator, several spellings |
 //! | [`delivery`] | how a row arrives exactly once: windows, coverage, acknowledgement |
 //! | [`message`] | the published message: topics and CloudEvents |
+//! | [`when`] | predicates: which samples are delivered |
 
 pub mod clock;
 pub mod delivery;
@@ -21,3 +22,4 @@ pub mod name;
 pub mod position;
 mod text;
 pub mod value;
+pub mod when;

@@ -14,6 +14,7 @@
 mod instance;
 mod lines;
 mod outbox;
+mod publish;
 mod repair;
 mod table;
 
@@ -29,8 +30,8 @@ use outbox::Outbox;
 use repair::Asker;
 use table::Table;
 
-pub use instance::MAX_SAMPLE_BYTES;
 pub use outbox::{MAX_OUTSTANDING_BYTES, MAX_OUTSTANDING_MESSAGES, Output, Publication, Token};
+pub use publish::MAX_SAMPLE_BYTES;
 pub use table::Latest;
 
 /// The most tables of one VM that a host follows; more are counted and left alone.
@@ -71,6 +72,10 @@ pub struct Counters {
     pub rows_replayed: u64,
     /// Samples and results put into messages.
     pub samples: u64,
+    /// Samples and results that `when` kept back; of them [`Self::when_errors`] as they were undecided.
+    pub suppressed: u64,
+    /// Samples and results of which a `when` was neither true nor false.
+    pub when_errors: u64,
     /// Messages handed out for publishing.
     pub messages: u64,
     /// Messages that the broker has acknowledged.
@@ -323,7 +328,7 @@ impl Producer {
             instance.gap(
                 &mut progress,
                 through,
-                instance::SAMPLE_TOO_LARGE,
+                publish::SAMPLE_TOO_LARGE,
                 &mut scope,
             );
         }
