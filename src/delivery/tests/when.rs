@@ -144,7 +144,7 @@ fn a_result_is_judged_after_the_function_was_applied() {
     }
     let windows: Vec<_> = pair.covered().iter().map(|c| (c.0, c.1)).collect();
     assert_eq!(windows, [(0, 2), (2, 4)]);
-    let means: Vec<_> = pair.published.iter().map(|event| match &event.body {
+    let means = pair.published.iter().map(|event| match &event.body {
         Body::Processed(p) => (p.rows_after, p.values["a"]),
         other => panic!("{other:?}"),
     });
