@@ -11,9 +11,10 @@ packages="gcc libc6-dev make pkg-config libvirt-dev fuse3"
 case "${1:-test}" in
     demo) ;;
     # mosquitto: a real broker and 3.1.1 clients. prometheus: promtool. strace: injected I/O errors.
+    # libxml2-utils: xmllint, a validator of XML schemas that is not ours.
     # libvirt, qemu, busybox, cpio, kmod: the virtual machine; its kernel the test fetches itself.
     test)
-        packages="$packages mosquitto mosquitto-clients prometheus python3 strace"
+        packages="$packages mosquitto mosquitto-clients prometheus python3 strace libxml2-utils"
         packages="$packages libvirt-daemon-system libvirt-clients qemu-system-x86 busybox-static cpio kmod"
         # Where systemd does not run, libvirt need not bring it along.
         [ -d /run/systemd/system ] || packages="$packages libvirt-daemon-system-sysv"
