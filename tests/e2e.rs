@@ -12,3 +12,5 @@ mod faults;
 mod partition;
 #[path = "e2e/published.rs"]
 mod published;
+#[path = "e2e/respecified.rs"]
+mod respecified;

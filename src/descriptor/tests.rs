@@ -271,6 +271,7 @@ fn metadata_that_is_not_ours_is_refused_with_its_line() {
     }
 }
 
+#[cfg(feature = "when")]
 /// The fenced blocks of `language` in a Markdown text.
 fn blocks(markdown: &str, language: &str) -> Vec<String> {
     let (mut blocks, mut open) = (Vec::new(), None);
@@ -286,6 +287,7 @@ fn blocks(markdown: &str, language: &str) -> Vec<String> {
     wanted.map(|(_, text)| text).collect()
 }
 
+#[cfg(feature = "when")]
 #[test]
 fn every_descriptor_in_the_documentation_is_valid() {
     let readme = include_str!("../../README.md");
@@ -308,4 +310,16 @@ fn every_descriptor_in_the_documentation_is_valid() {
     let parsed = Descriptor::parse(&xml, Spelling::Xml, &no_file).unwrap();
     assert_eq!(parsed.monitors[0].id.as_str(), "web-load");
     assert!(guide.contains(METADATA_NAMESPACE));
+    let ovf = &blocks(guide, "xml")[0];
+    let parsed = Descriptor::parse(ovf, Spelling::Ovf, &no_file).unwrap();
+    assert!(parsed.monitors[0].when.is_some());
+    let (_, table) = guide.split_once("| predicate | true of |").unwrap();
+    let rows = table
+        .lines()
+        .skip(2)
+        .take_while(|line| line.starts_with('|'));
+    let predicates = rows.filter_map(|row| row.split('`').nth(1));
+    for (n, predicate) in predicates.enumerate() {
+        assert!(predicate.parse::<When>().is_ok(), "{n}: {predicate}");
+    }
 }

@@ -44,6 +44,7 @@ pub(super) struct Scope<'a> {
     pub(super) table: &'a TableId,
     pub(super) acked: Mark,
     pub(super) moved: u64,
+    pub(super) clock_skew_ms: Option<i32>,
     pub(super) now_ms: u64,
     pub(super) out: &'a mut Outbox,
     pub(super) counters: &'a mut Counters,

@@ -231,6 +231,7 @@ pub(super) fn post(
         through,
         base,
         time,
+        clock_skew_ms: scope.clock_skew_ms,
         body,
     };
     scope
