@@ -30,7 +30,7 @@ pub(super) fn write(descriptor: &Descriptor, spelling: Spelling) -> String {
     match spelling {
         Spelling::Toml => toml(&parts),
         Spelling::Json => json(&parts),
-        Spelling::Xml => element(&parts, "monitoring", "", true),
+        Spelling::Xml => metadata(&parts),
         Spelling::Ovf => envelope(descriptor, &parts),
     }
 }
@@ -148,7 +148,10 @@ fn json(parts: &Parts) -> String {
 fn envelope(descriptor: &Descriptor, parts: &Parts) -> String {
     let [ovf, _] = OVF_NAMESPACES;
     let vm = xml_text(descriptor.vm.as_str());
-    let section = element(parts, "MonitoringSection", "    ", false);
+    let begin = "<vmkpi:MonitoringSection ovf:required=\"false\"";
+    let info = "<ovf:Info>How the virtual machine is monitored</ovf:Info>";
+    let inner = element(parts, "vmkpi:", "    ", begin, info);
+    let section = format!("{inner}    </vmkpi:MonitoringSection>\n");
     format!(
         r#"<?xml version="1.0" encoding="UTF-8"?>
 <ovf:Envelope xmlns:ovf="{ovf}" xmlns:vmkpi="{METADATA_NAMESPACE}">
@@ -161,41 +164,33 @@ fn envelope(descriptor: &Descriptor, parts: &Parts) -> String {
     )
 }
 
-/// The descriptor's element, at an indentation; declaring the namespace, or in a document that does.
-fn element(parts: &Parts, name: &str, indent: &str, declare: bool) -> String {
-    let mut out = format!("{indent}<vmkpi:{name}");
-    if declare {
-        push(
-            &mut out,
-            format_args!(" xmlns:vmkpi=\"{METADATA_NAMESPACE}\""),
-        );
-    } else {
-        out.push_str(" ovf:required=\"false\"");
-    }
+/// The element of the metadata. Its namespace is the default one: libvirt declares a prefix of its own, and
+/// refuses an element that has declared the same.
+fn metadata(parts: &Parts) -> String {
+    let begin = format!("<monitoring xmlns=\"{METADATA_NAMESPACE}\"");
+    element(parts, "", "", &begin, "") + "</monitoring>\n"
+}
+
+/// The descriptor's element but its end, at an indentation; `begin` is its name, `first` what it begins with.
+fn element(parts: &Parts, prefix: &str, indent: &str, begin: &str, first: &str) -> String {
+    let mut out = format!("{indent}{begin}");
     attributes(&mut out, &parts.own);
     out.push_str(">\n");
-    if !declare {
-        let info = "How the virtual machine is monitored";
-        push(
-            &mut out,
-            format_args!("{indent}  <ovf:Info>{info}</ovf:Info>\n"),
-        );
+    if !first.is_empty() {
+        push(&mut out, format_args!("{indent}  {first}\n"));
     }
     if let Some(pem) = &parts.primary_key {
-        let pem = xml_text(pem);
-        let line = format_args!("{indent}  <vmkpi:primary_key>{pem}</vmkpi:primary_key>\n");
-        push(&mut out, line);
+        let (pem, name) = (xml_text(pem), format!("{prefix}primary_key"));
+        push(&mut out, format_args!("{indent}  <{name}>{pem}</{name}>\n"));
     }
     let lists = [("confirm", &parts.confirms), ("monitor", &parts.monitors)];
-    for (item, keys) in lists
-        .iter()
-        .flat_map(|(n, l)| l.iter().map(move |k| (n, k)))
-    {
-        push(&mut out, format_args!("{indent}  <vmkpi:{item}"));
-        attributes(&mut out, keys);
-        out.push_str("/>\n");
+    for (item, list) in lists {
+        for keys in list {
+            push(&mut out, format_args!("{indent}  <{prefix}{item}"));
+            attributes(&mut out, keys);
+            out.push_str("/>\n");
+        }
     }
-    push(&mut out, format_args!("{indent}</vmkpi:{name}>\n"));
     out
 }
 
