@@ -216,10 +216,8 @@ fn validate_monitor(
         place_key,
         errors,
     );
-    let when = match &wire.when {
-        Some(text) => Some(checked(text.parse(), &key("when"), errors)),
-        None => None,
-    };
+    let when = wire.when.as_deref().map(str::parse);
+    let when = when.and_then(|parsed| checked(parsed, &key("when"), errors));
     if wire.seal == Some(true) {
         let message = "not supported by this version of vmkpi; leave it out";
         errors.push(DescriptorError::at(key("seal"), message));
@@ -230,7 +228,7 @@ fn validate_monitor(
         interval_ms: interval_ms?,
         delivery_ms: delivery_ms?,
         format: format?,
-        when: when.flatten(),
+        when,
     };
     check_together(&monitor, place_key, errors);
     (errors.len() == before).then_some(monitor)
