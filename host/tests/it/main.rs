@@ -7,6 +7,7 @@
 
 mod hostile;
 mod libvirt;
+mod metadata;
 mod publisher;
 mod support;
 mod whole;
