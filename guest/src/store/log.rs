@@ -29,6 +29,10 @@ const FRAME_SUM_AT: usize = 16;
 /// The first word; its last bit says that checksums are made of big-endian words.
 const MAGIC: u32 = 0x377f_0682;
 
+/// What the log has from the start: a commit that lengthens it waits for the file system's own journal, too
+/// (a third of the rate of one writer). Room for the pages at which it is begun anew, and a large batch.
+pub const FIRST_BYTES: u64 = 2400 << 10;
+
 /// Both halves of a checksum.
 type Sum = (u32, u32);
 
@@ -125,15 +129,16 @@ fn checksum(big: bool, (mut a, mut b): Sum, bytes: &[u8]) -> Sum {
 
 /// Puts the log on the disk as SQLite has just found it. A sync that failed has left pages that read well,
 /// count as written and are not on the disk (so does Linux); what is added behind them would go with them
-/// when the power fails. So the same bytes are written again, while nobody else may write.
+/// when the power fails. So the same bytes are written again, while nobody else may write. Then it is
+/// lengthened to `length` with what SQLite takes for the rest of an earlier round, if there is room.
 ///
 /// # Errors
 /// The log cannot be written, or another program holds the lock for too long.
-pub fn settle(conn: &Connection, path: &Path) -> anyhow::Result<()> {
+pub fn settle(conn: &Connection, path: &Path, length: u64) -> anyhow::Result<()> {
     let log = log_path(path);
     conn.execute_batch("BEGIN IMMEDIATE")?;
     let settled = match File::options().read(true).write(true).open(&log) {
-        Ok(file) => rewrite(&file),
+        Ok(file) => rewrite(&file).and_then(|()| lengthen(&file, length)),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error),
     };
@@ -152,6 +157,22 @@ fn rewrite(file: &File) -> std::io::Result<()> {
         file.write_all_at(&bytes[..length], at)?;
         at += length as u64;
     }
+}
+
+fn lengthen(file: &File, to: u64) -> std::io::Result<()> {
+    let from = file.metadata()?.len();
+    let zeros = [0; 16 << 10];
+    let mut at = from;
+    while at < to {
+        let length = zeros.len().min(usize::try_from(to - at).unwrap_or(0));
+        // A disk that is nearly full needs its room for rows.
+        if file.write_all_at(&zeros[..length], at).is_err() {
+            file.set_len(from)?;
+            break;
+        }
+        at += length as u64;
+    }
+    file.sync_all()
 }
 
 #[cfg(test)]

@@ -25,7 +25,7 @@ pub const WAL_BYTES: u64 = 16 << 20;
 
 /// Pages in the log at which a commit copies them into the database: the more often a page was written
 /// meanwhile, the fewer copies.
-const CHECKPOINT_PAGES: i64 = 4096;
+const CHECKPOINT_PAGES: i64 = 2048;
 
 /// Opens both databases, in the order of [`Area::ALL`], as one store of one stream.
 pub fn open_both(
@@ -160,7 +160,16 @@ fn connect(path: &Path, limits: Limits) -> anyhow::Result<Connection> {
     conn.pragma_update(None, "trusted_schema", false)?;
     let pages = i64::try_from(limits.database_bytes).unwrap_or(i64::MAX) / PAGE_BYTES;
     conn.pragma_update(None, "max_page_count", pages)?;
-    log::settle(&conn, path)?;
+    let first = log::FIRST_BYTES;
+    log::settle(
+        &conn,
+        path,
+        if 4 * first <= limits.log_bytes {
+            first
+        } else {
+            0
+        },
+    )?;
     schema::migrate(&mut conn)?;
     if schema::meta::<String>(&conn, "stream")?.is_none() {
         schema::set_meta(&conn, "stream", mint::new_stream()?.to_string())?;
