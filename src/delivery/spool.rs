@@ -26,6 +26,10 @@ struct Session {
     patterns: Vec<PointPattern>,
     /// The next row to send of each table that has been sent of.
     next: BTreeMap<TableId, Seq>,
+    /// Rows are sent when the host asks for them.
+    polled: bool,
+    /// The poll that the next tick answers.
+    poll: Option<u64>,
 }
 
 /// Limits of a spool.
@@ -63,6 +67,14 @@ pub struct Spool {
     /// The VM's UUID and generation id as the last host told them.
     identity: Option<(Option<String>, Option<String>)>,
     out: VecDeque<GuestMessage>,
+}
+
+impl Session {
+    fn begin(&mut self, patterns: Vec<PointPattern>, from: Vec<crate::link::From>) {
+        self.patterns = patterns;
+        let from = from.into_iter().map(|f| (f.table, f.seq.max(1)));
+        self.next.extend(from);
+    }
 }
 
 impl Table {
@@ -192,13 +204,28 @@ impl Spool {
             HostMessage::Hello { .. } => {}
             HostMessage::Subscribe { patterns, from, .. } => {
                 if let Some(session) = &mut self.session {
-                    session.patterns = patterns;
-                    session
-                        .next
-                        .extend(from.into_iter().map(|f| (f.table, f.seq.max(1))));
+                    session.polled = false;
+                    session.begin(patterns, from);
                 }
                 self.pump();
             }
+            HostMessage::Poll {
+                id, patterns, from, ..
+            } => {
+                if let Some(session) = &mut self.session {
+                    (session.polled, session.poll) = (true, Some(id));
+                    session.begin(patterns, from);
+                }
+            }
+            HostMessage::Ping { nonce } => self.out.push_back(GuestMessage::Alive {
+                nonce,
+                time: Timestamp::default(),
+            }),
+            HostMessage::History { nonce, id, .. } => self.out.push_back(GuestMessage::Failed {
+                nonce,
+                id,
+                reason: "no history is kept in memory".into(),
+            }),
             HostMessage::Query {
                 nonce,
                 id,
@@ -211,8 +238,29 @@ impl Spool {
         }
     }
 
-    /// Sends a mark for each table that is subscribed. Call it each second.
+    /// Answers a poll, and sends a mark for each table that is subscribed. Call it each second.
     pub fn tick(&mut self, now: Timestamp) {
+        let Some(session) = &mut self.session else {
+            return;
+        };
+        let (polled, poll) = (session.polled, session.poll.take());
+        if polled && poll.is_none() {
+            return;
+        }
+        session.polled = false;
+        self.pump();
+        self.mark(now);
+        if let (Some(session), Some(id)) = (&mut self.session, poll) {
+            session.polled = true;
+            self.out.push_back(GuestMessage::Polled {
+                nonce: session.nonce,
+                id,
+                more: false,
+            });
+        }
+    }
+
+    fn mark(&mut self, now: Timestamp) {
         let Some(session) = &self.session else { return };
         for (id, table) in &mut self.tables {
             if !session.patterns.iter().any(|p| p.matches(&id.point)) {
@@ -273,6 +321,8 @@ impl Spool {
             nonce,
             patterns: Vec::new(),
             next: BTreeMap::new(),
+            polled: false,
+            poll: None,
         });
         let tables = self.tables.iter().map(|(id, table)| TableInfo {
             table: id.clone(),
@@ -286,6 +336,7 @@ impl Spool {
             nonce,
             stream: self.stream,
             tables: tables.collect(),
+            more: false,
         });
     }
 
@@ -349,7 +400,7 @@ impl Spool {
 
     /// Sends what a subscribed host has not been sent.
     fn pump(&mut self) {
-        let Some(session) = &mut self.session else {
+        let Some(session) = self.session.as_mut().filter(|s| !s.polled) else {
             return;
         };
         for (id, table) in &self.tables {

@@ -121,6 +121,8 @@ struct World {
     fifo: BTreeMap<(u8, usize), u64>,
     sites: Vec<Site>,
     named: bool,
+    /// Hosts ask for rows at an interval.
+    polled: bool,
     descriptor: Descriptor,
     stored: BTreeMap<TableId, Vec<Row>>,
     published: BTreeMap<InstanceId, BTreeSet<u64>>,
@@ -211,6 +213,7 @@ impl World {
             wires: BTreeMap::new(),
             fifo: BTreeMap::new(),
             named,
+            polled: false,
             descriptor,
             stored: BTreeMap::new(),
             published: BTreeMap::new(),
@@ -235,8 +238,11 @@ impl World {
             vec![]
         };
         let identity = Identity::default();
-        let producer =
+        let mut producer =
             Producer::with_consumers(Source::Kpi, identity, &self.descriptor, names, self.now);
+        if self.polled {
+            producer.poll_every(3000);
+        }
         self.lives[host] += 1;
         self.hosts[host] = Some(producer);
         self.connect(host);
@@ -317,6 +323,8 @@ impl World {
         if let Some(producer) = &mut self.hosts[host] {
             while let Some(output) = producer.poll() {
                 match output {
+                    // Left out, as each line draws from the dice and the seeds below stand for histories.
+                    Output::Send(HostMessage::Ping { .. }) => {}
                     Output::Send(line) => lines.push(line),
                     Output::Publish(p) => messages.push(p),
                 }
@@ -704,6 +712,14 @@ fn simulate(seed: u64, named: bool, harsh: bool) {
     world.check();
 }
 
+fn simulate_polled(seed: u64, harsh: bool) {
+    let mut world = World::new(seed, true, harsh);
+    world.polled = true;
+    world.start_host(0);
+    world.run();
+    world.check();
+}
+
 #[test]
 fn a_store_reverted_to_fewer_acknowledged_but_the_same_rows_is_acknowledged_again() {
     simulate(10_262_336_811_125_726_598, true, true);
@@ -816,6 +832,9 @@ fn open_raw_windows_of_one_vm_hold_a_bounded_number_of_bytes() {
 fn reverts_and_changed_descriptors_neither_lose_nor_double_a_row() {
     for seed in 0..300 {
         simulate(seed, true, true);
+        if seed % 3 == 0 {
+            simulate_polled(seed, true);
+        }
     }
 }
 
@@ -825,6 +844,11 @@ proptest! {
     #[test]
     fn named_consumers_keep_each_row_and_window_exactly_once(seed: u64) {
         simulate(seed, true, false);
+    }
+
+    #[test]
+    fn polled_rows_and_windows_are_kept_exactly_once(seed: u64) {
+        simulate_polled(seed, false);
     }
 
     #[test]

@@ -8,10 +8,10 @@ use std::time::Duration;
 use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep_until, timeout};
 use vmkpi::link::codec::LineError;
-use vmkpi::link::{GuestMessage, HostMessage, LineReader, MAX_ROWS, Rows, encode};
+use vmkpi::link::{Budget, GuestMessage, HostMessage, LineReader, MAX_ROWS, Rows, encode};
 use vmkpi::position::Nonce;
 
-use super::{Budget, Endpoint, Fault};
+use super::{Endpoint, Fault};
 
 /// What a guest may do. Far above what an honest one does.
 #[derive(Clone, Copy, Debug)]
@@ -182,8 +182,12 @@ impl Client {
             ahead: VecDeque::new(),
             unsent: VecDeque::new(),
             nonce: None,
-            lines: Budget::new(2.0 * rate, rate, now),
-            bad: Budget::new(self.limits.bad_lines, self.limits.bad_lines_per_second, now),
+            lines: Budget::new(2.0 * rate, rate, now.into_std()),
+            bad: Budget::new(
+                self.limits.bad_lines,
+                self.limits.bad_lines_per_second,
+                now.into_std(),
+            ),
             since: now,
         });
         Event::Up
@@ -210,7 +214,7 @@ impl Client {
         // Lines of an earlier session are honest: virtio-serial had them buffered. They cost their
         // share of the rate, and no more.
         let honest = fault == Fault::Stale;
-        if honest || open.bad.spend(1.0, Instant::now()) {
+        if honest || open.bad.spend(1.0, Instant::now().into_std()) {
             return Event::Refused(fault);
         }
         self.close(Fault::Banned)
@@ -251,11 +255,11 @@ impl Client {
                 }
                 () = async {
                     match rest {
-                        Some(until) => sleep_until(until).await,
+                        Some(until) => sleep_until(until.into()).await,
                         None => std::future::pending().await,
                     }
                 } => {
-                    open.lines.spend(0.0, Instant::now());
+                    open.lines.spend(0.0, Instant::now().into_std());
                 }
             }
         }
@@ -271,7 +275,7 @@ impl Open {
                 self.reader.push(&self.buffer[..count]);
                 self.pending = true;
                 let kib = count as f64 / 1024.0;
-                self.lines.spend(kib, Instant::now());
+                self.lines.spend(kib, Instant::now().into_std());
                 Ok(count as u64)
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
@@ -321,7 +325,7 @@ impl Open {
             self.pending = false;
             return None;
         };
-        self.lines.spend(1.0, Instant::now());
+        self.lines.spend(1.0, Instant::now().into_std());
         Some(match line {
             Ok(message) if Some(message.nonce()) == self.nonce => Event::Message(message),
             Ok(_) => Event::Refused(Fault::Stale),

@@ -8,12 +8,10 @@
 //!    └── backoff ─────┴─ end of file, I/O error, too many bad lines, guest does not read
 //! ```
 
-mod budget;
 mod client;
 
 use std::path::PathBuf;
 
-pub use budget::Budget;
 pub use client::{Client, Event, Limits};
 
 /// Why a session ended, or a line was refused: the `reason` of `vmkpi_link_errors_total`.
