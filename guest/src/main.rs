@@ -45,7 +45,7 @@ struct Run {
     /// Where the databases are; made if it is not there
     #[arg(long, env = "VMKPI_GUEST_STATE", value_name = "DIR")]
     state: PathBuf,
-    /// Where the host is: virtio-serial:NAME or unix:/PATH
+    /// Where the host is: virtio-serial:NAME, vsock:2:PORT or unix:/PATH
     #[arg(long, env = "VMKPI_GUEST_LINK", value_name = "URL", default_value_t)]
     link: LinkUrl,
     /// Who may use the partition

@@ -13,6 +13,7 @@
 
 mod database;
 mod files;
+mod history;
 pub mod inspect;
 mod mint;
 mod open;
@@ -40,6 +41,7 @@ use crate::csv::{Columns, CsvError};
 use crate::feed::Feed;
 
 pub use files::StoredFile;
+pub use history::Found;
 pub use open::set_aside;
 pub use schema::quote;
 pub use table::row_data;

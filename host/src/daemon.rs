@@ -19,7 +19,7 @@ use vmkpi::link::LinkUrl;
 
 use crate::descriptors::{Descriptors, is_named, read_file};
 use crate::libvirt::{Domain, Libvirt, State};
-use crate::link::{Endpoint, Limits};
+use crate::link::{Address, Endpoint, Limits};
 use crate::mqtt::{Broker, Publisher};
 use crate::snapshot::{DescriptorStatus, Snapshot};
 use crate::state::StateDir;
@@ -210,7 +210,7 @@ impl Daemon {
                 tracing::error!(domain = %domain.name, "the VM's actor failed; started again");
             }
             None => {
-                let link = spec.link.as_ref().map(|l| l.path.display().to_string());
+                let link = spec.link.as_ref().map(|l| l.address.to_string());
                 tracing::info!(domain = %domain.name, uuid = %domain.uuid, vm = %descriptor.vm, link, "VM followed");
             }
         }
@@ -228,22 +228,23 @@ impl Daemon {
         self.leaving.push(handle);
     }
 
-    /// Where the domain's link is: where the operator said, or in its live XML.
+    /// Where the domain's link is: where the operator said, or in its live XML. A vsock link is the domain's only
+    /// while libvirt says that the context id is: one that was let go may be another VM's.
     fn endpoint(&self, domain: &Domain) -> Option<Endpoint> {
         let given = self.guests.iter().find(|(name, _)| is_named(domain, name));
         if domain.state == State::Off {
             return None;
         }
-        match given {
-            Some((_, LinkUrl::Unix(path))) => Some(Endpoint {
-                path: path.clone(),
-                joining: false,
-            }),
-            _ => domain.channel.clone().map(|path| Endpoint {
-                path,
-                joining: true,
-            }),
-        }
+        let (address, joining) = match given.map(|(_, url)| url) {
+            Some(LinkUrl::Unix(path)) => (Address::Unix(path.clone()), false),
+            Some(LinkUrl::Vsock { cid, port }) if domain.cid == Some(*cid) => {
+                let (cid, port) = (*cid, *port);
+                (Address::Vsock { cid, port }, false)
+            }
+            Some(LinkUrl::Vsock { .. }) => return None,
+            Some(LinkUrl::VirtioSerial(_)) | None => (Address::Unix(domain.channel.clone()?), true),
+        };
+        Some(Endpoint { address, joining })
     }
 
     fn say_unknown(&mut self, domains: &BTreeMap<Arc<str>, Arc<Domain>>) {

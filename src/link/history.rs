@@ -23,7 +23,7 @@ pub struct HistoryQuery {
     /// The last answer's `next`; absent at the beginning.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after: Option<HistoryPosition>,
-    /// At most so many rows (bounded by [`MAX_ROWS`]).
+    /// At most so many rows (at least 1, at most [`MAX_ROWS`]).
     pub limit: usize,
 }
 
@@ -80,7 +80,7 @@ impl HistoryQuery {
                 && (next.stream != page.stream || (next.seq >= last && next.seq > begun))
         };
         page.point == self.point
-            && page.rows.len() <= self.limit.min(MAX_ROWS)
+            && page.rows.len() <= self.limit.clamp(1, MAX_ROWS)
             && page.rows.iter().all(fits)
             && page.rows.first().is_none_or(|row| row.seq > begun)
             && page.rows.is_sorted_by(|a, b| a.seq < b.seq)

@@ -20,7 +20,7 @@ use super::{files, refused};
 
 /// A reader of one database.
 pub struct Reader {
-    conn: Connection,
+    pub(super) conn: Connection,
     area: Area,
     path: PathBuf,
 }
@@ -131,7 +131,7 @@ impl Reader {
         Ok(Some(page))
     }
 
-    fn has_table(&self, name: &str) -> rusqlite::Result<bool> {
+    pub(super) fn has_table(&self, name: &str) -> rusqlite::Result<bool> {
         self.conn
             .prepare_cached(
                 "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?1)",
@@ -207,7 +207,7 @@ impl Reader {
     }
 }
 
-fn columns_of(row: &SqlRow<'_>) -> Arc<[Box<str>]> {
+pub(super) fn columns_of(row: &SqlRow<'_>) -> Arc<[Box<str>]> {
     let statement: &rusqlite::Statement<'_> = row.as_ref();
     statement
         .column_names()
@@ -216,7 +216,7 @@ fn columns_of(row: &SqlRow<'_>) -> Arc<[Box<str>]> {
         .collect()
 }
 
-fn read_row(row: &SqlRow<'_>, area: Area, columns: usize) -> rusqlite::Result<Row> {
+pub(super) fn read_row(row: &SqlRow<'_>, area: Area, columns: usize) -> rusqlite::Result<Row> {
     let payload = match area {
         Area::Encrypted => Payload::Data(Base64Bytes(
             row.get_ref(OWN_COLUMNS)?
@@ -253,7 +253,7 @@ fn value(value: ValueRef<'_>) -> Value {
 }
 
 /// About what a row takes in JSON.
-fn size_of(payload: &Payload) -> usize {
+pub(super) fn size_of(payload: &Payload) -> usize {
     const FRAME: usize = 120;
     FRAME
         + match payload {

@@ -5,12 +5,12 @@ use std::collections::VecDeque;
 use std::io;
 use std::time::Duration;
 
-use tokio::net::UnixStream;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 use vmkpi::link::codec::LineError;
 use vmkpi::link::{Budget, GuestMessage, HostMessage, LineReader, MAX_ROWS, Rows, encode};
 use vmkpi::position::Nonce;
 
+use super::stream::Stream;
 use super::{Endpoint, Fault};
 
 /// What a guest may do. Far above what an honest one does.
@@ -57,8 +57,6 @@ pub enum Event {
     Down(Fault),
 }
 
-/// How long connecting to a Unix socket may take: its other end is on this machine.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Bytes read at once.
 const READ_BYTES: usize = 64 << 10;
 /// A link that was up for so long has earned a quick return.
@@ -78,7 +76,7 @@ pub struct Client {
 
 #[derive(Debug)]
 struct Open {
-    stream: UnixStream,
+    stream: Stream,
     reader: LineReader,
     buffer: Vec<u8>,
     /// Whether bytes that were read may hold another line.
@@ -165,9 +163,8 @@ impl Client {
         let Some(endpoint) = &self.endpoint else {
             return std::future::pending().await;
         };
-        let stream = match timeout(CONNECT_TIMEOUT, UnixStream::connect(&endpoint.path)).await {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(_)) | Err(_) => return self.close(Fault::Connect),
+        let Ok(stream) = Stream::connect(&endpoint.address).await else {
+            return self.close(Fault::Connect);
         };
         let now = Instant::now();
         let rate = self.limits.lines_per_second;

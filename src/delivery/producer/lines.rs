@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 
 use super::repair::Asker;
 use super::table::Table;
-use super::{MAX_HELD_BYTES, MAX_HELLO_TABLES, MAX_TABLES, Producer, RESUBSCRIBE_MS, Refused, Source};
+use super::{
+    MAX_HELD_BYTES, MAX_HELLO_TABLES, MAX_TABLES, Producer, RESUBSCRIBE_MS, Refused, Source,
+};
 use crate::link::{From, HostMessage, Payload, Rows, TableId, TableInfo};
 use crate::name::DataPoint;
 use crate::position::{MAX_SEQ, Mark, Nonce, Position, StreamId};
