@@ -127,6 +127,7 @@ pub struct Chain {
     pub broker: Broker,
     /// Where the exporter listens.
     pub metrics: SocketAddr,
+    host_options: Vec<String>,
     scratch: Scratch,
 }
 
@@ -136,6 +137,15 @@ impl Chain {
     /// # Errors
     /// A part does not come up.
     pub fn start(descriptor: &str) -> Result<Self> {
+        Self::start_with(descriptor, &[])
+    }
+
+    /// The same, with further options of the host daemon.
+    ///
+    /// # Errors
+    /// A part does not come up.
+    pub fn start_with(descriptor: &str, host_options: &[&str]) -> Result<Self> {
+        let host_options: Vec<_> = host_options.iter().map(ToString::to_string).collect();
         let scratch = Scratch::new()?;
         let folder = scratch.path();
         std::fs::create_dir(folder.join("kpi"))?;
@@ -144,13 +154,14 @@ impl Chain {
         std::fs::write(folder.join("descriptor.toml"), descriptor)?;
         let guest = start_guest(folder)?;
         let metrics = free_address()?;
-        let host = start_host(folder, &broker, metrics)?;
+        let host = start_host(folder, &broker, metrics, &host_options)?;
         let chain = Self {
             watch,
             host,
             guest,
             broker,
             metrics,
+            host_options,
             scratch,
         };
         chain.wait_until_watched()?;
@@ -215,7 +226,12 @@ impl Chain {
     /// It does not start.
     pub fn kill_host(&mut self) -> Result<()> {
         self.host.kill()?;
-        self.host = start_host(self.folder(), &self.broker, self.metrics)?;
+        self.host = start_host(
+            self.folder(),
+            &self.broker,
+            self.metrics,
+            &self.host_options,
+        )?;
         Ok(())
     }
 
@@ -334,8 +350,13 @@ fn start_guest(folder: &Path) -> Result<Process> {
     Ok(guest)
 }
 
-fn start_host(folder: &Path, broker: &Broker, metrics: SocketAddr) -> Result<Process> {
-    let arguments = [
+fn start_host(
+    folder: &Path,
+    broker: &Broker,
+    metrics: SocketAddr,
+    options: &[String],
+) -> Result<Process> {
+    let mut arguments = vec![
         "run".to_owned(),
         "--libvirt.uri=test:///default".to_owned(),
         format!("--broker={}", broker.url()),
@@ -347,6 +368,7 @@ fn start_host(folder: &Path, broker: &Broker, metrics: SocketAddr) -> Result<Pro
             folder.join("descriptor.toml").display()
         ),
     ];
+    arguments.extend_from_slice(options);
     let host = Process::start(folder, "host", &program("vmkpi-host")?, arguments)?;
     wait_for(15, "the exporter", || TcpStream::connect(metrics).ok())
         .with_context(|| host.words())?;

@@ -48,6 +48,8 @@ pub struct Config {
     pub descriptors: BTreeMap<String, PathBuf>,
     /// What a guest may do.
     pub limits: Limits,
+    /// How often guests are asked for rows; `None` has them pushed.
+    pub poll_interval: Option<Duration>,
 }
 
 /// Runs until `shutdown` is ready.
@@ -103,6 +105,7 @@ impl Daemon {
                 publisher,
                 reports: Reports::default(),
                 limits: config.limits,
+                poll_interval: config.poll_interval,
             },
             libvirt,
             vms: BTreeMap::new(),

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use super::head::{AckVerdict, TableHead};
 use crate::clock::Timestamp;
 use crate::link::{
-    GuestMessage, HostMessage, MAX_ROWS, Payload, Row, Rows, TableId, TableInfo, VERSION,
+    GuestMessage, HistoryPage, HistoryPosition, HistoryQuery, HostMessage, MAX_ROWS, Payload, Row,
+    Rows, TableId, TableInfo, VERSION,
 };
 use crate::name::{DataPoint, PointPattern};
 use crate::position::{Mark, Nonce, Position, RowKey, Seq, StreamId};
@@ -221,11 +222,10 @@ impl Spool {
                 nonce,
                 time: Timestamp::default(),
             }),
-            HostMessage::History { nonce, id, .. } => self.out.push_back(GuestMessage::Failed {
-                nonce,
-                id,
-                reason: "no history is kept in memory".into(),
-            }),
+            HostMessage::History { nonce, id, query } => {
+                let page = self.history(nonce, id, query);
+                self.out.push_back(GuestMessage::History(page));
+            }
             HostMessage::Query {
                 nonce,
                 id,
@@ -434,6 +434,41 @@ impl Spool {
                 self.out.push_back(GuestMessage::Rows(message));
             }
         }
+    }
+
+    /// A page of history, of one stream: that of the question's `after`, or the first.
+    fn history(&self, nonce: Nonce, id: u64, query: HistoryQuery) -> HistoryPage {
+        let mut tables = self.tables.iter().filter(|t| t.0.point == query.point);
+        let begun = |id: &TableId| query.after.is_none_or(|after| after.stream == id.stream);
+        let found = tables.by_ref().find(|t| begun(t.0));
+        let mut page = HistoryPage {
+            nonce,
+            id,
+            point: query.point.clone(),
+            stream: found.map_or(self.stream, |t| t.0.stream),
+            columns: Arc::default(),
+            rows: Vec::new(),
+            next: None,
+        };
+        let after = query.after.map_or(0, |after| after.seq);
+        let rows = found.into_iter().flat_map(|(_, table)| &table.rows);
+        let within = |row: &Row| row.seq > after && (query.from..query.to).contains(&row.time);
+        let mut rows = rows.filter(|(_, row)| within(row)).peekable();
+        if let Some((columns, _)) = rows.peek() {
+            page.columns = Arc::clone(columns);
+        }
+        let limit = query.limit.clamp(1, self.limits.page);
+        while let Some((_, row)) =
+            rows.next_if(|(c, _)| *c == page.columns && page.rows.len() < limit)
+        {
+            page.rows.push(row.clone());
+        }
+        let next = match (rows.peek(), page.rows.last()) {
+            (Some(_), Some(last)) => Some((page.stream, last.seq)),
+            _ => tables.next().map(|(id, _)| (id.stream, 0)),
+        };
+        page.next = next.map(|(stream, seq)| HistoryPosition { stream, seq });
+        page
     }
 
     fn answer(&mut self, nonce: Nonce, id: u64, table_id: &TableId, from: Seq, limit: usize) {

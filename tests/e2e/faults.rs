@@ -26,6 +26,19 @@ fn a_host_that_is_killed_again_and_again_loses_and_repeats_nothing() -> Result<(
 }
 
 #[test]
+fn a_host_that_polls_and_is_killed_loses_and_repeats_nothing() -> Result<()> {
+    let mut chain = Chain::start_with(EVERY_ROW, &["--link.poll-interval=1"])?;
+    let ledger = Ledger::start(&chain, "load")?;
+    for pause_ms in [1300, 400] {
+        sleep(Duration::from_millis(pause_ms));
+        chain.kill_host()?;
+    }
+    sleep(Duration::from_secs(2));
+    ledger.judge(&chain, 40)?;
+    Ok(())
+}
+
+#[test]
 fn a_guest_that_is_killed_again_and_again_keeps_what_it_confirmed() -> Result<()> {
     let mut chain = Chain::start(EVERY_ROW)?;
     let ledger = Ledger::start(&chain, "load")?;

@@ -5,12 +5,13 @@ use std::collections::VecDeque;
 use std::io;
 use std::time::Duration;
 
+use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep_until};
 use vmkpi::link::codec::LineError;
 use vmkpi::link::{Budget, GuestMessage, HostMessage, LineReader, MAX_ROWS, Rows, encode};
 use vmkpi::position::Nonce;
 
-use super::stream::Stream;
+use super::stream::connect;
 use super::{Endpoint, Fault};
 
 /// What a guest may do. Far above what an honest one does.
@@ -76,7 +77,7 @@ pub struct Client {
 
 #[derive(Debug)]
 struct Open {
-    stream: Stream,
+    stream: UnixStream,
     reader: LineReader,
     buffer: Vec<u8>,
     /// Whether bytes that were read may hold another line.
@@ -131,6 +132,11 @@ impl Client {
         }
     }
 
+    /// The session whose lines are taken, if there is one.
+    pub fn nonce(&self) -> Option<Nonce> {
+        self.stream.as_ref().and_then(|open| open.nonce)
+    }
+
     /// Queues a line for the guest; [`Client::next`] writes it. Dropped while the link is down.
     pub fn send(&mut self, message: &HostMessage) {
         if let Some(open) = &mut self.stream {
@@ -163,7 +169,7 @@ impl Client {
         let Some(endpoint) = &self.endpoint else {
             return std::future::pending().await;
         };
-        let Ok(stream) = Stream::connect(&endpoint.address).await else {
+        let Ok(stream) = connect(&endpoint.address).await else {
             return self.close(Fault::Connect);
         };
         let now = Instant::now();

@@ -9,12 +9,14 @@
 //! ```
 
 mod client;
+mod history;
 mod stream;
 
 use std::fmt;
 use std::path::PathBuf;
 
 pub use client::{Client, Event, Limits};
+pub use history::{Ask, Histories, HistoryClient, HistoryError};
 
 /// Why a session ended, or a line was refused: the `reason` of `vmkpi_link_errors_total`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -1,11 +1,11 @@
-//! The socket to a guest: of Unix or of vsock. Both are file descriptors that become ready, and after
-//! connecting nothing tells them apart.
+//! Connecting to a guest, by a Unix or a vsock socket. Once connected, nothing tells them apart: both are streams
+//! that are read, written and waited for, and tokio's stream of Unix asks its socket for no more than that.
 
-use std::io::{self, Read as _, Write as _};
+use std::io;
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use socket2::{Domain, SockAddr, Socket, Type};
-use tokio::io::unix::AsyncFd;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
@@ -18,86 +18,85 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// stable yet.
 const EINPROGRESS: i32 = 115;
 
-/// A connected socket.
-#[derive(Debug)]
-pub struct Stream(AsyncFd<Socket>);
+/// Connects.
+///
+/// # Errors
+/// Nobody listens there, or not in time; or the kernel has no vsock.
+pub async fn connect(address: &Address) -> io::Result<UnixStream> {
+    let connecting = async {
+        match address {
+            Address::Unix(path) => UnixStream::connect(path).await,
+            Address::Vsock { cid, port } => connect_vsock(*cid, *port).await,
+        }
+    };
+    timeout(CONNECT_TIMEOUT, connecting).await?
+}
 
-impl Stream {
-    /// Connects.
-    ///
-    /// # Errors
-    /// Nobody listens there, or not in time.
-    pub async fn connect(address: &Address) -> io::Result<Self> {
-        timeout(CONNECT_TIMEOUT, async {
-            match address {
-                Address::Unix(path) => {
-                    let stream = UnixStream::connect(path).await?.into_std()?;
-                    Self::new(Socket::from(std::os::fd::OwnedFd::from(stream)))
-                }
-                Address::Vsock { cid, port } => Self::connect_vsock(*cid, *port).await,
+async fn connect_vsock(cid: u32, port: u32) -> io::Result<UnixStream> {
+    let socket = Socket::new(Domain::VSOCK, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    match socket.connect(&SockAddr::vsock(cid, port)) {
+        Err(error) if error.raw_os_error() != Some(EINPROGRESS) => return Err(error),
+        _ => {}
+    }
+    let stream = UnixStream::from_std(OwnedFd::from(socket).into())?;
+    stream.writable().await?;
+    match stream.take_error()? {
+        Some(error) => Err(error),
+        None => Ok(stream),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read as _, Write as _};
+
+    /// VMADDR_CID_LOCAL, and a port of this process.
+    fn loopback() -> (u32, u32) {
+        (1, 3_000_000 + std::process::id())
+    }
+
+    fn listen(port: u32) -> io::Result<Socket> {
+        let listener = Socket::new(Domain::VSOCK, Type::STREAM, None)?;
+        listener.bind(&SockAddr::vsock(u32::MAX, port))?;
+        listener.listen(1)?;
+        Ok(listener)
+    }
+
+    #[tokio::test]
+    async fn a_guest_that_is_not_there_is_an_error_in_bounded_time() {
+        let (cid, port) = loopback();
+        let begun = std::time::Instant::now();
+        let address = Address::Vsock { cid, port };
+        connect(&address).await.unwrap_err();
+        assert!(begun.elapsed() < Duration::from_secs(30));
+    }
+
+    #[tokio::test]
+    async fn a_vsock_stream_is_read_and_written() {
+        let (cid, port) = loopback();
+        let port = port + 1;
+        let address = Address::Vsock { cid, port };
+        let connected = match listen(port) {
+            Ok(listener) => connect(&address).await.map(|stream| (listener, stream)),
+            Err(error) => Err(error),
+        };
+        let (listener, stream) = match connected {
+            Ok(connected) => connected,
+            Err(error) => {
+                println!("skipped: no vsock loopback on this machine: {error}");
+                return;
             }
-        })
-        .await?
-    }
-
-    fn new(socket: Socket) -> io::Result<Self> {
-        Ok(Self(AsyncFd::register(socket)?))
-    }
-
-    async fn connect_vsock(cid: u32, port: u32) -> io::Result<Self> {
-        let socket = Socket::new(Domain::VSOCK, Type::STREAM, None)?;
-        socket.set_nonblocking(true)?;
-        match socket.connect(&SockAddr::vsock(cid, port)) {
-            Err(error) if error.raw_os_error() != Some(EINPROGRESS) => return Err(error),
-            _ => {}
-        }
-        let stream = Self::new(socket)?;
-        stream.writable().await?;
-        match stream.0.get_ref().take_error()? {
-            Some(error) => Err(error),
-            None => Ok(stream),
-        }
-    }
-
-    /// Waits until there may be something to read.
-    ///
-    /// # Errors
-    /// The runtime goes down.
-    pub async fn readable(&self) -> io::Result<()> {
-        self.0
-            .readable()
-            .await
-            .map(|mut ready| ready.retain_ready())
-    }
-
-    /// Waits until something may be written.
-    ///
-    /// # Errors
-    /// The runtime goes down.
-    pub async fn writable(&self) -> io::Result<()> {
-        self.0
-            .writable()
-            .await
-            .map(|mut ready| ready.retain_ready())
-    }
-
-    /// Reads what is there.
-    ///
-    /// # Errors
-    /// `WouldBlock` if there is nothing, or what the socket says.
-    pub fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.0.try_io(tokio::io::Interest::READABLE, |mut socket| {
-            socket.read(buffer)
-        })
-    }
-
-    /// Writes what is taken.
-    ///
-    /// # Errors
-    /// `WouldBlock` if nothing is, or what the socket says.
-    pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.try_io(tokio::io::Interest::WRITABLE, |mut socket| {
-            socket.write(bytes)
-        })
+        };
+        let (mut guest, _) = listener.accept().unwrap();
+        guest.write_all(b"from the guest").unwrap();
+        stream.readable().await.unwrap();
+        let mut bytes = [0; 64];
+        let count = stream.try_read(&mut bytes).unwrap();
+        assert_eq!(&bytes[..count], b"from the guest");
+        stream.try_write(b"to the guest").unwrap();
+        let count = guest.read(&mut bytes).unwrap();
+        assert_eq!(&bytes[..count], b"to the guest");
     }
 }
