@@ -41,7 +41,7 @@ use crate::value::{Base64Bytes, Value};
 pub use budget::Budget;
 pub use codec::{LineReader, MAX_LINE_BYTES, encode};
 pub use history::{HistoryPage, HistoryPosition, HistoryQuery};
-pub use url::{LinkUrl, LinkUrlError};
+pub use url::{HOST_CID, LinkUrl, LinkUrlError};
 
 /// The protocol's version, in both `hello`s. An end that reads another major version says so and
 /// does not go on.

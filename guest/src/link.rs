@@ -326,3 +326,6 @@ impl Server {
         change(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner));
     }
 }
+
+#[cfg(test)]
+mod tests;
