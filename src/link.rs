@@ -418,6 +418,17 @@ impl Rows {
     }
 }
 
+impl TableId {
+    /// No fewer bytes than a table takes in a list of a line, with its position: each of its name's may be
+    /// escaped.
+    pub fn line_bytes(&self) -> usize {
+        let DataPoint::Kpi(_, name) = &self.point else {
+            return 1024;
+        };
+        200 + 2 * name.as_str().len()
+    }
+}
+
 impl HostMessage {
     /// The session the line belongs to.
     pub fn nonce(&self) -> Nonce {

@@ -12,8 +12,9 @@ case "${1:-test}" in
     demo) ;;
     # mosquitto: a real broker and 3.1.1 clients. prometheus: promtool. strace: injected I/O errors.
     # libvirt, qemu, busybox, cpio, kmod: the virtual machine; its kernel the test fetches itself.
+    # g++: libFuzzer, for the fuzz targets.
     test)
-        packages="$packages mosquitto mosquitto-clients prometheus python3 strace"
+        packages="$packages g++ mosquitto mosquitto-clients prometheus python3 strace"
         packages="$packages libvirt-daemon-system libvirt-clients qemu-system-x86 busybox-static cpio kmod"
         # Where systemd does not run, libvirt need not bring it along.
         [ -d /run/systemd/system ] || packages="$packages libvirt-daemon-system-sysv"

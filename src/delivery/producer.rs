@@ -22,7 +22,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::descriptor::{Descriptor, Monitor};
-use crate::link::{GuestMessage, Have, HostMessage, TableId, TableInfo, VERSION};
+use crate::link::{GuestMessage, Have, HostMessage, MAX_LINE_BYTES, TableId, TableInfo, VERSION};
 use crate::name::{DataPoint, Label, PointPattern};
 use crate::position::{Mark, Nonce, Position, StreamId};
 use instance::Origin;
@@ -42,6 +42,8 @@ pub const MAX_TABLES: usize = 5000;
 pub const MAX_HELLO_TABLES: usize = 40_000;
 /// Bytes of samples that the open raw windows of one VM hold together; over it, they go out early.
 pub const MAX_HELD_BYTES: usize = 4 << 20;
+/// Bytes of tables in one line for the guest: a line holds them with its frame and patterns.
+const MAX_LIST_BYTES: usize = MAX_LINE_BYTES - (256 << 10);
 /// A guest that has said nothing for so long is greeted again, in milliseconds.
 const SILENCE_MS: u64 = 5000;
 /// Greetings are at least this far apart, in milliseconds.
@@ -207,7 +209,10 @@ impl Producer {
             told: Vec::new(),
             pinged_ms: now_ms,
         });
+        // Of a guest whose names fill the line, the rest is not told: what an `ack` names is verified too.
+        let mut room = MAX_LIST_BYTES;
         let seen = self.tables.iter().filter(|(_, t)| t.highest.seq > 0);
+        let seen = seen.take_while(|(id, _)| fits(id, &mut room));
         let have = seen.map(|(id, t)| Have {
             table: id.clone(),
             highest: t.highest,
@@ -538,6 +543,13 @@ impl Producer {
             now_ms,
         })
     }
+}
+
+/// Whether a table fits into a list that has `room` left, and takes it.
+fn fits(id: &TableId, room: &mut usize) -> bool {
+    let left = room.checked_sub(id.line_bytes());
+    *room = left.unwrap_or(0);
+    left.is_some()
 }
 
 fn origin(descriptor: &Descriptor) -> Origin {

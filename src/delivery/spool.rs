@@ -223,7 +223,7 @@ impl Spool {
                 time: Timestamp::default(),
             }),
             HostMessage::History { nonce, id, query } => {
-                let page = self.history(nonce, id, query);
+                let page = self.history(nonce, id, &query);
                 self.out.push_back(GuestMessage::History(page));
             }
             HostMessage::Query {
@@ -437,7 +437,7 @@ impl Spool {
     }
 
     /// A page of history, of one stream: that of the question's `after`, or the first.
-    fn history(&self, nonce: Nonce, id: u64, query: HistoryQuery) -> HistoryPage {
+    fn history(&self, nonce: Nonce, id: u64, query: &HistoryQuery) -> HistoryPage {
         let mut tables = self.tables.iter().filter(|t| t.0.point == query.point);
         let begun = |id: &TableId| query.after.is_none_or(|after| after.stream == id.stream);
         let found = tables.by_ref().find(|t| begun(t.0));

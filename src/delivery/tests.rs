@@ -827,6 +827,42 @@ fn open_raw_windows_of_one_vm_hold_a_bounded_number_of_bytes() {
     assert!(samples > 50, "the rest waits in its windows: {samples}");
 }
 
+/// A guest with as many and as long names as a host follows: what the host says of them fits into its lines.
+#[test]
+fn what_a_host_says_of_five_thousand_tables_fits_into_a_line() {
+    let descriptor = describe(&mut Rng(1), None);
+    let mut producer = Producer::new(Source::Kpi, Identity::default(), &descriptor, 0);
+    let mut guest = Spool::new(StreamId(1), SpoolLimits::default());
+    for n in 0..super::producer::MAX_TABLES as u64 {
+        let point = format!("unencrypted/{}{n:05}", "\"".repeat(195));
+        let row = Payload::Values(vec![Value::Integer(1)]);
+        let now = Timestamp::from_micros(1);
+        let point = point.parse().unwrap();
+        guest.append(&point, [COLUMN.into()].into(), row, RowKey(n), now);
+    }
+    let mut told = 0;
+    for nonce in [1, 2] {
+        producer.connected(Nonce(nonce), 0);
+        loop {
+            while let Some(line) = guest.poll() {
+                producer.on_message(line, 0);
+            }
+            let Some(output) = producer.poll() else { break };
+            match output {
+                Output::Send(line) => {
+                    assert!(crate::link::encode(&line).len() < crate::link::MAX_LINE_BYTES);
+                    if let HostMessage::Hello { have, .. } = &line {
+                        told = have.len();
+                    }
+                    guest.on_message(line, &mut || StreamId(2));
+                }
+                Output::Publish(p) => producer.on_puback(p.token, 0),
+            }
+        }
+    }
+    assert!((2000..5000).contains(&told), "{told}");
+}
+
 /// Fixed seeds, so that a run that fails can be looked at; 60,000 others passed when this was written.
 #[test]
 fn reverts_and_changed_descriptors_neither_lose_nor_double_a_row() {

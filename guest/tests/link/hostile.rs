@@ -120,7 +120,7 @@ fn a_million_tiny_lines_cost_no_memory_and_leave_stores_their_time() {
         live()["bad_lines"].as_u64() > Some(1_000_000)
     });
     let flooded = stores_per_second(&guest, 300);
-    println!("stores a second: {idle:.0} undisturbed, {flooded:.0} under a flood of tiny lines");
+    eprintln!("stores a second: {idle:.0} undisturbed, {flooded:.0} under a flood of tiny lines");
     // The machine has other things to do as well; measured by itself it is about a half or better.
     assert!(flooded > idle / 10.0, "{flooded} of {idle}");
     let peak = live()["memory_peak_bytes"].as_u64().unwrap();
@@ -151,7 +151,9 @@ fn greetings_and_subscriptions_without_end_leave_stores_their_time() {
         while writing.write_all(&lines).is_ok() {}
     });
     let flooded = stores_per_second(&guest, 300);
-    println!("stores a second: {idle:.0} undisturbed, {flooded:.0} under a flood of subscriptions");
+    eprintln!(
+        "stores a second: {idle:.0} undisturbed, {flooded:.0} under a flood of subscriptions"
+    );
     assert!(flooded > idle / 10.0, "{flooded} of {idle}");
     honest_again(&guest);
     flooding.join().unwrap();

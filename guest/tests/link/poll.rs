@@ -52,7 +52,7 @@ fn each_poll_is_answered_with_what_is_new_since_the_last_and_a_mark() {
     let store = |value: i32| {
         guest
             .write("unencrypted/w", format!("v\n{value}\n"))
-            .unwrap()
+            .unwrap();
     };
     (1..=3).for_each(store);
     let mut host = Host::connect(&guest, 1);

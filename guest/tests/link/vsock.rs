@@ -44,7 +44,7 @@ fn obstacle() -> Option<String> {
 #[test]
 fn a_guest_listens_on_vsock_and_answers_the_context_id_it_was_given_and_no_other() {
     if let Some(obstacle) = obstacle() {
-        println!("skipped: {obstacle}");
+        eprintln!("skipped: {obstacle}");
         return;
     }
     for (allowed, port) in [(LOOPBACK, port()), (2, port() + 1)] {

@@ -85,7 +85,7 @@ mod tests {
         let (listener, stream) = match connected {
             Ok(connected) => connected,
             Err(error) => {
-                println!("skipped: no vsock loopback on this machine: {error}");
+                eprintln!("skipped: no vsock loopback on this machine: {error}");
                 return;
             }
         };

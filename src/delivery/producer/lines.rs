@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use super::repair::Asker;
 use super::table::Table;
 use super::{
-    MAX_HELD_BYTES, MAX_HELLO_TABLES, MAX_TABLES, Producer, RESUBSCRIBE_MS, Refused, Source,
+    MAX_HELD_BYTES, MAX_HELLO_TABLES, MAX_LIST_BYTES, MAX_TABLES, Producer, RESUBSCRIBE_MS,
+    Refused, Source, fits,
 };
 use crate::link::{From, HostMessage, Payload, Rows, TableId, TableInfo};
 use crate::name::DataPoint;
@@ -63,7 +64,11 @@ impl Producer {
             return;
         };
         let nonce = session.nonce;
-        let from = self.tables.iter_mut().map(|(id, table)| {
+        // A table that is not named begins after its acknowledged row: rows come again, and none is missing.
+        let mut room = MAX_LIST_BYTES;
+        let tables = self.tables.iter_mut();
+        let named = tables.take_while(|(id, _)| fits(id, &mut room));
+        let from = named.map(|(id, table)| {
             table.subscribed_ms = Some(now_ms);
             From {
                 table: id.clone(),
