@@ -67,9 +67,10 @@ impl Reader {
             return Ok(nothing);
         };
         let tables = self.tables_of(name, current)?;
+        let place = |stream| tables.iter().position(|table| table.0 == stream);
         let begun = query
             .after
-            .and_then(|after| Some((tables.iter().position(|t| t.0 == after.stream)?, after.seq)));
+            .and_then(|after| Some((place(after.stream)?, after.seq)));
         // A stream that is held no longer was before all those that are.
         let (index, at) = begun.unwrap_or((0, 0));
         let Some((stream, table)) = tables.get(index) else {
@@ -86,19 +87,13 @@ impl Reader {
             at,
         };
         let next = match scan.run()? {
-            End::Page => Some(HistoryPosition {
-                stream: *stream,
-                seq: scan.at,
-            }),
-            End::Table => tables.get(index + 1).map(|(stream, _)| HistoryPosition {
-                stream: *stream,
-                seq: 0,
-            }),
+            End::Page => Some((*stream, scan.at)),
+            End::Table => tables.get(index + 1).map(|(stream, _)| (*stream, 0)),
         };
         Ok(Found {
             stream: *stream,
             page: scan.page,
-            next,
+            next: next.map(|(stream, seq)| HistoryPosition { stream, seq }),
         })
     }
 
