@@ -24,6 +24,7 @@ release: ## Build the three programs as they are shipped
 	$(CARGO) build --release --locked -p vmkpi --features command
 	$(CARGO) build --release --locked -p vmkpi-guest
 	$(CARGO) build --release --locked -p vmkpi-host
+	@tools/check-release.sh $(TARGET)/release/vmkpi-guest
 
 test: ## Everything that must be green: format, lints, every test, over real parts too
 	@CARGO="$(CARGO)" TARGET="$(TARGET)" FLAGS="$(FLAGS)" tools/test.sh

@@ -30,7 +30,7 @@ use crate::config::Limits;
 use crate::store::inspect::Reader;
 use crate::store::{Point, Store, StoredFile};
 use handle::Handle;
-use tree::{Ino, Name, Node, ROOT, Tree, area_ino, area_of};
+use tree::{Ino, Name, Node, PRIMARY_KEY, PRIMARY_KEY_NAME, ROOT, Tree, area_ino, area_of};
 
 pub use change::Change;
 pub use handle::Done;
@@ -85,6 +85,8 @@ pub struct Partition {
     store: Store,
     limits: Limits,
     born: Timestamp,
+    /// The owner's public key, as applications read it.
+    primary_key: Option<Arc<[u8]>>,
 }
 
 struct State {
@@ -133,6 +135,16 @@ impl Partition {
             store,
             limits,
             born: Timestamp::now(),
+            primary_key: None,
+        }
+    }
+
+    /// Shows the owner's public key at the top.
+    #[must_use]
+    pub fn with_primary_key(self, primary_key: Option<Arc<[u8]>>) -> Self {
+        Self {
+            primary_key,
+            ..self
         }
     }
 
@@ -156,6 +168,9 @@ impl Partition {
     /// ENOENT; ENAMETOOLONG; ENOTDIR.
     pub fn lookup(&self, parent: Ino, name: &OsStr) -> Result<Attr, Errno> {
         if parent == ROOT {
+            if name == PRIMARY_KEY_NAME {
+                return self.key_attr().ok_or(Errno::ENOENT);
+            }
             let area = Area::ALL.into_iter().find(|area| name == area.as_str());
             return area
                 .map(|a| self.directory(area_ino(a)))
@@ -179,6 +194,9 @@ impl Partition {
         if ino == ROOT || area_of(ino).is_some() {
             return Ok(self.directory(ino));
         }
+        if ino == PRIMARY_KEY {
+            return self.key_attr().ok_or(Errno::ESTALE);
+        }
         let state = self.lock();
         let mut attr = attr(ino, state.tree.node(ino)?);
         if let Some(handle) = fh.and_then(|fh| state.handles.get(&fh))
@@ -197,6 +215,34 @@ impl Partition {
             mtime: self.born,
             stable: true,
         }
+    }
+
+    fn key_attr(&self) -> Option<Attr> {
+        self.primary_key.as_ref().map(|key| Attr {
+            ino: PRIMARY_KEY,
+            directory: false,
+            size: key.len() as u64,
+            mtime: self.born,
+            stable: true,
+        })
+    }
+
+    /// A handle on the owner's public key.
+    fn open_key(&self, mode: OpenMode) -> Result<Fh, Errno> {
+        let key = self.primary_key.as_ref().ok_or(Errno::ESTALE)?;
+        if mode.write || mode.truncate {
+            return Err(Errno::EACCES);
+        }
+        let mut state = self.lock();
+        if state.handles.len() >= self.limits.handles {
+            return Err(Errno::ENFILE);
+        }
+        let mut handle = Handle::new(PRIMARY_KEY, false, false);
+        handle.load(Arc::new(key.to_vec()));
+        let fh = state.next_handle;
+        state.next_handle += 1;
+        state.handles.insert(fh, handle);
+        Ok(fh)
     }
 
     /// Calls `each` with the entries of a directory that come after `offset`, until it says stop.
@@ -224,8 +270,12 @@ impl Partition {
             for area in Area::ALL {
                 let ino = area_ino(area);
                 if ino + 2 > offset && each(entry(ino, ino + 2, true, area.as_str())) {
-                    break;
+                    return Ok(());
                 }
+            }
+            let place = PRIMARY_KEY + 2;
+            if self.primary_key.is_some() && place > offset {
+                each(entry(PRIMARY_KEY, place, false, PRIMARY_KEY_NAME));
             }
             return Ok(());
         };
@@ -241,10 +291,13 @@ impl Partition {
     /// Opens a file.
     ///
     /// # Errors
-    /// ENFILE over the limit; EISDIR; ESTALE.
+    /// ENFILE over the limit; EISDIR; ESTALE; EACCES to write the owner's key.
     pub fn open(&self, ino: Ino, mode: OpenMode) -> Result<Fh, Errno> {
         if ino == ROOT || area_of(ino).is_some() {
             return Err(Errno::EISDIR);
+        }
+        if ino == PRIMARY_KEY {
+            return self.open_key(mode);
         }
         let mut state = self.lock();
         self.open_in(&mut state, ino, mode)

@@ -5,8 +5,9 @@
 
 use std::ffi::OsStr;
 use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use fuser::{
@@ -16,8 +17,10 @@ use fuser::{
     ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::counters::{Counters, Operation};
+use crate::fs::tree::PRIMARY_KEY;
 use crate::fs::{Attr, Change, OpenMode, Partition};
 
 /// Names change through the kernel alone, so it may keep them; attributes too, unless a store is under way.
@@ -36,6 +39,24 @@ pub struct Adapter {
     gid: u32,
     /// Whether every user may use it.
     everyone: bool,
+    device: Device,
+}
+
+/// The kernel's end of the partition, known once it is mounted.
+pub type Device = Arc<OnceLock<OwnedFd>>;
+
+/// A request that is dealt with. At its end, and when no other request waits, what has gathered is
+/// committed.
+struct Turn<'a>(&'a Adapter);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let adapter = self.0;
+        adapter
+            .partition
+            .store()
+            .end_turn(|| adapter.has_requests());
+    }
 }
 
 impl Adapter {
@@ -47,7 +68,28 @@ impl Adapter {
             uid: nix::unistd::geteuid().as_raw(),
             gid: nix::unistd::getegid().as_raw(),
             everyone,
+            device: Device::default(),
         }
+    }
+
+    /// Where the mount puts the kernel's end.
+    pub fn device(&self) -> Device {
+        Arc::clone(&self.device)
+    }
+
+    fn turn(&self, operation: Operation) -> Turn<'_> {
+        self.counters.request(operation);
+        self.partition.store().begin_turn();
+        Turn(self)
+    }
+
+    /// Whether the kernel has more requests for us.
+    fn has_requests(&self) -> bool {
+        let Some(device) = self.device.get() else {
+            return false;
+        };
+        let mut fds = [PollFd::new(device.as_fd(), PollFlags::POLLIN)];
+        poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
     }
 
     fn file_attr(&self, attr: Attr) -> FileAttr {
@@ -56,6 +98,7 @@ impl Adapter {
         let (kind, perm) = match (attr.directory, self.everyone) {
             (true, true) => (FileType::Directory, 0o777),
             (true, false) => (FileType::Directory, 0o700),
+            (false, _) if attr.ino == PRIMARY_KEY => (FileType::RegularFile, 0o444),
             (false, true) => (FileType::RegularFile, 0o666),
             (false, false) => (FileType::RegularFile, 0o600),
         };
@@ -121,7 +164,7 @@ impl Filesystem for Adapter {
     }
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        self.counters.request(Operation::Lookup);
+        let _turn = self.turn(Operation::Lookup);
         match self.partition.lookup(parent.0, name) {
             Ok(attr) => {
                 reply.entry_with_ttls(&ttl(&attr), &LONG, &self.file_attr(attr), GENERATION);
@@ -131,11 +174,11 @@ impl Filesystem for Adapter {
     }
 
     fn forget(&self, _req: &Request, _ino: INodeNo, _nlookup: u64) {
-        self.counters.request(Operation::Forget);
+        let _turn = self.turn(Operation::Forget);
     }
 
     fn getattr(&self, _req: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
-        self.counters.request(Operation::GetAttr);
+        let _turn = self.turn(Operation::GetAttr);
         match self.partition.getattr(ino.0, fh.map(|fh| fh.0)) {
             Ok(attr) => reply.attr(&ttl(&attr), &self.file_attr(attr)),
             Err(error) => reply.error(errno(error)),
@@ -160,7 +203,7 @@ impl Filesystem for Adapter {
         _flags: Option<fuser::BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        self.counters.request(Operation::SetAttr);
+        let _turn = self.turn(Operation::SetAttr);
         let change = Change {
             size,
             owner_or_mode: mode.is_some() || uid.is_some() || gid.is_some(),
@@ -168,6 +211,7 @@ impl Filesystem for Adapter {
         let this = Self {
             partition: self.partition.clone(),
             counters: Arc::clone(&self.counters),
+            device: Arc::clone(&self.device),
             ..*self
         };
         let done = Box::new(move |result: Result<Attr, _>| match result {
@@ -179,7 +223,7 @@ impl Filesystem for Adapter {
     }
 
     fn open(&self, _req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        self.counters.request(Operation::Open);
+        let _turn = self.turn(Operation::Open);
         match self.partition.open(ino.0, open_mode(flags.0)) {
             Ok(fh) => reply.opened(FileHandle(fh), OPENED),
             Err(error) => reply.error(errno(error)),
@@ -196,7 +240,7 @@ impl Filesystem for Adapter {
         flags: i32,
         reply: ReplyCreate,
     ) {
-        self.counters.request(Operation::Create);
+        let _turn = self.turn(Operation::Create);
         match self.partition.create(parent.0, name, open_mode(flags)) {
             Ok((attr, fh)) => {
                 let attr = self.file_attr(attr);
@@ -217,7 +261,7 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        self.counters.request(Operation::Read);
+        let _turn = self.turn(Operation::Read);
         let mut reply = Some(reply);
         let sent = self.partition.read(fh.0, offset, size as usize, |bytes| {
             if let Some(reply) = reply.take() {
@@ -241,7 +285,7 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        self.counters.request(Operation::Write);
+        let _turn = self.turn(Operation::Write);
         // The kernel's idea of the end may be another handle's: O_APPEND means this handle's end.
         let append = flags.0 & OFlag::O_APPEND.bits() != 0;
         match self
@@ -261,7 +305,7 @@ impl Filesystem for Adapter {
         _lock_owner: LockOwner,
         reply: ReplyEmpty,
     ) {
-        self.counters.request(Operation::Flush);
+        let _turn = self.turn(Operation::Flush);
         self.partition.save(fh.0, ended(reply));
     }
 
@@ -273,7 +317,7 @@ impl Filesystem for Adapter {
         _datasync: bool,
         reply: ReplyEmpty,
     ) {
-        self.counters.request(Operation::FSync);
+        let _turn = self.turn(Operation::FSync);
         self.partition.save(fh.0, ended(reply));
     }
 
@@ -287,13 +331,13 @@ impl Filesystem for Adapter {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        self.counters.request(Operation::Release);
+        let _turn = self.turn(Operation::Release);
         self.partition.release(fh.0);
         reply.ok();
     }
 
     fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.counters.request(Operation::Unlink);
+        let _turn = self.turn(Operation::Unlink);
         self.partition.unlink(parent.0, name, ended(reply));
     }
 
@@ -307,7 +351,7 @@ impl Filesystem for Adapter {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        self.counters.request(Operation::Rename);
+        let _turn = self.turn(Operation::Rename);
         if flags.intersects(!RenameFlags::RENAME_NOREPLACE) {
             return reply.error(Errno::EINVAL);
         }
@@ -317,7 +361,7 @@ impl Filesystem for Adapter {
     }
 
     fn opendir(&self, _req: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        self.counters.request(Operation::OpenDir);
+        let _turn = self.turn(Operation::OpenDir);
         reply.opened(FileHandle(0), FopenFlags::empty());
     }
 
@@ -329,7 +373,7 @@ impl Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        self.counters.request(Operation::ReadDir);
+        let _turn = self.turn(Operation::ReadDir);
         let listed = self.partition.readdir(ino.0, offset, |entry| {
             let kind = match entry.directory {
                 true => FileType::Directory,
@@ -351,7 +395,7 @@ impl Filesystem for Adapter {
         _flags: OpenFlags,
         reply: ReplyEmpty,
     ) {
-        self.counters.request(Operation::ReleaseDir);
+        let _turn = self.turn(Operation::ReleaseDir);
         reply.ok();
     }
 
@@ -364,12 +408,12 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         // A name is on disk before the call that made it returns.
-        self.counters.request(Operation::FSyncDir);
+        let _turn = self.turn(Operation::FSyncDir);
         reply.ok();
     }
 
     fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
-        self.counters.request(Operation::StatFs);
+        let _turn = self.turn(Operation::StatFs);
         let directory = self.partition.store().directory();
         let Ok(disk) = nix::sys::statvfs::statvfs(directory) else {
             return reply.error(Errno::EIO);
@@ -400,7 +444,7 @@ impl Filesystem for Adapter {
         _rdev: u32,
         reply: ReplyEntry,
     ) {
-        self.counters.request(Operation::MkNod);
+        let _turn = self.turn(Operation::MkNod);
         reply.error(Errno::EPERM);
     }
 
@@ -413,12 +457,12 @@ impl Filesystem for Adapter {
         _umask: u32,
         reply: ReplyEntry,
     ) {
-        self.counters.request(Operation::MkDir);
+        let _turn = self.turn(Operation::MkDir);
         reply.error(Errno::EPERM);
     }
 
     fn rmdir(&self, _req: &Request, _parent: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
-        self.counters.request(Operation::RmDir);
+        let _turn = self.turn(Operation::RmDir);
         reply.error(Errno::EPERM);
     }
 
@@ -430,7 +474,7 @@ impl Filesystem for Adapter {
         _target: &Path,
         reply: ReplyEntry,
     ) {
-        self.counters.request(Operation::SymLink);
+        let _turn = self.turn(Operation::SymLink);
         reply.error(Errno::EPERM);
     }
 
@@ -442,12 +486,12 @@ impl Filesystem for Adapter {
         _newname: &OsStr,
         reply: ReplyEntry,
     ) {
-        self.counters.request(Operation::Link);
+        let _turn = self.turn(Operation::Link);
         reply.error(Errno::EPERM);
     }
 
     fn readlink(&self, _req: &Request, _ino: INodeNo, reply: ReplyData) {
-        self.counters.request(Operation::ReadLink);
+        let _turn = self.turn(Operation::ReadLink);
         reply.error(Errno::EINVAL);
     }
 
@@ -464,7 +508,7 @@ impl Filesystem for Adapter {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        self.counters.request(Operation::SetXAttr);
+        let _turn = self.turn(Operation::SetXAttr);
         reply.error(Errno::ENOSYS);
     }
 
@@ -476,22 +520,22 @@ impl Filesystem for Adapter {
         _size: u32,
         reply: ReplyXattr,
     ) {
-        self.counters.request(Operation::GetXAttr);
+        let _turn = self.turn(Operation::GetXAttr);
         reply.error(Errno::ENOSYS);
     }
 
     fn listxattr(&self, _req: &Request, _ino: INodeNo, _size: u32, reply: ReplyXattr) {
-        self.counters.request(Operation::ListXAttr);
+        let _turn = self.turn(Operation::ListXAttr);
         reply.error(Errno::ENOSYS);
     }
 
     fn removexattr(&self, _req: &Request, _ino: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
-        self.counters.request(Operation::RemoveXAttr);
+        let _turn = self.turn(Operation::RemoveXAttr);
         reply.error(Errno::ENOSYS);
     }
 
     fn access(&self, _req: &Request, _ino: INodeNo, _mask: fuser::AccessFlags, reply: ReplyEmpty) {
-        self.counters.request(Operation::Access);
+        let _turn = self.turn(Operation::Access);
         reply.error(Errno::ENOSYS);
     }
 
@@ -505,7 +549,7 @@ impl Filesystem for Adapter {
         _mode: i32,
         reply: ReplyEmpty,
     ) {
-        self.counters.request(Operation::FAllocate);
+        let _turn = self.turn(Operation::FAllocate);
         reply.error(Errno::ENOSYS);
     }
 
@@ -518,7 +562,7 @@ impl Filesystem for Adapter {
         _whence: i32,
         reply: ReplyLseek,
     ) {
-        self.counters.request(Operation::LSeek);
+        let _turn = self.turn(Operation::LSeek);
         reply.error(Errno::ENOSYS);
     }
 
@@ -536,7 +580,7 @@ impl Filesystem for Adapter {
         reply: ReplyWrite,
     ) {
         // The kernel then copies by reading and writing.
-        self.counters.request(Operation::CopyFileRange);
+        let _turn = self.turn(Operation::CopyFileRange);
         reply.error(Errno::ENOSYS);
     }
 
@@ -551,7 +595,7 @@ impl Filesystem for Adapter {
         _out_size: u32,
         reply: ReplyIoctl,
     ) {
-        self.counters.request(Operation::Ioctl);
+        let _turn = self.turn(Operation::Ioctl);
         reply.error(Errno::ENOTTY);
     }
 }

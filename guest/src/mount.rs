@@ -1,6 +1,7 @@
 //! Taking over a stale mount, mounting, and letting go. A daemon that was killed leaves its mount behind,
 //! where every call fails with ENOTCONN until somebody detaches it.
 
+use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::process::Command;
 
@@ -67,7 +68,14 @@ pub fn mount(
     policy: AllowOther,
     adapter: impl Fn(bool) -> Adapter,
 ) -> anyhow::Result<Session<Adapter>> {
-    let attempt = |everyone: bool| Session::new(adapter(everyone), path, &options(everyone));
+    let attempt = |everyone: bool| {
+        let adapter = adapter(everyone);
+        let device = adapter.device();
+        let session = Session::new(adapter, path, &options(everyone))?;
+        // Set once: this is the only place.
+        let _ = device.set(session.as_fd().try_clone_to_owned()?);
+        Ok::<_, std::io::Error>(session)
+    };
     let at = || format!("cannot mount at {}", path.display());
     match policy {
         AllowOther::All => attempt(true).with_context(at),

@@ -112,7 +112,17 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     let name = || 0..NAMES.len();
-    let text = || prop::sample::select(vec!["1\n", "x,y\n1,2\n", "\"half", "2", "a\n1\n2\n"]);
+    let text = || {
+        prop::sample::select(vec![
+            "1\n",
+            "x,y\n1,2\n",
+            "y,x\n1.50,\n",
+            "\"q\"\n\"1\"",
+            "\"half",
+            "2",
+            "a\n1\n2\n",
+        ])
+    };
     prop_oneof![
         4 => (name(), text()).prop_map(|(n, t)| Step::Put(n, t)),
         2 => (name(), text()).prop_map(|(n, t)| Step::Append(n, t)),

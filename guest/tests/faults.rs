@@ -220,6 +220,84 @@ fn a_sync_that_fails_is_told_to_the_closer_and_later_stores_go_on() {
     assert_eq!(guest.status()["live"]["failed_commits"], 1);
 }
 
+/// The guest under strace, with `inject` for its system calls, until it is dropped.
+struct Injected(std::process::Child);
+
+impl Injected {
+    fn start(guest: &Guest, calls: &str, inject: &str) -> Self {
+        let pid = guest.pid().to_string();
+        let child = Command::new("strace")
+            .args([
+                "-f",
+                "-qq",
+                "-o",
+                "/dev/null",
+                "-e",
+                &format!("trace={calls}"),
+            ])
+            .args(["-e", &format!("inject={calls}:{inject}"), "-p", &pid])
+            .spawn()
+            .unwrap();
+        let injected = Self(child);
+        let tasks = format!("/proc/{pid}/task");
+        until("strace to hold every thread", || {
+            std::fs::read_dir(&tasks).unwrap().flatten().all(|task| {
+                let status = std::fs::read_to_string(task.path().join("status"));
+                status.is_ok_and(|text| {
+                    text.lines()
+                        .any(|l| l.starts_with("TracerPid:") && !l.ends_with("\t0"))
+                })
+            })
+        });
+        injected
+    }
+}
+
+impl Drop for Injected {
+    fn drop(&mut self) {
+        let pid = self.0.id().to_string();
+        // strace lets go of what it traces when it is asked to end, not when it is killed.
+        let _ = Command::new("kill").arg(pid).status();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_quota_that_is_used_up_is_edquot_and_stores_go_on_when_there_is_room() {
+    let guest = Guest::start();
+    guest.write("unencrypted/w", "v\n1\n").unwrap();
+    let injected = Injected::start(&guest, "pwrite64", "error=EDQUOT");
+    for _ in 0..2 {
+        let failed = errno(guest.write("unencrypted/w", "v\n2\n"));
+        assert_eq!(failed, Some(Errno::EDQUOT as i32));
+    }
+    drop(injected);
+    guest.write("unencrypted/w", "v\n3\n").unwrap();
+    let rows = "SELECT group_concat(_seq || ':' || v) FROM w";
+    assert_eq!(guest.query::<String>(rows), "1:1,2:3");
+    assert!(!guest.state().join("probe").exists());
+}
+
+#[test]
+fn a_disk_that_stays_broken_is_said_once_and_so_is_its_end() {
+    let mut guest = Guest::start();
+    guest.write("unencrypted/w", "v\n0\n").unwrap();
+    let injected = Injected::start(&guest, "fdatasync,fsync", "error=EIO");
+    for i in 0..20 {
+        let failed = errno(guest.write("unencrypted/w", format!("v\n{i}\n")));
+        assert_eq!(failed, Some(Errno::EIO as i32));
+    }
+    drop(injected);
+    guest.write("unencrypted/w", "v\n1\n").unwrap();
+    guest.write("unencrypted/w", "v\n2\n").unwrap();
+    assert_eq!(guest.status()["live"]["failed_commits"], 20);
+    let (_, log) = guest.terminate();
+    let lines = |word: &str| log.lines().filter(|line| line.contains(word)).count();
+    assert_eq!(lines("ERROR"), 1, "{log}");
+    assert_eq!(lines("commits work again"), 1, "{log}");
+    assert!(log.lines().count() < 6, "{log}");
+}
+
 #[test]
 fn a_corrupt_database_is_set_aside_and_said_loudly() {
     let mut guest = Guest::start();

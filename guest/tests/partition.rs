@@ -363,7 +363,7 @@ fn the_store_is_as_documented() {
         };
         assert_eq!(
             (pragma("user_version"), pragma("application_id")),
-            (1, 0x766b_7069)
+            (3, 0x766b_7069)
         );
     }
 }

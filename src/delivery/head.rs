@@ -141,6 +141,12 @@ impl TableHead {
         }
     }
 
+    /// The mark of the row `seq`: the row's own where it is held (`row`), or that of the trimmed one, by
+    /// which a gap is acknowledged.
+    pub fn mark_at(&self, seq: Seq, row: Option<Mark>) -> Option<Mark> {
+        row.or(Some(self.trimmed).filter(|trimmed| seq > 0 && trimmed.seq == seq))
+    }
+
     fn known_key(&self, seq: Seq, key_of: impl Fn(Seq) -> Option<RowKey>) -> Option<RowKey> {
         key_of(seq)
             .or_else(|| self.acked.key.filter(|_| seq == self.acked.seq))

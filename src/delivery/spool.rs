@@ -379,8 +379,9 @@ impl Spool {
         }) {
             AckVerdict::Nothing => {}
             AckVerdict::Through(seq) => {
-                if let Some(row) = table.get(seq).map(Row::mark) {
-                    table.head.acked = row;
+                let row = table.get(seq).map(Row::mark);
+                if let Some(acked) = table.head.mark_at(seq, row) {
+                    table.head.acked = acked;
                 }
                 table.trim(&self.limits);
             }

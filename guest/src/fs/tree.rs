@@ -17,6 +17,12 @@ pub type Ino = u64;
 /// The root directory.
 pub const ROOT: Ino = 1;
 
+/// The inode of the owner's public key, where there is one.
+pub const PRIMARY_KEY: Ino = 4;
+
+/// Its name, at the top.
+pub const PRIMARY_KEY_NAME: &str = "primary-key.pem";
+
 /// Inodes of files begin here.
 const FIRST_FILE: Ino = 16;
 

@@ -14,9 +14,10 @@ use vmkpi::link::{
     Budget, From as FromSeq, GuestMessage, HistoryQuery, HostMessage, MAX_CURSORS, MAX_PATTERNS,
     MAX_POLL_ROWS, TableId, TableInfo, VERSION, encode,
 };
-use vmkpi::name::{DataPoint, PointPattern};
+use vmkpi::name::{Area, DataPoint, KpiName, PointPattern};
 use vmkpi::position::{Nonce, Position, Seq, StreamId};
 
+use crate::complaint::Complaint;
 use crate::counters::Counters;
 use crate::feed::{Feed, Watch};
 use crate::store::inspect::Reader;
@@ -101,6 +102,8 @@ pub struct Session {
     acks: Vec<Receiver<Result<AckOutcome, StoreError>>>,
     mints: Budget,
     readers: [Option<Reader>; 2],
+    /// About a store that does not answer.
+    complaint: Complaint,
 }
 
 impl Session {
@@ -122,6 +125,7 @@ impl Session {
             acks: Vec::new(),
             mints: Budget::new(MINTS.0, 1.0 / MINTS.1, Instant::now()),
             readers: [None, None],
+            complaint: Complaint::default(),
         }
     }
 
@@ -231,7 +235,7 @@ impl Session {
             VERSION => self.store.ask(|done| Job::Hello { claim, done }),
             _ => self.store.ask(|done| Job::Tables { done }),
         };
-        let Some(inventory) = logged(asked) else {
+        let Some(inventory) = self.heed(asked) else {
             return;
         };
         if inventory.minted.is_some() {
@@ -291,25 +295,55 @@ impl Session {
             Mode::Polled => Watch::Quiet,
             _ => Watch::Bell,
         });
-        let Some(inventory) = logged(self.store.ask(|done| Job::Tables { done })) else {
+        let Some(inventory) = self.heed(self.store.ask(|done| Job::Tables { done })) else {
             return;
         };
         self.patterns = patterns;
         let mut before = std::mem::take(&mut self.cursors);
         self.turns.clear();
         let from: HashMap<&TableId, Seq> = from.iter().map(|f| (&f.table, f.seq)).collect();
+        let mut wanted = Vec::new();
         for info in inventory.tables {
             if !self.wants(&info.table.point) {
                 continue;
             }
+            let known = before.remove(&info.table).map(|cursor| cursor.next);
+            if known.is_none() {
+                wanted.push(info.table.clone());
+            }
             let next = from
                 .get(&info.table)
                 .copied()
-                .or_else(|| before.remove(&info.table).map(|cursor| cursor.next))
+                .or(known)
                 .unwrap_or(info.acked.seq + 1)
-                .max(info.first.min(info.last + 1))
                 .max(1);
+            let held = info.first.min(info.last + 1);
+            // Behind acknowledged rows nothing is missed; behind others there is a gap to be told.
+            let next = match held > info.acked.seq + 1 {
+                true => next,
+                false => next.max(held),
+            };
             self.advance(info.table, next, info.last);
+        }
+        self.want(&wanted);
+    }
+
+    /// Tells the store that rows of these tables are asked for; not waited for.
+    fn want(&self, tables: &[TableId]) {
+        for area in Area::ALL {
+            let names: Vec<KpiName> = tables
+                .iter()
+                .filter(|table| table.stream == self.stream)
+                .filter_map(|table| match &table.point {
+                    DataPoint::Kpi(of, name) if *of == area => Some(name.clone()),
+                    _ => None,
+                })
+                .collect();
+            if !names.is_empty() {
+                // What fails is said by the store, and asked for again by the next session.
+                let done = Box::new(|_| ());
+                self.store.submit(Job::Wanted { area, names, done });
+            }
         }
     }
 
@@ -344,7 +378,7 @@ impl Session {
     /// Waits for the store to judge what was acknowledged.
     pub fn settle(&mut self, out: &mut Vec<u8>) {
         for told in std::mem::take(&mut self.acks) {
-            let outcome = logged(told.recv().unwrap_or(Err(StoreError::Closed)));
+            let outcome = self.heed(told.recv().unwrap_or(Err(StoreError::Closed)));
             let Some(AckOutcome::Minted(reason)) = outcome else {
                 continue;
             };
@@ -355,10 +389,22 @@ impl Session {
             }
         }
     }
-}
 
-fn logged<T>(asked: Result<T, StoreError>) -> Option<T> {
-    asked
-        .inspect_err(|error| tracing::error!(%error, "the host cannot be answered"))
-        .ok()
+    /// The store's answer; its failures are told once, then counted: a host asks again and again.
+    fn heed<T>(&mut self, asked: Result<T, StoreError>) -> Option<T> {
+        match asked {
+            Ok(answer) => {
+                if let Some(times) = self.complaint.over() {
+                    tracing::warn!(times, "the host is answered again");
+                }
+                Some(answer)
+            }
+            Err(error) => {
+                if let Some(times) = self.complaint.again(Instant::now()) {
+                    tracing::error!(%error, times, "the host cannot be answered");
+                }
+                None
+            }
+        }
+    }
 }

@@ -13,14 +13,19 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
+use nix::errno::Errno;
 use rusqlite::{Connection, ErrorCode};
-use vmkpi::clock::Timestamp;
 use vmkpi::name::{Area, KpiName};
 use vmkpi::position::{RowKey, Seq, StreamId};
 
+use super::files::Filing;
+use super::keeper::Keeper;
 use super::table::{Fault, State, Table, row_data};
-use super::{AckOutcome, Job, Point, RowData, StoreError, Stored, files, open, refused};
+use super::wal::Log;
+use super::writer::Patience;
+use super::{AckOutcome, Job, Point, RowData, StoreError, Stored, files, open, probe, refused};
 use crate::config::Limits;
 
 /// What a job came to.
@@ -35,6 +40,8 @@ pub enum Outcome {
     Ack(AckOutcome),
     /// An acknowledgement names a row that this store never had: mint.
     Refuted,
+    /// Nothing to tell.
+    Done,
 }
 
 /// One database.
@@ -47,14 +54,21 @@ pub struct Database {
     pub stream: StreamId,
     /// The bounds.
     pub limits: Limits,
+    /// How long the connection waits for another program's lock.
+    patience: Patience,
     /// Absent after a failed write, until it is opened anew.
     conn: Option<Connection>,
     /// The tables used so far.
     tables: HashMap<Arc<KpiName>, Table>,
     /// The tables that the open transaction has changed, as they were before; absent: made by it.
     touched: HashMap<Arc<KpiName>, Option<State>>,
-    /// The bytes of files that the open transaction has stored: only the last of each is written.
-    contents: HashMap<Arc<KpiName>, (Arc<Vec<u8>>, Timestamp)>,
+    /// What `.files` is to say of the files that the open transaction has stored: only the last is
+    /// written.
+    filings: HashMap<Arc<KpiName>, Filing>,
+    /// What retention has to do.
+    pub keeper: Keeper,
+    /// The write-ahead log.
+    pub log: Log,
     /// Random bits for the rows of the open transaction. Never kept longer: a machine that is cloned
     /// must not give two rows one key.
     keys: Vec<u8>,
@@ -71,13 +85,16 @@ impl Database {
     ) -> Self {
         Self {
             area,
+            log: Log::new(&path),
             path,
             stream,
             limits,
+            patience: Patience::Full,
+            keeper: Keeper::default(),
             conn: Some(conn),
             tables: HashMap::new(),
             touched: HashMap::new(),
-            contents: HashMap::new(),
+            filings: HashMap::new(),
             keys: Vec::new(),
         }
     }
@@ -97,8 +114,12 @@ impl Database {
     ///
     /// # Errors
     /// The transaction is lost, and none of them is done.
-    pub fn run(&mut self, jobs: &[Job]) -> Result<Vec<Result<Outcome, StoreError>>, Failure> {
-        self.transaction(|db| {
+    pub fn run(
+        &mut self,
+        jobs: &[Job],
+        patience: Patience,
+    ) -> Result<Vec<Result<Outcome, StoreError>>, Failure> {
+        self.transaction(patience, |db| {
             let mut outcomes = Vec::with_capacity(jobs.len());
             db.draw_keys(jobs.len())?;
             for job in jobs {
@@ -115,15 +136,18 @@ impl Database {
     /// Runs `work` in a transaction, syncs it, and puts everything back when it fails.
     pub fn transaction<T>(
         &mut self,
+        patience: Patience,
         work: impl FnOnce(&mut Self) -> rusqlite::Result<T>,
     ) -> Result<T, Failure> {
         self.reopen()?;
+        self.be(patience)?;
+        self.check_log()?;
         let done = self.attempt(work);
         if let Err(error) = &done {
             self.roll_back(error);
         }
         self.touched.clear();
-        self.contents.clear();
+        self.filings.clear();
         self.keys.clear();
         done.map_err(|error| self.failure(&error))
     }
@@ -142,13 +166,37 @@ impl Database {
         found.map_err(|error| self.failure(&error).error)
     }
 
+    /// How long another program's lock is waited for.
+    pub fn patience(&self) -> Patience {
+        self.patience
+    }
+
+    /// From now on another program's lock is waited for so long.
+    ///
+    /// # Errors
+    /// The database was closed by a failure and has not been opened anew.
+    pub fn be(&mut self, patience: Patience) -> Result<(), Failure> {
+        if self.patience == patience {
+            return Ok(());
+        }
+        let at_most = match patience {
+            Patience::None => Duration::ZERO,
+            Patience::Full => open::BUSY_TIMEOUT,
+        };
+        let set = self.connection().and_then(|c| c.busy_timeout(at_most));
+        set.map_err(|error| self.failure(&error))?;
+        self.patience = patience;
+        Ok(())
+    }
+
     fn attempt<T>(
         &mut self,
         work: impl FnOnce(&mut Self) -> rusqlite::Result<T>,
     ) -> rusqlite::Result<T> {
         self.sql("BEGIN IMMEDIATE")?;
         let value = work(self)?;
-        self.write_contents()?;
+        self.write_filings()?;
+        self.note_sizes()?;
         self.sql("COMMIT")?;
         Ok(value)
     }
@@ -207,14 +255,18 @@ impl Database {
             Ok(conn) => {
                 tracing::warn!(database = %self.path.display(), "opened anew after a failure");
                 self.conn = Some(conn);
+                self.patience = Patience::Full;
                 Ok(())
             }
-            Err(error) => Err(Failure {
-                error: StoreError::Failed {
-                    area: self.area,
-                    reason: format!("{error:#}"),
+            Err(error) => Err(match error.downcast_ref::<rusqlite::Error>() {
+                Some(error) => self.failure(error),
+                None => Failure {
+                    error: StoreError::Failed {
+                        area: self.area,
+                        reason: format!("{error:#}"),
+                    },
+                    alone: false,
                 },
-                alone: false,
             }),
         }
     }
@@ -225,6 +277,7 @@ impl Database {
                 (StoreError::Busy(self.area), false)
             }
             Some(ErrorCode::DiskFull) => (StoreError::Full(self.area), false),
+            Some(ErrorCode::SystemIoFailure) => (self.io_failure(error), false),
             code => (
                 StoreError::Failed {
                     area: self.area,
@@ -237,6 +290,18 @@ impl Database {
             ),
         };
         Failure { error: told, alone }
+    }
+
+    /// A write or sync that failed, by what the system says of the disk now.
+    fn io_failure(&self, error: &rusqlite::Error) -> StoreError {
+        match self.path.parent().and_then(probe::errno) {
+            Some(Errno::EDQUOT) => StoreError::Quota(self.area),
+            Some(Errno::ENOSPC) => StoreError::Full(self.area),
+            _ => StoreError::Failed {
+                area: self.area,
+                reason: error.to_string(),
+            },
+        }
     }
 
     fn draw_keys(&mut self, rows: usize) -> rusqlite::Result<()> {
@@ -293,6 +358,7 @@ impl Database {
                 Ok(Outcome::Refused(id))
             }
             Job::Ack { table, cursors, .. } => Ok(self.acknowledge(table, cursors)?),
+            Job::Wanted { names, .. } => Ok(self.want(names)?),
             _ => Err(Fault::Sql(rusqlite::Error::InvalidQuery)),
         }
     }
@@ -319,8 +385,9 @@ impl Database {
             table.widen(conn, point, columns, limit)?;
         }
         let stamp = table.insert(conn, point, key, row, bytes)?;
-        self.contents
-            .insert(Arc::clone(&point.name), (Arc::clone(bytes), stamp.time));
+        if let Some(filing) = table.file(row, bytes, stamp) {
+            self.filings.insert(Arc::clone(&point.name), filing);
+        }
         Ok(Stored {
             seq: stamp.seq,
             time: stamp.time,
@@ -349,6 +416,18 @@ impl Database {
         Ok(true)
     }
 
+    /// The tables with rows whose bytes are not written down.
+    pub fn unsettled(&self) -> Vec<Arc<KpiName>> {
+        let fresh = |(_, table): &(&Arc<KpiName>, &Table)| table.state.kept.fresh > 0;
+        let tables = self.tables.iter().filter(fresh);
+        tables.map(|(name, _)| Arc::clone(name)).collect()
+    }
+
+    /// The tables that the open transaction has changed.
+    pub fn touched_names(&self) -> impl Iterator<Item = &Arc<KpiName>> {
+        self.touched.keys()
+    }
+
     /// The table, after [`Self::touch`].
     pub fn table_mut(&mut self, name: &KpiName) -> Option<&mut Table> {
         self.tables.get_mut(name)
@@ -361,21 +440,24 @@ impl Database {
     }
 
     fn remove_file(&mut self, point: &Point) -> Result<Vec<u8>, Fault> {
-        self.write_contents()?;
+        self.write_filings()?;
         let conn = self.connection()?;
         let name = point.name.as_str();
         let Some(bytes) = files::content(conn, name)? else {
             return Err(Fault::Refused(StoreError::NotFound(point.clone())));
         };
         files::remove(conn, name)?;
+        if let Some(table) = self.tables.get_mut(&point.name) {
+            table.unfile();
+        }
         Ok(bytes)
     }
 
-    fn write_contents(&mut self) -> rusqlite::Result<()> {
+    fn write_filings(&mut self) -> rusqlite::Result<()> {
         let conn = self.conn.as_ref().ok_or(rusqlite::Error::InvalidQuery)?;
-        for (name, (bytes, time)) in self.contents.drain() {
+        for (name, filing) in self.filings.drain() {
             if let Some(table) = self.tables.get(&name) {
-                files::update(conn, table.file, table.state.head.epoch, time, &bytes)?;
+                files::update(conn, table.file, table.state.head.epoch, &filing)?;
             }
         }
         Ok(())

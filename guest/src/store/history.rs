@@ -10,9 +10,9 @@ use vmkpi::name::{Area, DataPoint, KpiName};
 use vmkpi::position::{Mark, Seq, StreamId};
 
 use super::inspect::{Page, Reader, columns_of, read_row, size_of};
+use super::marks::mark_from;
 use super::mint::HISTORY;
 use super::schema::{history_name, meta, quote};
-use super::table::mark_from;
 
 /// Epochs looked through for one page: one is begun by each start of the program and each step of the clock
 /// back, so a page nearly always gets by with fewer.

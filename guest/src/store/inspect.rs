@@ -11,11 +11,12 @@ use serde::Serialize;
 use vmkpi::clock::Timestamp;
 use vmkpi::link::{MAX_ROWS, Payload, Row, TableId};
 use vmkpi::name::{Area, DataPoint, KpiName};
-use vmkpi::position::{Mark, Seq, StreamId};
+use vmkpi::position::{Seq, StreamId};
 use vmkpi::value::{Base64Bytes, Value};
 
+use super::marks::{self, Marks};
 use super::schema::{OWN_COLUMNS, file_name, history_name, meta, quote};
-use super::table::{key_from_sql, read_marks};
+use super::table::key_from_sql;
 use super::{files, refused};
 
 /// A reader of one database.
@@ -139,16 +140,35 @@ impl Reader {
             .query_row([name], |row| row.get(0))
     }
 
-    /// What is acknowledged and what is trimmed of a table.
+    /// What is acknowledged, trimmed and lost of a table.
     ///
     /// # Errors
     /// The database failed.
-    pub fn marks(&self, table: &TableId) -> rusqlite::Result<(Mark, Mark)> {
+    pub fn marks(&self, table: &TableId) -> rusqlite::Result<Marks> {
         let DataPoint::Kpi(_, name) = &table.point else {
-            return Ok(Default::default());
+            return Ok(Marks::default());
         };
-        let (_, acked, trimmed) = read_marks(&self.conn, table.stream, name.as_str())?;
-        Ok((acked, trimmed))
+        marks::read(&self.conn, table.stream, name.as_str())
+    }
+
+    /// Rows of a name that were dropped before they were acknowledged, in every stream still held.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub fn lost(&self, name: &KpiName) -> rusqlite::Result<u64> {
+        marks::lost(&self.conn, name.as_str())
+    }
+
+    /// Bytes of the database that are free and used again.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub fn free_bytes(&self) -> rusqlite::Result<u64> {
+        let pragma = |name| -> rusqlite::Result<i64> {
+            self.conn
+                .query_row(&format!("PRAGMA {name}"), [], |row| row.get(0))
+        };
+        Ok((pragma("freelist_count")? * pragma("page_size")?).cast_unsigned())
     }
 
     /// How many inputs were ever refused, and the last ones.
@@ -228,7 +248,7 @@ pub(super) fn read_row(row: &SqlRow<'_>, area: Area, columns: usize) -> rusqlite
         )),
         Area::Unencrypted => Payload::Values(
             (OWN_COLUMNS..OWN_COLUMNS + columns)
-                .map(|at| row.get_ref(at).map(value))
+                .map(|at| row.get_ref(at).map(read_value))
                 .collect::<Result<_, _>>()?,
         ),
     };
@@ -241,7 +261,8 @@ pub(super) fn read_row(row: &SqlRow<'_>, area: Area, columns: usize) -> rusqlite
     })
 }
 
-fn value(value: ValueRef<'_>) -> Value {
+/// A value as SQLite holds it.
+pub fn read_value(value: ValueRef<'_>) -> Value {
     match value {
         ValueRef::Null => Value::Null,
         ValueRef::Integer(integer) => Value::Integer(integer),

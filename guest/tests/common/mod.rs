@@ -9,6 +9,8 @@
     reason = "helpers of tests: a panic is a failed test"
 )]
 
+pub mod rig;
+
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -38,6 +40,40 @@ impl Guest {
         let guest = Self { dir, child, args };
         guest.wait_until_mounted();
         guest
+    }
+
+    /// A guest whose configuration file holds `config`.
+    pub fn start_with_config(config: &str, args: &[&str]) -> Self {
+        let dir = TempDir::with_prefix("vmkpi-guest-").unwrap();
+        let file = dir.path().join("guest.toml");
+        std::fs::write(&file, config).unwrap();
+        let named = ["--config".to_owned(), file.display().to_string()];
+        let args: Vec<String> = named
+            .into_iter()
+            .chain(args.iter().map(ToString::to_string))
+            .collect();
+        let child = spawn(dir.path(), &args);
+        let guest = Self { dir, child, args };
+        guest.wait_until_mounted();
+        guest
+    }
+
+    /// Writes the configuration file anew.
+    pub fn configure(&self, config: &str) {
+        std::fs::write(self.dir.path().join("guest.toml"), config).unwrap();
+    }
+
+    /// SIGHUP.
+    pub fn hang_up(&self) {
+        let pid = self.child.id().to_string();
+        assert!(
+            Command::new("kill")
+                .arg("-HUP")
+                .arg(pid)
+                .status()
+                .unwrap()
+                .success()
+        );
     }
 
     fn wait_until_mounted(&self) {
@@ -157,7 +193,7 @@ pub fn until(what: &str, mut done: impl FnMut() -> bool) {
     let started = Instant::now();
     while !done() {
         assert!(
-            started.elapsed() < Duration::from_secs(15),
+            started.elapsed() < Duration::from_secs(60),
             "waited too long for {what}"
         );
         std::thread::sleep(Duration::from_millis(10));
@@ -165,7 +201,9 @@ pub fn until(what: &str, mut done: impl FnMut() -> bool) {
 }
 
 fn spawn(dir: &Path, args: &[String]) -> Child {
-    let mut command = Command::new(PROGRAM);
+    // With a descriptor that it must not hand on to its own children.
+    let mut command = Command::new("sh");
+    command.args(["-c", "exec 9</dev/null; exec \"$0\" \"$@\"", PROGRAM]);
     command.arg("run").arg("--mount").arg(dir.join("mnt"));
     if !args.iter().any(|arg| arg == "--state") {
         command.arg("--state").arg(dir.join("state"));

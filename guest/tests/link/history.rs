@@ -1,13 +1,17 @@
 //! History by time, over real databases.
 
+use std::sync::LazyLock;
+
 use super::common::Guest;
 use super::host::{Host, table};
 use vmkpi::clock::Timestamp;
 use vmkpi::link::{GuestMessage, HistoryPage, HistoryQuery, HostMessage, Row};
 use vmkpi::position::{Nonce, Position, RowKey};
 
+/// Seconds after an hour before the test began: retention takes what is older than a week, asked for or not.
 fn at(seconds: i64) -> Timestamp {
-    Timestamp::from_micros(seconds * 1_000_000)
+    static BEGIN: LazyLock<i64> = LazyLock::new(|| Timestamp::now().as_micros() - 3_600_000_000);
+    Timestamp::from_micros(*BEGIN + seconds * 1_000_000)
 }
 
 fn ask(host: &mut Host, id: u64, query: &HistoryQuery) -> HistoryPage {
@@ -58,7 +62,7 @@ fn guest_with(rows: impl Iterator<Item = (i64, i64)>) -> Guest {
         transaction
             .execute(
                 "INSERT INTO w VALUES (?1, ?2, ?3, ?4, ?5)",
-                [n, seconds * 1_000_000, epoch, 7 * n, n],
+                [n, at(seconds).as_micros(), epoch, 7 * n, n],
             )
             .unwrap();
     }

@@ -127,11 +127,9 @@ fn an_acknowledgement_is_verified_kept_and_lets_rows_go() {
     host.ack(&w, vec![rows[8].position(), rows[7].position()]);
     let acked = |guest: &Guest| guest.status()["points"][0]["acked"].clone();
     common::until("the acknowledgement", || acked(&guest) == 8);
-    assert_eq!(
-        guest.query::<i64>("SELECT min(_seq) FROM w"),
-        8,
-        "3 are kept of 10"
-    );
+    common::until("all but 3 of 10 to go", || {
+        guest.query::<i64>("SELECT min(_seq) FROM w") == 8
+    });
     let query = From {
         table: w.clone(),
         seq: 1,
@@ -170,6 +168,85 @@ fn an_acknowledgement_is_verified_kept_and_lets_rows_go() {
         host.rows().rows[0].seq,
         9,
         "it begins after what is acknowledged"
+    );
+}
+
+#[test]
+fn rows_lost_before_they_were_acknowledged_are_told_as_a_gap_until_it_is_acknowledged() {
+    let mut guest = Guest::start_with(&["--retain-rows", "4", "--drop-unacknowledged"]);
+    let gap_of = |host: &mut Host| {
+        host.expect(|m| match m {
+            GuestMessage::Gap {
+                after,
+                through,
+                reason,
+                ..
+            } => Some((after, through, reason)),
+            _ => None,
+        })
+    };
+    for i in 1..=10 {
+        guest.write("unencrypted/w", format!("v\n{i}\n")).unwrap();
+    }
+    common::until("rows to go", || {
+        guest.query::<i64>("SELECT min(_seq) FROM w") == 7
+    });
+    let point = |guest: &Guest| guest.status()["points"][0].clone();
+    assert_eq!(point(&guest)["gap"]["through"], 6);
+    for session in 1..=2 {
+        let mut host = Host::connect(&guest, session);
+        let (stream, tables) = host.hello(vec![]);
+        assert_eq!(
+            (tables[0].first, tables[0].last, tables[0].acked.seq),
+            (7, 10, 0)
+        );
+        host.subscribe(&["unencrypted/w"], vec![]);
+        let (after, through, reason) = gap_of(&mut host);
+        assert_eq!(
+            (after, through.seq, &*reason),
+            (Position::START, 6, "retention_rows")
+        );
+        let rows = host.rows().rows;
+        assert_eq!(
+            rows.iter().map(|r| r.seq).collect::<Vec<_>>(),
+            [7, 8, 9, 10]
+        );
+        if session == 2 {
+            host.ack(&table(stream, "unencrypted/w"), vec![through.position()]);
+            common::until("the acknowledgement", || point(&guest)["acked"] == 6);
+        }
+        guest.kill();
+        guest.restart();
+    }
+    assert_eq!(point(&guest)["acked"], 6);
+    assert!(point(&guest)["gap"].is_null());
+    assert_eq!(point(&guest)["lost"], 6);
+    for i in 11..=20 {
+        guest.write("unencrypted/w", format!("v\n{i}\n")).unwrap();
+    }
+    common::until("rows to go", || {
+        guest.query::<i64>("SELECT min(_seq) FROM w") == 17
+    });
+    // Whoever has read further is told of no rows that it has.
+    let mut host = Host::connect(&guest, 3);
+    let (stream, _) = host.hello(vec![]);
+    let w = table(stream, "unencrypted/w");
+    let from = |seq| {
+        vec![From {
+            table: w.clone(),
+            seq,
+        }]
+    };
+    host.subscribe(&["unencrypted/w"], from(18));
+    assert_eq!(host.rows().rows[0].seq, 18);
+    host.subscribe(&["unencrypted/w"], from(12));
+    let (after, through, _) = gap_of(&mut host);
+    assert_eq!((after, through.seq), (Position { seq: 11, key: None }, 16));
+    assert_eq!(host.rows().rows[0].seq, 17);
+    let advice = guest.status()["advice"].to_string();
+    assert!(
+        advice.contains("were dropped before anyone had acknowledged them"),
+        "{advice}"
     );
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::common::Guest;
+use super::common::{self, Guest};
 use super::host::{Host, table};
 use vmkpi::link::{From, GuestMessage, HostMessage, Rows};
 
@@ -36,6 +36,14 @@ fn rows(answer: &[GuestMessage]) -> Vec<u64> {
         _ => None,
     });
     pages.flatten().map(|row| row.seq).collect()
+}
+
+fn gaps(answer: &[GuestMessage]) -> Vec<u64> {
+    let gaps = answer.iter().filter_map(|message| match message {
+        GuestMessage::Gap { through, .. } => Some(through.seq),
+        _ => None,
+    });
+    gaps.collect()
 }
 
 fn marks(answer: &[GuestMessage]) -> Vec<u64> {
@@ -109,4 +117,27 @@ fn a_poll_has_a_limit_and_says_that_there_is_more_and_marks_only_what_was_sent_w
         got.extend(rows(&answer));
     }
     assert_eq!(got, (1..=25).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_poll_tells_rows_that_were_lost_as_a_gap_and_then_those_that_are_left() {
+    let guest = Guest::start_with(&["--retain-rows", "4", "--drop-unacknowledged"]);
+    for value in 1..=10 {
+        guest
+            .write("unencrypted/w", format!("v\n{value}\n"))
+            .unwrap();
+    }
+    common::until("rows to go", || {
+        guest.query::<i64>("SELECT min(_seq) FROM w") == 7
+    });
+    let mut host = Host::connect(&guest, 1);
+    host.hello(vec![]);
+    let (answer, more) = poll(&mut host, 1, vec![], 3);
+    assert_eq!((gaps(&answer), rows(&answer)), (vec![6], vec![7, 8, 9]));
+    assert!(more && marks(&answer).is_empty());
+    let (answer, more) = poll(&mut host, 2, vec![], 3);
+    assert_eq!((gaps(&answer), rows(&answer)), (vec![], vec![10]));
+    assert_eq!((marks(&answer), more), (vec![10], false));
+    let lost = guest.status()["points"][0]["lost"].clone();
+    assert_eq!(lost, 6);
 }

@@ -312,6 +312,9 @@ impl Producer {
             return Ok(());
         }
         table.received = table.received.max(through.seq);
+        if through.seq > table.highest.seq {
+            table.highest = through.position();
+        }
         let reason: String = reason.chars().take(64).collect();
         let Some(mut hands) = self.hands(id, now_ms) else {
             return Ok(());

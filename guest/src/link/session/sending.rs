@@ -5,12 +5,12 @@ use std::sync::atomic::Ordering;
 
 use vmkpi::link::{From as FromSeq, GuestMessage, HistoryQuery, TableId, encode};
 use vmkpi::name::{Area, DataPoint};
-use vmkpi::position::{Mark, Nonce, Seq};
+use vmkpi::position::{Nonce, Position, Seq};
 
 use super::super::lines::{add_fitting, add_history, history_message, rows_message};
-use super::{FULL_BYTES, Mode, Poll, Question, Session, logged};
+use super::{FULL_BYTES, Mode, Poll, Question, Session};
 use crate::store::inspect::{Page, Reader};
-use crate::store::{Job, Point};
+use crate::store::{Job, Marks, Point};
 
 /// Bytes of rows in one line, about: more gains nothing, and each table gets its turn sooner.
 const PAGE_BYTES: usize = 64 << 10;
@@ -42,13 +42,19 @@ impl Session {
 
     /// Takes note of rows that were committed.
     fn notice(&mut self) {
+        let mut wanted = Vec::new();
         for (Point { area, name }, end) in self.feed.take() {
             let point = DataPoint::Kpi(area, (*name).clone());
             if self.wants(&point) {
                 let stream = self.stream;
-                self.advance(TableId { stream, point }, 1, end);
+                let table = TableId { stream, point };
+                if !self.cursors.contains_key(&table) {
+                    wanted.push(table.clone());
+                }
+                self.advance(table, 1, end);
             }
         }
+        self.want(&wanted);
     }
 
     /// Adds a page of the table whose turn it is; says whether there was one.
@@ -97,7 +103,10 @@ impl Session {
         };
         let mut sent = 0;
         match self.read(&table, from, limit) {
-            Ok(Some((page, acked, _))) => {
+            Ok(Some((_, marks))) if from <= marks.trimmed.seq && marks.gap().is_some() => {
+                self.pass_gap(nonce, table, &marks, out);
+            }
+            Ok(Some((page, Marks { acked, .. }))) => {
                 let Some(last) = page.rows.last().map(|row| row.seq) else {
                     // Nothing there: the rows were taken by retention, or the stream has ended.
                     self.cursors.remove(&table);
@@ -128,6 +137,29 @@ impl Session {
         sent
     }
 
+    /// Tells of rows that were dropped before anyone confirmed them, and goes on behind them. A host that
+    /// connects later is told again, until it has acknowledged the last of them.
+    fn pass_gap(&mut self, nonce: Nonce, table: TableId, marks: &Marks, out: &mut Vec<u8>) {
+        let (Some(gap), Some(cursor)) = (marks.gap(), self.cursors.get_mut(&table)) else {
+            return;
+        };
+        let after = match cursor.next - 1 {
+            seq if seq > gap.after.seq => Position { seq, key: None },
+            _ => gap.after,
+        };
+        out.extend(encode(&GuestMessage::Gap {
+            nonce,
+            table: table.clone(),
+            after,
+            through: gap.through,
+            reason: gap.reason.text().into(),
+        }));
+        cursor.next = gap.through.seq + 1;
+        cursor.queued = false;
+        let (next, end) = (cursor.next, cursor.end);
+        self.advance(table, next, end);
+    }
+
     fn reader(&mut self, area: Area) -> rusqlite::Result<&Reader> {
         let slot = &mut self.readers[usize::from(area == Area::Unencrypted)];
         match slot {
@@ -141,14 +173,14 @@ impl Session {
         table: &TableId,
         from: Seq,
         limit: usize,
-    ) -> rusqlite::Result<Option<(Page, Mark, Mark)>> {
+    ) -> rusqlite::Result<Option<(Page, Marks)>> {
         let DataPoint::Kpi(area, _) = table.point else {
             return Ok(None);
         };
         let reader = self.reader(area)?;
         let page = reader.page(table, from, limit, PAGE_BYTES)?;
-        let (acked, trimmed) = reader.marks(table)?;
-        Ok(page.map(|page| (page, acked, trimmed)))
+        let marks = reader.marks(table)?;
+        Ok(page.map(|page| (page, marks)))
     }
 
     /// Answers the question whose turn it is; says whether there was one.
@@ -183,7 +215,7 @@ impl Session {
         out: &mut Vec<u8>,
     ) -> rusqlite::Result<()> {
         let read = self.read(&from.table, from.seq, limit)?;
-        let (page, acked, trimmed) = read.unwrap_or_default();
+        let (page, Marks { acked, trimmed, .. }) = read.unwrap_or_default();
         let mut message = rows_message(nonce, &from.table, page, acked);
         message.query = Some(id);
         message.trimmed = Some(trimmed);
@@ -223,7 +255,7 @@ impl Session {
             return;
         }
         let tables: Vec<TableId> = self.cursors.keys().cloned().collect();
-        let Some(marks) = logged(self.store.ask(|done| Job::Marks { tables, done })) else {
+        let Some(marks) = self.heed(self.store.ask(|done| Job::Marks { tables, done })) else {
             return;
         };
         // Rows stored before the marks were given come before them.
