@@ -7,7 +7,7 @@ FLAGS = --locked --workspace --features vmkpi/command
 
 FUZZ_SECONDS ?= 60
 
-.PHONY: help demo build release test fmt lint fuzz bench clean
+.PHONY: help demo build release test soak fmt lint fuzz bench clean
 
 help: ## What there is to make
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' Makefile | expand -t 18
@@ -43,6 +43,9 @@ bench: ## Stores a second of the full path, beside the floors of the same run
 	$(CARGO) build --release --locked -p vmkpi-guest
 	$(CARGO) build --release --locked -p vmkpi-benches
 	$(TARGET)/release/vmkpi-bench store --guest $(TARGET)/release/vmkpi-guest
+
+soak: ## A million stores, killed every few seconds, and a million in one life: ledger and memory
+	$(CARGO) test --release --locked -p vmkpi-guest --test soak -- --ignored --nocapture --test-threads=1
 
 clean: ## Remove what was built
 	$(CARGO) clean

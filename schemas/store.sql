@@ -4,7 +4,7 @@
 -- A KPI's rows are in the table named exactly like its file. Names with a leading dot are vmkpi's own:
 -- a file with such a name is scratch and never stored.
 
--- PRAGMA application_id = 0x766b7069 ("vkpi"); PRAGMA user_version = 3.
+-- PRAGMA application_id = 0x766b7069 ("vkpi"); PRAGMA user_version = 4.
 
 -- One line for each thing there is one of.
 --   stream         the stream that new rows go to, 32 hexadecimal digits
@@ -26,7 +26,8 @@ CREATE TABLE ".files" (
     -- Otherwise the bytes follow from the last row, which has the time too: the form with the row's values
     -- in place of X'00' and the byte after it: 'v' as the value is written shortest, '0' + n a double with n
     -- digits after the point, 'b' an encrypted row's bytes.
-    form BLOB
+    form BLOB,
+    mode INTEGER                          -- permission bits after a chmod; NULL: those of the mount
 );
 
 -- One row for each table of each stream: what is acknowledged, and what retention took. While trimmed_seq

@@ -106,20 +106,22 @@ impl FromStr for AllowOther {
     }
 }
 
-/// Whose the partition is, and what its modes say.
+/// Whom the partition's files belong to, and what may be done with those whose mode nobody has changed.
+/// The kernel enforces it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Access {
-    /// The owner of everything in it.
+    /// The user to whom everything belongs.
     pub uid: u32,
-    /// The group.
+    /// The group to which everything belongs.
     pub gid: u32,
-    /// Permission bits of files.
+    /// Permission bits of files; without those of group and others where only the owner may use the mount.
     pub file_mode: u16,
-    /// Permission bits of directories.
+    /// Permission bits of the three directories, likewise.
     pub directory_mode: u16,
 }
 
 impl Default for Access {
+    /// The user who runs the program; everyone who may use the mount may read and write.
     fn default() -> Self {
         Self {
             uid: nix::unistd::geteuid().as_raw(),
@@ -141,10 +143,10 @@ pub struct RunConfig {
     pub link: LinkUrl,
     /// Who may use the partition.
     pub allow_other: AllowOther,
+    /// Whose the files are, and their permissions.
+    pub access: Access,
     /// The bounds.
     pub limits: Limits,
-    /// Owner and modes.
-    pub access: Access,
     /// The owner's public key in PEM, shown at the top of the partition.
     pub primary_key: Option<Arc<[u8]>>,
     /// The commands run for applications that cannot write themselves.

@@ -21,9 +21,8 @@ operations! {
     Link = "LINK", Open = "OPEN", Read = "READ", Write = "WRITE", StatFs = "STATFS",
     Release = "RELEASE", FSync = "FSYNC", SetXAttr = "SETXATTR", GetXAttr = "GETXATTR",
     ListXAttr = "LISTXATTR", RemoveXAttr = "REMOVEXATTR", Flush = "FLUSH", OpenDir = "OPENDIR",
-    ReadDir = "READDIR", ReleaseDir = "RELEASEDIR", FSyncDir = "FSYNCDIR", Access = "ACCESS",
-    Create = "CREATE", FAllocate = "FALLOCATE", LSeek = "LSEEK",
-    CopyFileRange = "COPY_FILE_RANGE", ReadLink = "READLINK", Ioctl = "IOCTL",
+    ReadDir = "READDIR", ReleaseDir = "RELEASEDIR", FSyncDir = "FSYNCDIR",
+    Create = "CREATE", ReadLink = "READLINK", Ioctl = "IOCTL",
 }
 
 /// The counters.

@@ -3,6 +3,8 @@
 //! everything here that looks like a detail keeps it at four: FUSE_ATOMIC_O_TRUNC, long entry and
 //! attribute times, xattrs answered with ENOSYS once, direct I/O.
 
+mod attr;
+
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -11,19 +13,21 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use fuser::{
-    Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
+    Errno, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
     KernelConfig, LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
-    ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
-    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyOpen, ReplyStatfs,
+    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use crate::config::Access;
 use crate::counters::{Counters, Operation};
-use crate::fs::tree::PRIMARY_KEY;
 use crate::fs::{Attr, Change, OpenMode, Partition};
+use attr::Owner;
 
-/// Names change through the kernel alone, so it may keep them; attributes too, unless a store is under way.
+/// Names and attributes change through the kernel, so it may keep them; of the few that do not
+/// (a store sets the time, a dropped draft the size) it is told.
 const LONG: Duration = Duration::from_secs(24 * 3600);
 
 /// The largest write in one request. The request buffer grows to what is used of it.
@@ -35,10 +39,7 @@ const GENERATION: Generation = Generation(0);
 pub struct Adapter {
     partition: Partition,
     counters: Arc<Counters>,
-    uid: u32,
-    gid: u32,
-    /// Whether every user may use it.
-    everyone: bool,
+    owner: Owner,
     device: Device,
 }
 
@@ -60,14 +61,17 @@ impl Drop for Turn<'_> {
 }
 
 impl Adapter {
-    /// An adapter for `partition`, whose files belong to the caller's user.
-    pub fn new(partition: Partition, counters: Arc<Counters>, everyone: bool) -> Self {
+    /// An adapter for `partition`; `everyone` tells whether every user may use the mount.
+    pub fn new(
+        partition: Partition,
+        counters: Arc<Counters>,
+        access: Access,
+        everyone: bool,
+    ) -> Self {
         Self {
             partition,
             counters,
-            uid: nix::unistd::geteuid().as_raw(),
-            gid: nix::unistd::getegid().as_raw(),
-            everyone,
+            owner: Owner::new(access, everyone),
             device: Device::default(),
         }
     }
@@ -90,42 +94,6 @@ impl Adapter {
         };
         let mut fds = [PollFd::new(device.as_fd(), PollFlags::POLLIN)];
         poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
-    }
-
-    fn file_attr(&self, attr: Attr) -> FileAttr {
-        let micros = u64::try_from(attr.mtime.as_micros()).unwrap_or(0);
-        let mtime = SystemTime::UNIX_EPOCH + Duration::from_micros(micros);
-        let (kind, perm) = match (attr.directory, self.everyone) {
-            (true, true) => (FileType::Directory, 0o777),
-            (true, false) => (FileType::Directory, 0o700),
-            (false, _) if attr.ino == PRIMARY_KEY => (FileType::RegularFile, 0o444),
-            (false, true) => (FileType::RegularFile, 0o666),
-            (false, false) => (FileType::RegularFile, 0o600),
-        };
-        FileAttr {
-            ino: INodeNo(attr.ino),
-            size: attr.size,
-            blocks: attr.size.div_ceil(512),
-            atime: mtime,
-            mtime,
-            ctime: mtime,
-            crtime: mtime,
-            kind,
-            perm,
-            nlink: if attr.directory { 2 } else { 1 },
-            uid: self.uid,
-            gid: self.gid,
-            rdev: 0,
-            blksize: 4096,
-            flags: 0,
-        }
-    }
-}
-
-fn ttl(attr: &Attr) -> Duration {
-    match attr.stable {
-        true => LONG,
-        false => Duration::ZERO,
     }
 }
 
@@ -167,20 +135,21 @@ impl Filesystem for Adapter {
         let _turn = self.turn(Operation::Lookup);
         match self.partition.lookup(parent.0, name) {
             Ok(attr) => {
-                reply.entry_with_ttls(&ttl(&attr), &LONG, &self.file_attr(attr), GENERATION);
+                reply.entry(&LONG, &self.owner.attr(attr), GENERATION);
             }
             Err(error) => reply.error(errno(error)),
         }
     }
 
-    fn forget(&self, _req: &Request, _ino: INodeNo, _nlookup: u64) {
+    fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
         let _turn = self.turn(Operation::Forget);
+        self.partition.forget(ino.0, nlookup);
     }
 
-    fn getattr(&self, _req: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
+    fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
         let _turn = self.turn(Operation::GetAttr);
-        match self.partition.getattr(ino.0, fh.map(|fh| fh.0)) {
-            Ok(attr) => reply.attr(&ttl(&attr), &self.file_attr(attr)),
+        match self.partition.getattr(ino.0) {
+            Ok(attr) => reply.attr(&LONG, &self.owner.attr(attr)),
             Err(error) => reply.error(errno(error)),
         }
     }
@@ -204,18 +173,19 @@ impl Filesystem for Adapter {
         reply: ReplyAttr,
     ) {
         let _turn = self.turn(Operation::SetAttr);
+        if !self.owner.keeps(uid, gid) {
+            return reply.error(Errno::EPERM);
+        }
         let change = Change {
             size,
-            owner_or_mode: mode.is_some() || uid.is_some() || gid.is_some(),
+            mode: mode.and_then(|mode| self.owner.new_mode(ino.0, mode)),
         };
-        let this = Self {
-            partition: self.partition.clone(),
-            counters: Arc::clone(&self.counters),
-            device: Arc::clone(&self.device),
-            ..*self
-        };
-        let done = Box::new(move |result: Result<Attr, _>| match result {
-            Ok(attr) => reply.attr(&ttl(&attr), &this.file_attr(attr)),
+        let owner = self.owner;
+        let done = Box::new(move |result: Result<(Attr, bool), _>| match result {
+            Ok((attr, keep)) => {
+                let ttl = if keep { LONG } else { Duration::ZERO };
+                reply.attr(&ttl, &owner.attr(attr));
+            }
             Err(error) => reply.error(errno(error)),
         });
         self.partition
@@ -243,7 +213,7 @@ impl Filesystem for Adapter {
         let _turn = self.turn(Operation::Create);
         match self.partition.create(parent.0, name, open_mode(flags)) {
             Ok((attr, fh)) => {
-                let attr = self.file_attr(attr);
+                let attr = self.owner.attr(attr);
                 reply.created(&LONG, &attr, GENERATION, FileHandle(fh), OPENED);
             }
             Err(error) => reply.error(errno(error)),
@@ -414,22 +384,7 @@ impl Filesystem for Adapter {
 
     fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
         let _turn = self.turn(Operation::StatFs);
-        let directory = self.partition.store().directory();
-        let Ok(disk) = nix::sys::statvfs::statvfs(directory) else {
-            return reply.error(Errno::EIO);
-        };
-        let (files, _, _) = self.partition.usage();
-        let room = 2 * self.partition.limits().files;
-        reply.statfs(
-            disk.blocks(),
-            disk.blocks_free(),
-            disk.blocks_available(),
-            room as u64,
-            room.saturating_sub(files) as u64,
-            u32::try_from(disk.fragment_size()).unwrap_or(4096),
-            u32::try_from(vmkpi::name::MAX_NAME_BYTES).unwrap_or(200),
-            u32::try_from(disk.fragment_size()).unwrap_or(4096),
-        );
+        attr::statfs(&self.partition, reply);
     }
 
     // What is not offered: one constant errno each, listed in docs/SEMANTICS.md.
@@ -496,7 +451,8 @@ impl Filesystem for Adapter {
     }
 
     // ENOSYS makes the kernel answer EOPNOTSUPP by itself from then on, without asking again: getxattr
-    // would otherwise be a fifth request of every store.
+    // would otherwise be a fifth request of every store. So does fuser with all that is not here: fallocate
+    // and tmpfile are refused, lseek and copy_file_range are done by the kernel.
 
     fn setxattr(
         &self,
@@ -534,56 +490,6 @@ impl Filesystem for Adapter {
         reply.error(Errno::ENOSYS);
     }
 
-    fn access(&self, _req: &Request, _ino: INodeNo, _mask: fuser::AccessFlags, reply: ReplyEmpty) {
-        let _turn = self.turn(Operation::Access);
-        reply.error(Errno::ENOSYS);
-    }
-
-    fn fallocate(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        _fh: FileHandle,
-        _offset: u64,
-        _length: u64,
-        _mode: i32,
-        reply: ReplyEmpty,
-    ) {
-        let _turn = self.turn(Operation::FAllocate);
-        reply.error(Errno::ENOSYS);
-    }
-
-    fn lseek(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        _fh: FileHandle,
-        _offset: i64,
-        _whence: i32,
-        reply: ReplyLseek,
-    ) {
-        let _turn = self.turn(Operation::LSeek);
-        reply.error(Errno::ENOSYS);
-    }
-
-    fn copy_file_range(
-        &self,
-        _req: &Request,
-        _ino_in: INodeNo,
-        _fh_in: FileHandle,
-        _offset_in: u64,
-        _ino_out: INodeNo,
-        _fh_out: FileHandle,
-        _offset_out: u64,
-        _len: u64,
-        _flags: fuser::CopyFileRangeFlags,
-        reply: ReplyWrite,
-    ) {
-        // The kernel then copies by reading and writing.
-        let _turn = self.turn(Operation::CopyFileRange);
-        reply.error(Errno::ENOSYS);
-    }
-
     fn ioctl(
         &self,
         _req: &Request,
@@ -595,6 +501,7 @@ impl Filesystem for Adapter {
         _out_size: u32,
         reply: ReplyIoctl,
     ) {
+        // Asked each time by whoever wonders whether it is a terminal: Python's open does.
         let _turn = self.turn(Operation::Ioctl);
         reply.error(Errno::ENOTTY);
     }

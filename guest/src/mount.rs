@@ -20,7 +20,7 @@ use crate::fuse::Adapter;
 pub fn take_over(path: &Path) -> anyhow::Result<()> {
     // Several daemons may have died on top of each other.
     for _ in 0..8 {
-        match std::fs::metadata(path) {
+        match look(path) {
             Ok(found) if found.is_dir() => return Ok(()),
             Ok(_) => bail!("{} is no directory", path.display()),
             Err(error) if error.raw_os_error() == Some(Errno::ENOTCONN as i32) => {
@@ -35,6 +35,13 @@ pub fn take_over(path: &Path) -> anyhow::Result<()> {
         }
     }
     bail!("{} cannot be detached", path.display())
+}
+
+/// What is at `path`. Its attributes may still be in the kernel's cache when its daemon has died: `statfs`
+/// is never answered from there.
+fn look(path: &Path) -> std::io::Result<std::fs::Metadata> {
+    nix::sys::statvfs::statvfs(path)?;
+    std::fs::metadata(path)
 }
 
 /// Detaches the mount at `path` at once; what is open stays open until the program ends. An unmount that
@@ -98,6 +105,8 @@ fn options(everyone: bool) -> Config {
         MountOption::FSName("vmkpi".into()),
         MountOption::Subtype("vmkpi".into()),
         MountOption::NoExec,
+        // The kernel compares modes and owners, with attributes it has: a store still costs no request more.
+        MountOption::DefaultPermissions,
     ];
     config.acl = match everyone {
         true => SessionACL::All,

@@ -9,8 +9,9 @@
 //! ```
 //!
 //! A batch that fails is rolled back whole, and each of its jobs is told why: a locked database (EAGAIN),
-//! a full disk (ENOSPC), a quota (EDQUOT), a failed write or sync (EIO; the database is opened anew before the next
-//! batch, and nothing is tried twice; a batch that found the database full is, when rows could go). `_seq` is assigned within the transaction, so a failed batch leaves no hole.
+//! a full disk (ENOSPC), a quota (EDQUOT), a failed write or sync (EIO; the next batch writes the same place of
+//! the log again, and no sync is tried twice; a batch that found the database full is, when rows could go).
+//! `_seq` is assigned within the transaction, so a failed batch leaves no hole.
 
 mod database;
 mod desk;
@@ -19,6 +20,7 @@ mod form;
 mod history;
 pub mod inspect;
 mod keeper;
+mod log;
 mod marks;
 mod mint;
 mod open;
@@ -164,9 +166,20 @@ pub enum RowData {
     Bytes,
 }
 
+/// What a store does to the file's name besides adding the row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NameEffect {
+    /// Nothing: the file was removed or replaced since it was opened. Rows outlive names.
+    Nothing,
+    /// The name has these bytes.
+    Content,
+    /// The name has these bytes, and the permission bits of a file that is new under it.
+    ContentAndMode(Option<u16>),
+}
+
 /// Something for the writer to do.
 pub enum Job {
-    /// One row and the file's new bytes.
+    /// One row, and mostly the file's new bytes.
     Store {
         /// Where.
         point: Point,
@@ -174,6 +187,8 @@ pub enum Job {
         bytes: Arc<Vec<u8>>,
         /// The row made of them.
         row: RowData,
+        /// What becomes of the name.
+        name: NameEffect,
         /// A refused input of the same handle that this store supersedes.
         withdraw: Option<i64>,
         /// Told when the row is on disk.
@@ -194,6 +209,15 @@ pub enum Job {
         point: Point,
         /// Told the file's last bytes.
         done: Done<Vec<u8>>,
+    },
+    /// Sets the permission bits of a file.
+    Mode {
+        /// Which.
+        point: Point,
+        /// The bits; none: those of the mount.
+        mode: Option<u16>,
+        /// Told when they are on disk.
+        done: Done<()>,
     },
     /// Keeps an input that was refused.
     Refuse {
@@ -423,7 +447,9 @@ impl Job {
             Self::Hello { done, .. } | Self::Tables { done } => done(Err(error)),
             Self::Ack { done, .. } => done(Err(error)),
             Self::Marks { done, .. } => done(Err(error)),
-            Self::Barrier { done } | Self::Wanted { done, .. } => done(Err(error)),
+            Self::Mode { done, .. } | Self::Barrier { done } | Self::Wanted { done, .. } => {
+                done(Err(error));
+            }
             Self::Close => {}
         }
     }

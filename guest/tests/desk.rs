@@ -12,7 +12,7 @@ use vmkpi::name::Area;
 use vmkpi_guest::config::Limits;
 use vmkpi_guest::counters::Counters;
 use vmkpi_guest::feed::Feed;
-use vmkpi_guest::store::{Job, Point, Store, StoreError, Stored, row_data};
+use vmkpi_guest::store::{Job, NameEffect, Point, Store, StoreError, Stored, row_data};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -47,6 +47,7 @@ impl Rig {
             },
             bytes: Arc::new(b"1\n".to_vec()),
             row: row_data(Area::Unencrypted, b"1\n", 10).unwrap(),
+            name: NameEffect::Content,
             withdraw: None,
             done: Box::new(move |result| tell.send(result).unwrap()),
         });

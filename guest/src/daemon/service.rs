@@ -155,8 +155,20 @@ fn serve(
     partition: &Partition,
     counters: &Arc<Counters>,
 ) -> anyhow::Result<Arc<EventFd>> {
-    let adapter = |everyone| Adapter::new(partition.clone(), Arc::clone(counters), everyone);
+    let adapter = |everyone| {
+        Adapter::new(
+            partition.clone(),
+            Arc::clone(counters),
+            config.access,
+            everyone,
+        )
+    };
     let session = mount::mount(&config.mount, config.allow_other, adapter)?;
+    let notifier = session.notifier();
+    partition.watch(Box::new(move |ino| {
+        // -1: no pages, whose locks could wait for us. The kernel may have forgotten the file already.
+        let _ = notifier.inval_inode(fuser::INodeNo(ino), -1, 0);
+    }));
     let ended = Arc::new(EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC)?);
     let bell = Arc::clone(&ended);
     std::thread::Builder::new()

@@ -5,8 +5,9 @@
 //! open ── begin ── apply each job ── commit ── open           tables keep what the jobs changed
 //!            │            │             │
 //!            └────────────┴── fails ────┴── roll back          tables are put back
-//!                                            ├── locked, full: open
-//!                                            └── write, sync failed, corrupt: closed; opened anew
+//!                                            ├── locked, full; write or sync failed: open, and the
+//!                                            │   next transaction takes the same place in the log
+//!                                            └── corrupt, not rolled back: closed; opened anew
 //!                                                before the next batch, each epoch one higher
 //! ```
 
@@ -25,7 +26,9 @@ use super::keeper::Keeper;
 use super::table::{Fault, State, Table, row_data};
 use super::wal::Log;
 use super::writer::Patience;
-use super::{AckOutcome, Job, Point, RowData, StoreError, Stored, files, open, probe, refused};
+use super::{
+    AckOutcome, Job, NameEffect, Point, RowData, StoreError, Stored, files, open, probe, refused,
+};
 use crate::config::Limits;
 
 /// What a job came to.
@@ -34,6 +37,8 @@ pub enum Outcome {
     Stored(Stored),
     /// A file is removed; these were its bytes.
     Content(Vec<u8>),
+    /// A file's permission bits are set.
+    Changed,
     /// An input is kept under this id.
     Refused(i64),
     /// An acknowledgement was taken or left.
@@ -56,7 +61,7 @@ pub struct Database {
     pub limits: Limits,
     /// How long the connection waits for another program's lock.
     patience: Patience,
-    /// Absent after a failed write, until it is opened anew.
+    /// Absent after a failure that could not be rolled back, until it is opened anew.
     conn: Option<Connection>,
     /// The tables used so far.
     tables: HashMap<Arc<KpiName>, Table>,
@@ -230,6 +235,9 @@ impl Database {
                 ErrorCode::DatabaseBusy
                     | ErrorCode::DatabaseLocked
                     | ErrorCode::DiskFull
+                    // The next transaction writes the log's same place again. Opened anew, SQLite would
+                    // take what it finds there for committed, although the disk may not have it.
+                    | ErrorCode::SystemIoFailure
                     | ErrorCode::ConstraintViolation
                     | ErrorCode::TooBig
             )
@@ -239,8 +247,7 @@ impl Database {
             .as_ref()
             .is_some_and(|conn| conn.is_autocommit() || conn.execute_batch("ROLLBACK").is_ok());
         if !keep || !rolled_back {
-            // What a failed sync has left on the disk is not known: nothing is tried again on this
-            // connection, and the ends of the tables are read anew.
+            // What the connection holds is not known: the ends of the tables are read anew.
             self.conn = None;
             self.tables.clear();
         }
@@ -322,16 +329,18 @@ impl Database {
                 point,
                 bytes,
                 row,
+                name,
                 withdraw,
                 ..
             } => {
                 if let Some(id) = withdraw {
                     refused::withdraw(self.connection()?, *id)?;
                 }
-                self.add_row(point, bytes, row).map(Outcome::Stored)
+                self.add_row(point, bytes, row, *name).map(Outcome::Stored)
             }
             Job::Rename { from, to, .. } => {
                 let bytes = self.remove_file(from)?;
+                let mode = files::mode(self.connection()?, from.name.as_str())?;
                 let row = row_data(self.area, &bytes, self.limits.columns);
                 let row = row.map_err(|error| {
                     Fault::Refused(StoreError::NotCsv {
@@ -339,10 +348,15 @@ impl Database {
                         error,
                     })
                 })?;
-                self.add_row(to, &Arc::new(bytes), &row)
+                let name = NameEffect::ContentAndMode(mode);
+                self.add_row(to, &Arc::new(bytes), &row, name)
                     .map(Outcome::Stored)
             }
             Job::Remove { point, .. } => self.remove_file(point).map(Outcome::Content),
+            Job::Mode { point, mode, .. } => {
+                files::set_mode(self.connection()?, point.name.as_str(), *mode)?;
+                Ok(Outcome::Changed)
+            }
             Job::Refuse {
                 point,
                 bytes,
@@ -368,10 +382,16 @@ impl Database {
         point: &Point,
         bytes: &Arc<Vec<u8>>,
         row: &RowData,
+        name: NameEffect,
     ) -> Result<Stored, Fault> {
         let key = self.next_key();
         let limit = self.limits.columns;
         let exists = self.touch(&point.name)?;
+        if name == NameEffect::Nothing {
+            // The name's bytes are those of its last row, which this one will not be.
+            self.write_filings()?;
+            files::settle(self.connection()?, point.name.as_str())?;
+        }
         let conn = self.conn.as_ref().ok_or(rusqlite::Error::InvalidQuery)?;
         if !exists {
             let table = Table::create(conn, self.stream, point, row)?;
@@ -385,7 +405,16 @@ impl Database {
             table.widen(conn, point, columns, limit)?;
         }
         let stamp = table.insert(conn, point, key, row, bytes)?;
-        if let Some(filing) = table.file(row, bytes, stamp) {
+        if let NameEffect::ContentAndMode(mode) = name {
+            files::set_mode(conn, point.name.as_str(), mode)?;
+        }
+        if name == NameEffect::Nothing {
+            table.unfile();
+            files::set_epoch(conn, table.file, stamp.epoch)?;
+            if !exists {
+                files::remove(conn, point.name.as_str())?;
+            }
+        } else if let Some(filing) = table.file(row, bytes, stamp) {
             self.filings.insert(Arc::clone(&point.name), filing);
         }
         Ok(Stored {

@@ -25,6 +25,8 @@ pub struct StoredFile {
     pub size: u64,
     /// When that was.
     pub mtime: Timestamp,
+    /// Its permission bits, if they were ever changed.
+    pub mode: Option<u16>,
 }
 
 /// What `.files` holds of a file.
@@ -42,7 +44,8 @@ struct Last {
 
 /// Every file ever stored.
 pub fn list(conn: &Connection, area: Area) -> rusqlite::Result<Vec<StoredFile>> {
-    let mut statement = conn.prepare("SELECT name, removed, mtime FROM \".files\" ORDER BY id")?;
+    let mut statement =
+        conn.prepare("SELECT name, removed, mtime, mode FROM \".files\" ORDER BY id")?;
     let mut rows = statement.query([])?;
     let mut files = Vec::new();
     while let Some(row) = rows.next()? {
@@ -63,6 +66,7 @@ pub fn list(conn: &Connection, area: Area) -> rusqlite::Result<Vec<StoredFile>> 
             removed,
             size: last.as_ref().map_or(0, |last| last.bytes.len() as u64),
             mtime: last.map_or(mtime, |last| last.time),
+            mode: row.get(3)?,
         });
     }
     Ok(files)
@@ -97,7 +101,7 @@ pub fn update(conn: &Connection, file: i64, epoch: u64, filing: &Filing) -> rusq
     Ok(())
 }
 
-/// Keeps a file's bytes apart from its rows, because the last of them is about to go.
+/// Keeps a file's bytes apart from its rows, because the last of them is about to go, or to be another's.
 pub fn settle(conn: &Connection, name: &str) -> rusqlite::Result<()> {
     let Some(filed) = filed(conn, name)?.filter(|filed| filed.form.is_some()) else {
         return Ok(());
@@ -107,6 +111,28 @@ pub fn settle(conn: &Connection, name: &str) -> rusqlite::Result<()> {
         "UPDATE \".files\" SET mtime = ?2, content = ?3, form = NULL WHERE name = ?1",
     )?
     .execute(params![name, last.time.as_micros(), last.bytes])?;
+    Ok(())
+}
+
+/// Sets a file's permission bits; none: those of the mount.
+pub fn set_mode(conn: &Connection, name: &str, mode: Option<u16>) -> rusqlite::Result<()> {
+    conn.prepare_cached("UPDATE \".files\" SET mode = ?2 WHERE name = ?1")?
+        .execute(params![name, mode])?;
+    Ok(())
+}
+
+/// A file's permission bits, if they were ever changed.
+pub fn mode(conn: &Connection, name: &str) -> rusqlite::Result<Option<u16>> {
+    conn.prepare_cached("SELECT mode FROM \".files\" WHERE name = ?1")?
+        .query_row([name], |row| row.get(0))
+        .optional()
+        .map(Option::flatten)
+}
+
+/// Notes the epoch of a row that was added without touching its file's name.
+pub fn set_epoch(conn: &Connection, file: i64, epoch: u64) -> rusqlite::Result<()> {
+    conn.prepare_cached("UPDATE \".files\" SET epoch = ?2 WHERE id = ?1")?
+        .execute(params![file, epoch.cast_signed()])?;
     Ok(())
 }
 

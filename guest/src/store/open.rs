@@ -11,7 +11,7 @@ use vmkpi::name::Area;
 use vmkpi::position::StreamId;
 
 use super::database::Database;
-use super::{StoredFile, files, marks, mint, schema};
+use super::{StoredFile, files, log, marks, mint, schema};
 use crate::config::Limits;
 
 /// Small pages: a store changes two or three of them, and each goes through the log whole.
@@ -81,6 +81,10 @@ fn open_or_set_aside(path: &Path, limits: Limits) -> anyhow::Result<Connection> 
 
 fn open_checked(path: &Path, limits: Limits) -> anyhow::Result<Connection> {
     let size = std::fs::metadata(path).map_or(0, |m| m.len());
+    // SQLite itself would take the log up to the damage and say nothing.
+    if let Some(damage) = log::damage(path)? {
+        return Err(Corrupt(damage).into());
+    }
     let conn = connect(path, limits)?;
     if size > limits.checked_bytes {
         check_ends(&conn)?;
@@ -156,6 +160,7 @@ fn connect(path: &Path, limits: Limits) -> anyhow::Result<Connection> {
     conn.pragma_update(None, "trusted_schema", false)?;
     let pages = i64::try_from(limits.database_bytes).unwrap_or(i64::MAX) / PAGE_BYTES;
     conn.pragma_update(None, "max_page_count", pages)?;
+    log::settle(&conn, path)?;
     schema::migrate(&mut conn)?;
     if schema::meta::<String>(&conn, "stream")?.is_none() {
         schema::set_meta(&conn, "stream", mint::new_stream()?.to_string())?;
@@ -168,7 +173,7 @@ fn stream_of(conn: &Connection) -> anyhow::Result<StreamId> {
     Ok(text.parse()?)
 }
 
-/// What `quick_check` found.
+/// What `quick_check` or the look through the log found.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct Corrupt(String);

@@ -51,6 +51,10 @@ CREATE TABLE ".refused" (
 ALTER TABLE ".files" ADD COLUMN form BLOB;
 "#,
     RETENTION,
+    // Permission bits after a chmod.
+    r#"
+ALTER TABLE ".files" ADD COLUMN mode INTEGER;
+"#,
 ];
 
 /// What retention goes by; and ids of refused inputs that are never given twice, as a handle may hold one

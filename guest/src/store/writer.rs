@@ -184,6 +184,7 @@ impl Writer {
                 done(Ok(stored));
             }
             (Job::Remove { done, .. }, Outcome::Content(bytes)) => done(Ok(bytes)),
+            (Job::Mode { done, .. }, Outcome::Changed) => done(Ok(())),
             (Job::Refuse { done, .. }, Outcome::Refused(id)) => {
                 self.counters.refused.fetch_add(1, Ordering::Relaxed);
                 done(Ok(id));
@@ -250,9 +251,10 @@ fn passes(error: &StoreError) -> bool {
 /// The database whose transaction a job belongs in.
 fn area_of(job: &Job) -> Option<Area> {
     match job {
-        Job::Store { point, .. } | Job::Remove { point, .. } | Job::Refuse { point, .. } => {
-            Some(point.area)
-        }
+        Job::Store { point, .. }
+        | Job::Remove { point, .. }
+        | Job::Mode { point, .. }
+        | Job::Refuse { point, .. } => Some(point.area),
         Job::Rename { to, .. } => Some(to.area),
         Job::Wanted { area, .. } => Some(*area),
         Job::Ack { table, .. } => match &table.point {

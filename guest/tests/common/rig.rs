@@ -15,8 +15,8 @@ use vmkpi_guest::csv::Columns;
 use vmkpi_guest::feed::Feed;
 use vmkpi_guest::store::inspect::Reader;
 use vmkpi_guest::store::{
-    AckOutcome, HostClaim, Inventory, Job, Marks, Opened, Point, RowData, Store, StoreError,
-    Stored, row_data,
+    AckOutcome, HostClaim, Inventory, Job, Marks, NameEffect, Opened, Point, RowData, Store,
+    StoreError, Stored, row_data,
 };
 
 pub struct Rig {
@@ -84,6 +84,7 @@ impl Rig {
             point,
             bytes,
             row,
+            name: NameEffect::Content,
             withdraw: None,
             done,
         })
@@ -96,6 +97,7 @@ impl Rig {
             point,
             bytes: Arc::default(),
             row,
+            name: NameEffect::Content,
             withdraw: None,
             done,
         })
