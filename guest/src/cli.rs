@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use clap::builder::PossibleValuesParser;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
-use crate::settings::{SETTINGS, Setting, Settings, Sources};
+use crate::settings::{Kind, SETTINGS, Setting, Settings, Sources};
 
 /// What a program is asked to do.
 #[derive(Debug)]
@@ -149,7 +149,15 @@ fn setting_flag(setting: &'static Setting, defaults: &Settings) -> Arg {
     let default = setting.get(defaults);
     let default = default.map_or(String::new(), |value| format!(" [default: {value}]"));
     let help = format!("{}{default} [env: {}=]", setting.help, setting.env());
-    option(setting.flag, setting.value, &help)
+    let arg = option(setting.flag, setting.value, &help);
+    match setting.kind {
+        // The flag alone means true; `--FLAG=false` overrules a file.
+        Kind::Boolean => arg
+            .num_args(0..=1)
+            .require_equals(true)
+            .default_missing_value("true"),
+        _ => arg,
+    }
 }
 
 fn option(name: &'static str, value: &'static str, help: &str) -> Arg {
