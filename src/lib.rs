@@ -12,6 +12,7 @@
 //! | [`delivery`] | how a row arrives exactly once: windows, coverage, acknowledgement |
 //! | [`message`] | the published message: topics and CloudEvents |
 //! | `seal` | making the envelope that only the owner opens (feature `seal`; it takes random bytes of the kernel) |
+//! | [`when`] | predicates: which samples are delivered |
 
 pub mod clock;
 pub mod delivery;
@@ -24,3 +25,4 @@ pub mod position;
 pub mod seal;
 mod text;
 pub mod value;
+pub mod when;

@@ -18,7 +18,7 @@ use vmkpi::link::TableId;
 use vmkpi::name::{Area, DataPoint};
 use vmkpi::position::Seq;
 
-use crate::config::RunConfig;
+use crate::config::{Limits, RunConfig};
 use crate::counters::Counters;
 use crate::fs::Partition;
 use crate::link::{Link, LinkState};
@@ -91,6 +91,17 @@ pub struct LimitStatus {
     pub buffered_bytes: usize,
     /// Open handles.
     pub handles: usize,
+}
+
+impl LimitStatus {
+    fn of(limits: &Limits) -> Self {
+        Self {
+            database_bytes: limits.database_bytes,
+            files: limits.files,
+            buffered_bytes: limits.buffered_bytes,
+            handles: limits.handles,
+        }
+    }
 }
 
 /// One data point.
@@ -210,6 +221,11 @@ impl Live {
         }
     }
 
+    fn polls(&self) -> Vec<PollStatus> {
+        let poller = self.poller.lock().unwrap_or_else(PoisonError::into_inner);
+        poller.status()
+    }
+
     fn status(&self) -> LiveStatus {
         let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
         let counters = &self.counters;
@@ -244,17 +260,8 @@ impl Live {
             buffered_bytes,
             memory_rss_bytes,
             memory_peak_bytes,
-            limits: LimitStatus {
-                database_bytes: self.config.limits.database_bytes,
-                files: self.config.limits.files,
-                buffered_bytes: self.config.limits.buffered_bytes,
-                handles: self.config.limits.handles,
-            },
-            polls: self
-                .poller
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .status(),
+            limits: LimitStatus::of(&self.config.limits),
+            polls: self.polls(),
         }
     }
 }

@@ -374,6 +374,35 @@ fn a_new_stream_begins_with_one_after_a_gap_and_the_gap_stays_in_the_old_one() {
 }
 
 #[test]
+fn acknowledged_rows_of_an_earlier_stream_go_by_the_same_bounds() {
+    let mut rig = Rig::new(ample());
+    rig.hello("vm-a");
+    rig.fill(W, 12);
+    rig.ack_row(W, 10);
+    let old = rig.table(W);
+    assert!(rig.hello("vm-b").minted.is_some());
+    let held = |rig: &Rig| rig.rows(&old).iter().map(|r| r.seq).collect::<Vec<_>>();
+    assert_eq!(held(&rig), (1..=10).collect::<Vec<_>>());
+    until("their bytes to be known", || {
+        rig.marks(&old).kept.bytes == 10 * 40
+    });
+    rig.reopen_with(Limits {
+        retain_rows: 3,
+        ..ample()
+    });
+    until("all but three to go", || held(&rig) == [8, 9, 10]);
+    assert_eq!(rig.marks(&old).kept.bytes, 3 * 40);
+    assert_eq!(rig.seqs(W), [1, 2], "nobody has these");
+    rig.reopen_with(Limits {
+        retain_age: Duration::ZERO,
+        ..ample()
+    });
+    until("the others to go", || held(&rig).is_empty());
+    assert_eq!(rig.marks(&old).gap(), None);
+    assert_eq!(rig.put(W, "v\n13\n").unwrap().seq, 3);
+}
+
+#[test]
 fn the_bytes_of_rows_are_known_again_after_a_restart() {
     let mut rig = Rig::new(ample());
     for i in 0..1_500u32 {

@@ -17,7 +17,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use vmkpi::descriptor::Descriptor;
 use vmkpi::link::LinkUrl;
 
-use crate::descriptors::{Descriptors, is_named, read_file};
+use crate::descriptors::{Descriptors, Files, is_named, read_file};
 use crate::libvirt::{Domain, Libvirt, State};
 use crate::link::{Address, Endpoint, Limits};
 use crate::mqtt::{Broker, Publisher};
@@ -26,7 +26,7 @@ use crate::state::StateDir;
 use crate::vm::{Handle, Reports, Shared, Spec, start};
 use crate::{exporter, infra};
 
-/// How often the files of descriptors are read again, and actors are looked after.
+/// How often the files of descriptors are looked at, and actors are looked after.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long the publisher may take to say goodbye.
 const GOODBYE: Duration = Duration::from_secs(2);
@@ -86,6 +86,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> anyhow::
 struct Daemon {
     guests: BTreeMap<String, LinkUrl>,
     descriptors: Descriptors,
+    files: Files,
     libvirt: Libvirt,
     shared: Shared,
     vms: BTreeMap<Arc<str>, Handle>,
@@ -100,6 +101,7 @@ impl Daemon {
         Self {
             guests: config.guests,
             descriptors: Descriptors::new(config.descriptors),
+            files: Files::default(),
             shared: Shared {
                 sampling: libvirt.sampling.clone(),
                 publisher,
@@ -155,14 +157,13 @@ impl Daemon {
         if paths.is_empty() {
             return;
         }
-        let read = move || {
-            let read = paths.into_iter().map(|path| {
-                let result = read_file(&path);
-                (path, result)
-            });
-            read.collect()
+        let mut files = std::mem::take(&mut self.files);
+        let look = move || {
+            let read = files.look(paths);
+            (files, read)
         };
-        if let Ok(read) = tokio::task::spawn_blocking(read).await {
+        if let Ok((files, read)) = tokio::task::spawn_blocking(look).await {
+            self.files = files;
             self.descriptors.take_files(read);
         }
     }

@@ -103,6 +103,7 @@ metrics! {
     BlockPhysical Gauge "libvirt_domain_block_stats_physicalsize_bytes" DEVICE "bytes" "block.N.physical" "Size of the disk's image on the host.";
     KpiValue Gauge "vmkpi_kpi_value" COLUMN "the KPI's own" "last row" "The newest value of a numeric column of an unencrypted KPI.";
     KpiTime Gauge "vmkpi_kpi_last_row_timestamp_seconds" POINT "seconds since 1970" "last row, _timestamp" "When the newest row of an unencrypted KPI was stored, by the guest's clock.";
+    ClockSkew Gauge "vmkpi_guest_clock_skew_seconds" VM "seconds" "link, marks" "The guest's clock minus the host's, as measured over the last minute.";
     KpiDropped Gauge "vmkpi_kpi_series_dropped" VM "count" "exporter" "KPI series left out because the VM has more than are exported.";
     Descriptor Gauge "vmkpi_descriptor_valid" VM "0 or 1" "descriptor" "Whether the VM has a descriptor that is in force; 0 when it has one that is refused.";
     DescriptorErrors Counter "vmkpi_descriptor_errors_total" NONE "count" "descriptor" "Descriptors that were refused: invalid, contradicting each other, or under a name that is taken.";
@@ -113,6 +114,8 @@ metrics! {
     Rows Counter "vmkpi_rows_received_total" VM "count" "link" "Rows read from the guest.";
     RowsReplayed Counter "vmkpi_rows_replayed_total" VM "count" "link" "Rows read from the guest that had been read before.";
     Samples Counter "vmkpi_samples_total" VM "count" "delivery" "Samples that went into messages or windows.";
+    Suppressed Counter "vmkpi_when_suppressed_total" VM "count" "delivery" "Samples and results that were not delivered as the specifier's predicate was not true.";
+    WhenErrors Counter "vmkpi_when_errors_total" VM "count" "delivery" "Samples and results of which the predicate was neither true nor false: a column was missing, NULL or of another type.";
     Gaps Counter "vmkpi_gaps_total" VM "count" "delivery" "Ranges of rows that were lost before they could be delivered.";
     Messages Counter "vmkpi_messages_published_total" VM "count" "publisher" "Messages handed to the publisher.";
     MessagesAcked Counter "vmkpi_messages_acknowledged_total" VM "count" "publisher" "Messages the broker acknowledged.";

@@ -126,6 +126,8 @@ fn add_report(page: &mut Page, domain: &Domain, report: &Report) {
         (Metric::Rows, report.rows),
         (Metric::RowsReplayed, report.rows_replayed),
         (Metric::Samples, report.samples),
+        (Metric::Suppressed, report.suppressed),
+        (Metric::WhenErrors, report.when_errors),
         (Metric::Gaps, report.gaps),
         (Metric::Messages, report.messages),
         (Metric::MessagesAcked, report.messages_acknowledged),
@@ -134,6 +136,9 @@ fn add_report(page: &mut Page, domain: &Domain, report: &Report) {
         (Metric::KpiDropped, report.dropped as u64),
     ] {
         page.add(metric, &vm, count as f64);
+    }
+    if let Some(skew_ms) = report.clock_skew_ms {
+        page.add(Metric::ClockSkew, &vm, f64::from(skew_ms) / 1000.0);
     }
     if !report.has_link {
         return;
@@ -211,6 +216,9 @@ mod tests {
             messages: 10,
             messages_acknowledged: 9,
             in_flight: 1,
+            suppressed: 3,
+            when_errors: 2,
+            clock_skew_ms: Some(-1500),
             kpis: vec![KpiRow {
                 point: "unencrypted/web".into(),
                 time_seconds: 1_795_194_000.5,

@@ -199,6 +199,28 @@ mod tests {
     }
 
     #[test]
+    fn a_gap_is_acknowledged_by_the_trimmed_row_and_by_no_row_within_it() {
+        let trimmed = Mark {
+            seq: 5,
+            key: Some(RowKey(5)),
+            epoch: 1,
+            time: at(5),
+        };
+        let head = TableHead {
+            last: 8,
+            trimmed,
+            ..TableHead::default()
+        };
+        let through = Position::new(5, RowKey(5));
+        assert_eq!(head.judge_ack(&[through], |_| None), AckVerdict::Through(5));
+        assert_eq!(head.mark_at(5, None), Some(trimmed));
+        assert_eq!(head.mark_at(4, None), None);
+        let other = Position::new(5, RowKey(6));
+        assert_eq!(head.judge_ack(&[other], |_| None), AckVerdict::Refuted);
+        assert_eq!(TableHead::default().mark_at(0, None), None);
+    }
+
+    #[test]
     fn only_cursors_that_this_history_has_acknowledge() {
         let head = TableHead {
             last: 5,

@@ -15,12 +15,15 @@ mod instance;
 mod lines;
 mod outbox;
 mod polling;
+mod publish;
 mod repair;
 mod table;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::skew::Skew;
+use crate::clock::Timestamp;
 use crate::descriptor::{Descriptor, Monitor};
 use crate::link::{GuestMessage, Have, HostMessage, MAX_LINE_BYTES, TableId, TableInfo, VERSION};
 use crate::name::{DataPoint, Label, PointPattern};
@@ -31,8 +34,8 @@ use polling::Polling;
 use repair::Asker;
 use table::Table;
 
-pub use instance::MAX_SAMPLE_BYTES;
 pub use outbox::{MAX_OUTSTANDING_BYTES, MAX_OUTSTANDING_MESSAGES, Output, Publication, Token};
+pub use publish::MAX_SAMPLE_BYTES;
 pub use table::Latest;
 
 /// The most tables of one VM that a host follows; more are counted and left alone.
@@ -82,6 +85,10 @@ pub struct Counters {
     pub rows_replayed: u64,
     /// Samples and results put into messages.
     pub samples: u64,
+    /// Samples and results that `when` kept back; of them [`Self::when_errors`] as they were undecided.
+    pub suppressed: u64,
+    /// Samples and results of which a `when` was neither true nor false.
+    pub when_errors: u64,
     /// Messages handed out for publishing.
     pub messages: u64,
     /// Messages that the broker has acknowledged.
@@ -151,6 +158,7 @@ pub struct Producer {
     out: Outbox,
     next_query: u64,
     counters: Counters,
+    skew: Skew,
 }
 
 /// A line that says something impossible.
@@ -193,6 +201,7 @@ impl Producer {
             out: Outbox::default(),
             next_query: 0,
             counters: Counters::default(),
+            skew: Skew::default(),
         }
     }
 
@@ -353,7 +362,7 @@ impl Producer {
             instance.gap(
                 &mut progress,
                 through,
-                instance::SAMPLE_TOO_LARGE,
+                publish::SAMPLE_TOO_LARGE,
                 &mut scope,
             );
         }
@@ -499,6 +508,17 @@ impl Producer {
         self.held_bytes
     }
 
+    /// The guest said that it is `guest`; that arrived at `host` by the host's clock.
+    pub fn observe_clock(&mut self, guest: Timestamp, host: Timestamp, now_ms: u64) {
+        self.skew.observe(guest, host, now_ms);
+    }
+
+    /// The guest's clock minus the host's as measured, in milliseconds, at most 24 days either way.
+    pub fn clock_skew_ms(&self) -> Option<i32> {
+        let measured = self.skew.milliseconds()?;
+        Some(i32::try_from(measured).unwrap_or(if measured < 0 { i32::MIN } else { i32::MAX }))
+    }
+
     /// What has happened.
     pub fn counters(&self) -> &Counters {
         &self.counters
@@ -522,6 +542,7 @@ impl Producer {
 
     /// A table with what publishing from it needs.
     fn hands(&mut self, id: &TableId, now_ms: u64) -> Option<table::Hands<'_>> {
+        let clock_skew_ms = self.clock_skew_ms();
         let (id, table) = match self.tables.get_key_value(id) {
             Some((key, _)) => {
                 let key = key.clone();
@@ -540,6 +561,7 @@ impl Producer {
             origin: &self.origin,
             out: &mut self.out,
             counters: &mut self.counters,
+            clock_skew_ms,
             now_ms,
         })
     }

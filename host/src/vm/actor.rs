@@ -279,6 +279,9 @@ impl Actor {
             message => message,
         };
         let (now_ms, refused) = (self.now_ms(), self.kpi.counters().lines_refused);
+        if let GuestMessage::Mark { time, .. } = &message {
+            self.kpi.observe_clock(*time, Timestamp::now(), now_ms);
+        }
         self.kpi.on_message(message, now_ms);
         if self.kpi.counters().lines_refused > refused {
             self.impossible();
@@ -391,6 +394,7 @@ impl Actor {
         report.received_bytes = self.link.received_bytes();
         report.count(self.kpi.counters());
         report.in_flight = self.kpi.outstanding();
+        report.clock_skew_ms = self.kpi.clock_skew_ms();
         for lane in &self.lanes {
             report.count(lane.producer().counters());
             report.in_flight += lane.producer().outstanding();

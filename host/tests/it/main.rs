@@ -8,6 +8,7 @@
 mod history;
 mod hostile;
 mod libvirt;
+mod metadata;
 mod publisher;
 mod support;
 mod whole;

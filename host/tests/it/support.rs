@@ -360,6 +360,26 @@ impl Daemon {
         Self::run(config, dir)
     }
 
+    /// Starts it for domains that say in their metadata what is monitored: name, socket of the guest.
+    pub fn of_metadata(broker: &str, vms: &[(&str, &Path)], limits: Limits) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let guest = |(name, socket): &(&str, &Path)| {
+            let url = format!("unix:{}", socket.display());
+            ((*name).to_owned(), url.parse().unwrap())
+        };
+        let config = Config {
+            libvirt_uri: "test:///default".to_owned(),
+            broker: broker.parse().unwrap(),
+            listen: SocketAddr::from(([127, 0, 0, 1], free_port())),
+            state: dir.path().join("state"),
+            guests: vms.iter().map(guest).collect(),
+            descriptors: BTreeMap::new(),
+            limits,
+            poll_interval: None,
+        };
+        Self::run(config, dir)
+    }
+
     fn run(config: Config, dir: tempfile::TempDir) -> Self {
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
         let listen = config.listen;
