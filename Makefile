@@ -5,7 +5,9 @@ TARGET ?= $(or $(CARGO_TARGET_DIR),target)
 # One set of features for every call, so that nothing is built twice.
 FLAGS = --locked --workspace --features vmkpi/command
 
-.PHONY: help demo build release test soak fmt lint bench clean
+FUZZ_SECONDS ?= 60
+
+.PHONY: help demo build release test soak fmt lint fuzz bench clean
 
 help: ## What there is to make
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' Makefile | expand -t 18
@@ -32,6 +34,9 @@ fmt: ## Format the code
 
 lint: ## Clippy, warnings denied
 	$(CARGO) clippy $(FLAGS) --all-targets -- -D warnings
+
+fuzz: ## Fuzz everything that reads what others wrote, FUZZ_SECONDS for each target
+	@CARGO="$(CARGO)" TARGET="$(TARGET)" tools/fuzz.sh $(FUZZ_SECONDS)
 
 bench: ## Stores a second of the full path, beside the floors of the same run
 	@tools/setup.sh demo

@@ -128,6 +128,7 @@ pub struct Chain {
     /// Where the exporter listens.
     pub metrics: SocketAddr,
     guest_arguments: Vec<String>,
+    host_options: Vec<String>,
     scratch: Scratch,
 }
 
@@ -137,16 +138,20 @@ impl Chain {
     /// # Errors
     /// A part does not come up.
     pub fn start(descriptor: &str) -> Result<Self> {
-        Self::start_with(descriptor, &[])
+        Self::start_with(descriptor, &[], &[])
     }
 
-    /// The same, with further arguments for the guest.
+    /// The same, with further arguments for the guest and options of the host daemon.
     ///
     /// # Errors
     /// A part does not come up.
-    pub fn start_with(descriptor: &str, guest_arguments: &[&str]) -> Result<Self> {
-        let guest_arguments: Vec<String> =
-            guest_arguments.iter().map(ToString::to_string).collect();
+    pub fn start_with(
+        descriptor: &str,
+        guest_arguments: &[&str],
+        host_options: &[&str],
+    ) -> Result<Self> {
+        let owned = |of: &[&str]| of.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let (guest_arguments, host_options) = (owned(guest_arguments), owned(host_options));
         let scratch = Scratch::new()?;
         let folder = scratch.path();
         std::fs::create_dir(folder.join("kpi"))?;
@@ -155,7 +160,7 @@ impl Chain {
         std::fs::write(folder.join("descriptor.toml"), descriptor)?;
         let guest = start_guest(folder, &guest_arguments)?;
         let metrics = free_address()?;
-        let host = start_host(folder, &broker, metrics)?;
+        let host = start_host(folder, &broker, metrics, &host_options)?;
         let chain = Self {
             watch,
             host,
@@ -163,6 +168,7 @@ impl Chain {
             broker,
             metrics,
             guest_arguments,
+            host_options,
             scratch,
         };
         chain.wait_until_watched()?;
@@ -236,7 +242,12 @@ impl Chain {
     pub fn without_host(&mut self, work: impl FnOnce(&Self) -> Result<()>) -> Result<()> {
         self.host.kill()?;
         work(self)?;
-        self.host = start_host(self.folder(), &self.broker, self.metrics)?;
+        self.host = start_host(
+            self.folder(),
+            &self.broker,
+            self.metrics,
+            &self.host_options,
+        )?;
         Ok(())
     }
 
@@ -356,8 +367,13 @@ fn start_guest(folder: &Path, further: &[String]) -> Result<Process> {
     Ok(guest)
 }
 
-fn start_host(folder: &Path, broker: &Broker, metrics: SocketAddr) -> Result<Process> {
-    let arguments = [
+fn start_host(
+    folder: &Path,
+    broker: &Broker,
+    metrics: SocketAddr,
+    options: &[String],
+) -> Result<Process> {
+    let mut arguments = vec![
         "run".to_owned(),
         "--libvirt.uri=test:///default".to_owned(),
         format!("--broker={}", broker.url()),
@@ -369,6 +385,7 @@ fn start_host(folder: &Path, broker: &Broker, metrics: SocketAddr) -> Result<Pro
             folder.join("descriptor.toml").display()
         ),
     ];
+    arguments.extend_from_slice(options);
     let host = Process::start(folder, "host", &program("vmkpi-host")?, arguments)?;
     wait_for(15, "the exporter", || TcpStream::connect(metrics).ok())
         .with_context(|| host.words())?;

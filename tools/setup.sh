@@ -14,8 +14,9 @@ case "${1:-test}" in
     # faketime: clocks that jump. python3-jwcrypto: opens what was sealed.
     # libxml2-utils: xmllint, a validator of XML schemas that is not ours.
     # libvirt, qemu, busybox, cpio, kmod, e2fsprogs: the virtual machine; its kernel the test fetches itself.
+    # g++: libFuzzer, for the fuzz targets.
     test)
-        packages="$packages mosquitto mosquitto-clients prometheus python3 python3-jwcrypto strace faketime libxml2-utils"
+        packages="$packages g++ mosquitto mosquitto-clients prometheus python3 python3-jwcrypto strace faketime libxml2-utils"
         packages="$packages libvirt-daemon-system libvirt-clients qemu-system-x86 busybox-static cpio kmod e2fsprogs"
         # Where systemd does not run, libvirt need not bring it along.
         [ -d /run/systemd/system ] || packages="$packages libvirt-daemon-system-sysv"

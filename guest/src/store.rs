@@ -17,6 +17,7 @@ mod database;
 mod desk;
 mod files;
 mod form;
+mod history;
 pub mod inspect;
 mod keeper;
 mod log;
@@ -50,6 +51,7 @@ use crate::feed::Feed;
 
 use desk::Desk;
 pub use files::StoredFile;
+pub use history::Found;
 pub use marks::{Gap, Kept, Marks};
 pub use open::set_aside;
 pub use retention::Reason;

@@ -14,6 +14,7 @@
 mod instance;
 mod lines;
 mod outbox;
+mod polling;
 mod publish;
 mod repair;
 mod table;
@@ -24,11 +25,12 @@ use std::sync::Arc;
 use super::skew::Skew;
 use crate::clock::Timestamp;
 use crate::descriptor::{Descriptor, Monitor};
-use crate::link::{GuestMessage, Have, HostMessage, TableId, VERSION};
+use crate::link::{GuestMessage, Have, HostMessage, MAX_LINE_BYTES, TableId, TableInfo, VERSION};
 use crate::name::{DataPoint, Label, PointPattern};
 use crate::position::{Mark, Nonce, Position, StreamId};
 use instance::Origin;
 use outbox::Outbox;
+use polling::Polling;
 use repair::Asker;
 use table::Table;
 
@@ -38,12 +40,21 @@ pub use table::Latest;
 
 /// The most tables of one VM that a host follows; more are counted and left alone.
 pub const MAX_TABLES: usize = 5000;
+/// The most tables taken from the lines of one `hello`, those of earlier streams included: the files that a
+/// guest may have, over all streams that it keeps. Of them, [`MAX_TABLES`] are followed.
+pub const MAX_HELLO_TABLES: usize = 40_000;
 /// Bytes of samples that the open raw windows of one VM hold together; over it, they go out early.
 pub const MAX_HELD_BYTES: usize = 4 << 20;
+/// Bytes of tables in one line for the guest: a line holds them with its frame and patterns.
+const MAX_LIST_BYTES: usize = MAX_LINE_BYTES - (256 << 10);
 /// A guest that has said nothing for so long is greeted again, in milliseconds.
 const SILENCE_MS: u64 = 5000;
 /// Greetings are at least this far apart, in milliseconds.
 const GREETING_MS: u64 = 3000;
+/// A guest that has said nothing for so long is asked whether it is there, in milliseconds.
+const ASK_MS: u64 = 2000;
+/// It is told that the host is there at least so often, in milliseconds.
+const PING_MS: u64 = 10_000;
 /// The same hole is asked for again after this time, in milliseconds.
 const RESUBSCRIBE_MS: u64 = 500;
 
@@ -121,6 +132,10 @@ struct Session {
     stream: Option<StreamId>,
     /// The guest asked for a new session.
     over: bool,
+    /// Tables of a `hello` whose last line has not come yet.
+    told: Vec<TableInfo>,
+    /// When the guest was last told that the host is there.
+    pinged_ms: u64,
 }
 
 /// One VM's producer.
@@ -135,6 +150,8 @@ pub struct Producer {
     session: Option<Session>,
     heard_ms: u64,
     greeted_ms: u64,
+    /// How rows come if they are not pushed.
+    polling: Option<Polling>,
     tables: BTreeMap<TableId, Table>,
     /// Bytes in open raw windows, of all tables.
     held_bytes: usize,
@@ -152,6 +169,12 @@ impl Producer {
     /// acknowledges.
     pub fn new(source: Source, identity: Identity, descriptor: &Descriptor, now_ms: u64) -> Self {
         Self::with_consumers(source, identity, descriptor, Vec::new(), now_ms)
+    }
+
+    /// From the next session on, the guest is asked for rows each `every_ms` milliseconds, instead of
+    /// pushing them.
+    pub fn poll_every(&mut self, every_ms: u64) {
+        self.polling = Some(Polling::new(every_ms));
     }
 
     /// A producer whose guest is acknowledged by these Consumers and by nothing else.
@@ -172,6 +195,7 @@ impl Producer {
             session: None,
             heard_ms: now_ms,
             greeted_ms: now_ms,
+            polling: None,
             tables: BTreeMap::new(),
             held_bytes: 0,
             out: Outbox::default(),
@@ -191,8 +215,13 @@ impl Producer {
             greeted: false,
             stream: None,
             over: false,
+            told: Vec::new(),
+            pinged_ms: now_ms,
         });
+        // Of a guest whose names fill the line, the rest is not told: what an `ack` names is verified too.
+        let mut room = MAX_LIST_BYTES;
         let seen = self.tables.iter().filter(|(_, t)| t.highest.seq > 0);
+        let seen = seen.take_while(|(id, _)| fits(id, &mut room));
         let have = seen.map(|(id, t)| Have {
             table: id.clone(),
             highest: t.highest,
@@ -245,12 +274,13 @@ impl Producer {
                 version,
                 tables,
                 stream,
+                more,
                 ..
-            } if version == VERSION => {
-                (session.greeted, session.stream) = (true, Some(stream));
-                self.on_hello(&tables, now_ms);
-                Ok(())
-            }
+            } if version == VERSION => self.on_hello_line(stream, tables, more, now_ms),
+            GuestMessage::Alive { .. } if greeted => Ok(()),
+            GuestMessage::Polled { id, more, .. } if greeted => self.on_polled(id, more, now_ms),
+            // A repair that gets no answer is given up after a while.
+            GuestMessage::Failed { .. } if greeted => Ok(()),
             GuestMessage::Rehello { .. } => {
                 session.over = true;
                 Ok(())
@@ -410,6 +440,8 @@ impl Producer {
 
     /// Call it about each second.
     pub fn tick(&mut self, now_ms: u64) {
+        self.ping(now_ms);
+        self.poll_if_due(now_ms);
         let nonce = self.session.as_ref().map(|s| s.nonce);
         let mut next_query = self.next_query;
         let ids: Vec<_> = self.tables.keys().cloned().collect();
@@ -439,6 +471,21 @@ impl Producer {
             }
         }
         self.next_query = next_query;
+    }
+
+    /// Shows the guest that the host is there, and asks whether the guest is.
+    fn ping(&mut self, now_ms: u64) {
+        let (silent_ms, listens) = (now_ms.saturating_sub(self.heard_ms), self.accepts_input());
+        let Some(session) = self.session.as_mut().filter(|s| s.greeted) else {
+            return;
+        };
+        let pinged_ms = now_ms.saturating_sub(session.pinged_ms);
+        let asks = listens && silent_ms >= ASK_MS && pinged_ms >= ASK_MS;
+        if self.source == Source::Kpi && (asks || pinged_ms >= PING_MS) {
+            session.pinged_ms = now_ms;
+            let nonce = session.nonce;
+            self.out.send(HostMessage::Ping { nonce });
+        }
     }
 
     /// What to do next; drain it after each call.
@@ -518,6 +565,13 @@ impl Producer {
             now_ms,
         })
     }
+}
+
+/// Whether a table fits into a list that has `room` left, and takes it.
+fn fits(id: &TableId, room: &mut usize) -> bool {
+    let left = room.checked_sub(id.line_bytes());
+    *room = left.unwrap_or(0);
+    left.is_some()
 }
 
 fn origin(descriptor: &Descriptor) -> Origin {

@@ -126,6 +126,8 @@ struct World {
     fifo: BTreeMap<(u8, usize), u64>,
     sites: Vec<Site>,
     named: bool,
+    /// Hosts ask for rows at an interval.
+    polled: bool,
     descriptor: Descriptor,
     stored: BTreeMap<TableId, Vec<Row>>,
     published: BTreeMap<InstanceId, BTreeSet<u64>>,
@@ -241,6 +243,7 @@ impl World {
             wires: BTreeMap::new(),
             fifo: BTreeMap::new(),
             named,
+            polled: false,
             descriptor,
             stored: BTreeMap::new(),
             published: BTreeMap::new(),
@@ -265,8 +268,11 @@ impl World {
             vec![]
         };
         let identity = Identity::default();
-        let producer =
+        let mut producer =
             Producer::with_consumers(Source::Kpi, identity, &self.descriptor, names, self.now);
+        if self.polled {
+            producer.poll_every(3000);
+        }
         self.lives[host] += 1;
         self.hosts[host] = Some(producer);
         self.connect(host);
@@ -347,6 +353,8 @@ impl World {
         if let Some(producer) = &mut self.hosts[host] {
             while let Some(output) = producer.poll() {
                 match output {
+                    // Left out, as each line draws from the dice and the seeds below stand for histories.
+                    Output::Send(HostMessage::Ping { .. }) => {}
                     Output::Send(line) => lines.push(line),
                     Output::Publish(p) => messages.push(p),
                 }
@@ -769,6 +777,21 @@ fn simulate_by(seed: u64, rules: Rules) {
     world.check();
 }
 
+fn simulate_polled(seed: u64, harsh: bool) {
+    let mut world = World::new(
+        seed,
+        Rules {
+            named: true,
+            harsh,
+            predicates: false,
+        },
+    );
+    world.polled = true;
+    world.start_host(0);
+    world.run();
+    world.check();
+}
+
 #[test]
 fn a_store_reverted_to_fewer_acknowledged_but_the_same_rows_is_acknowledged_again() {
     simulate(10_262_336_811_125_726_598, true, true);
@@ -876,11 +899,50 @@ fn open_raw_windows_of_one_vm_hold_a_bounded_number_of_bytes() {
     assert!(samples > 50, "the rest waits in its windows: {samples}");
 }
 
+/// A guest with as many and as long names as a host follows: what the host says of them fits into its lines.
+#[test]
+fn what_a_host_says_of_five_thousand_tables_fits_into_a_line() {
+    let descriptor = describe(&mut Rng(1), None, None);
+    let mut producer = Producer::new(Source::Kpi, Identity::default(), &descriptor, 0);
+    let mut guest = Spool::new(StreamId(1), SpoolLimits::default());
+    for n in 0..super::producer::MAX_TABLES as u64 {
+        let point = format!("unencrypted/{}{n:05}", "\"".repeat(195));
+        let row = Payload::Values(vec![Value::Integer(1)]);
+        let now = Timestamp::from_micros(1);
+        let point = point.parse().unwrap();
+        guest.append(&point, [COLUMN.into()].into(), row, RowKey(n), now);
+    }
+    let mut told = 0;
+    for nonce in [1, 2] {
+        producer.connected(Nonce(nonce), 0);
+        loop {
+            while let Some(line) = guest.poll() {
+                producer.on_message(line, 0);
+            }
+            let Some(output) = producer.poll() else { break };
+            match output {
+                Output::Send(line) => {
+                    assert!(crate::link::encode(&line).len() < crate::link::MAX_LINE_BYTES);
+                    if let HostMessage::Hello { have, .. } = &line {
+                        told = have.len();
+                    }
+                    guest.on_message(line, &mut || StreamId(2));
+                }
+                Output::Publish(p) => producer.on_puback(p.token, 0),
+            }
+        }
+    }
+    assert!((2000..5000).contains(&told), "{told}");
+}
+
 /// Fixed seeds, so that a run that fails can be looked at; 60,000 others passed when this was written.
 #[test]
 fn reverts_and_changed_descriptors_neither_lose_nor_double_a_row() {
     for seed in 0..300 {
         simulate(seed, true, true);
+        if seed % 3 == 0 {
+            simulate_polled(seed, true);
+        }
     }
 }
 
@@ -890,6 +952,11 @@ proptest! {
     #[test]
     fn named_consumers_keep_each_row_and_window_exactly_once(seed: u64) {
         simulate(seed, true, false);
+    }
+
+    #[test]
+    fn polled_rows_and_windows_are_kept_exactly_once(seed: u64) {
+        simulate_polled(seed, false);
     }
 
     #[test]

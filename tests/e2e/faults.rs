@@ -27,6 +27,19 @@ fn a_host_that_is_killed_again_and_again_loses_and_repeats_nothing() -> Result<(
 }
 
 #[test]
+fn a_host_that_polls_and_is_killed_loses_and_repeats_nothing() -> Result<()> {
+    let mut chain = Chain::start_with(EVERY_ROW, &[], &["--link.poll-interval=1"])?;
+    let ledger = Ledger::start(&chain, "load")?;
+    for pause_ms in [1300, 400] {
+        sleep(Duration::from_millis(pause_ms));
+        chain.kill_host()?;
+    }
+    sleep(Duration::from_secs(2));
+    ledger.judge(&chain, 40)?;
+    Ok(())
+}
+
+#[test]
 fn a_guest_that_is_killed_again_and_again_keeps_what_it_confirmed() -> Result<()> {
     let mut chain = Chain::start(EVERY_ROW)?;
     let ledger = Ledger::start(&chain, "load")?;
@@ -67,7 +80,7 @@ fn a_broker_that_is_away_for_half_a_minute_costs_nothing() -> Result<()> {
 fn rows_lost_while_no_host_was_there_arrive_as_a_gap_and_the_guest_is_acknowledged_past_it()
 -> Result<()> {
     let bounds = ["--retain-rows=5", "--drop-unacknowledged"];
-    let mut chain = Chain::start_with(EVERY_ROW, &bounds)?;
+    let mut chain = Chain::start_with(EVERY_ROW, &bounds, &[])?;
     let store = |chain: &Chain, n: u64| {
         std::fs::write(chain.mount().join("unencrypted/w"), format!("n\n{n}\n"))
     };

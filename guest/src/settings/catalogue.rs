@@ -31,7 +31,7 @@ pub static SETTINGS: &[Setting] = &[
         key: "link",
         flag: "link",
         value: "URL",
-        help: "Where the host is: virtio-serial:NAME or unix:/PATH",
+        help: "Where the host is: virtio-serial:NAME, vsock:2:PORT or unix:/PATH",
         kind: Kind::Text,
         reloads: false,
         set: |s, text| {

@@ -21,7 +21,7 @@ use super::{files, refused};
 
 /// A reader of one database.
 pub struct Reader {
-    conn: Connection,
+    pub(super) conn: Connection,
     area: Area,
     path: PathBuf,
 }
@@ -132,7 +132,7 @@ impl Reader {
         Ok(Some(page))
     }
 
-    fn has_table(&self, name: &str) -> rusqlite::Result<bool> {
+    pub(super) fn has_table(&self, name: &str) -> rusqlite::Result<bool> {
         self.conn
             .prepare_cached(
                 "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?1)",
@@ -227,7 +227,7 @@ impl Reader {
     }
 }
 
-fn columns_of(row: &SqlRow<'_>) -> Arc<[Box<str>]> {
+pub(super) fn columns_of(row: &SqlRow<'_>) -> Arc<[Box<str>]> {
     let statement: &rusqlite::Statement<'_> = row.as_ref();
     statement
         .column_names()
@@ -236,7 +236,7 @@ fn columns_of(row: &SqlRow<'_>) -> Arc<[Box<str>]> {
         .collect()
 }
 
-fn read_row(row: &SqlRow<'_>, area: Area, columns: usize) -> rusqlite::Result<Row> {
+pub(super) fn read_row(row: &SqlRow<'_>, area: Area, columns: usize) -> rusqlite::Result<Row> {
     let payload = match area {
         Area::Encrypted => Payload::Data(Base64Bytes(
             row.get_ref(OWN_COLUMNS)?
@@ -274,7 +274,7 @@ pub fn read_value(value: ValueRef<'_>) -> Value {
 }
 
 /// About what a row takes in JSON.
-fn size_of(payload: &Payload) -> usize {
+pub(super) fn size_of(payload: &Payload) -> usize {
     const FRAME: usize = 120;
     FRAME
         + match payload {

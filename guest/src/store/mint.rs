@@ -17,7 +17,7 @@ use super::{files, marks};
 const KEPT_STREAMS: usize = 8;
 
 /// The key in `.meta` that lists the earlier streams, oldest first, separated by blanks.
-const HISTORY: &str = "earlier_streams";
+pub(super) const HISTORY: &str = "earlier_streams";
 
 /// 128 random bits.
 pub fn new_stream() -> anyhow::Result<StreamId> {

@@ -6,13 +6,14 @@ mod report;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use vmkpi::descriptor::Descriptor;
 
 use crate::libvirt::{Domain, Sampling};
-use crate::link::{Endpoint, Limits};
+use crate::link::{Endpoint, HistoryClient, Limits};
 use crate::mqtt::Publisher;
 
 pub use report::{KpiColumn, KpiRow, MAX_KPI_SERIES, Report};
@@ -66,6 +67,8 @@ pub struct Shared {
     pub reports: Reports,
     /// What a guest may do.
     pub limits: Limits,
+    /// How often guests are asked for rows; `None` has them pushed.
+    pub poll_interval: Option<Duration>,
 }
 
 /// A running VM.
@@ -75,11 +78,18 @@ pub struct Handle {
     pub spec: watch::Sender<Spec>,
     /// The actor. It ends by itself some time after `leaving`.
     pub task: JoinHandle<()>,
+    /// Rows of an earlier time, from the guest.
+    pub history: HistoryClient,
 }
 
 /// Starts the actor of a VM.
 pub fn start(spec: Spec, shared: Shared) -> Handle {
     let (spec, follow) = watch::channel(spec);
-    let task = tokio::spawn(actor::run(follow, shared));
-    Handle { spec, task }
+    let (history, asked) = HistoryClient::new();
+    let task = tokio::spawn(actor::run(follow, shared, asked));
+    Handle {
+        spec,
+        task,
+        history,
+    }
 }

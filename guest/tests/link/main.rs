@@ -4,130 +4,22 @@
     reason = "helpers of tests: a panic is a failed test"
 )]
 
+#[path = "../common/mod.rs"]
 mod common;
+mod history;
+mod host;
+mod hostile;
+mod poll;
+mod vsock;
 
-use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt as _;
-use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use common::Guest;
-use vmkpi::link::{
-    From, GuestMessage, Have, HostMessage, LineReader, MAX_LINE_BYTES, Payload, Rows, TableId,
-    TableInfo, VERSION, encode,
-};
-use vmkpi::position::{Nonce, Position, RowKey, StreamId};
+use host::{Host, table};
+use vmkpi::link::{From, GuestMessage, Have, HostMessage, Payload};
+use vmkpi::position::{Nonce, Position, RowKey};
 use vmkpi::value::Value;
-
-/// A host that keeps to the protocol.
-struct Host {
-    stream: UnixStream,
-    reader: LineReader,
-    nonce: Nonce,
-}
-
-impl Host {
-    fn connect(guest: &Guest, nonce: u128) -> Self {
-        let stream = UnixStream::connect(guest.socket()).unwrap();
-        stream
-            .set_read_timeout(Some(Duration::from_millis(100)))
-            .unwrap();
-        Self {
-            stream,
-            reader: LineReader::new(),
-            nonce: Nonce(nonce),
-        }
-    }
-
-    fn say(&mut self, message: &HostMessage) {
-        self.stream.write_all(&encode(message)).unwrap();
-    }
-
-    fn hello(&mut self, have: Vec<Have>) -> (StreamId, Vec<TableInfo>) {
-        self.hello_as(have, None)
-    }
-
-    fn hello_as(&mut self, have: Vec<Have>, uuid: Option<&str>) -> (StreamId, Vec<TableInfo>) {
-        let nonce = self.nonce;
-        let uuid = uuid.map(str::to_owned);
-        self.say(&HostMessage::Hello {
-            version: VERSION,
-            nonce,
-            uuid,
-            genid: None,
-            have,
-        });
-        self.expect(|message| match message {
-            GuestMessage::Hello {
-                version,
-                nonce: n,
-                stream,
-                tables,
-            } => {
-                assert_eq!((version, n), (VERSION, nonce));
-                Some((stream, tables))
-            }
-            _ => None,
-        })
-    }
-
-    fn subscribe(&mut self, patterns: &[&str], from: Vec<From>) {
-        let patterns = patterns.iter().map(|p| p.parse().unwrap()).collect();
-        self.say(&HostMessage::Subscribe {
-            nonce: self.nonce,
-            patterns,
-            from,
-        });
-    }
-
-    fn ack(&mut self, table: &TableId, cursors: Vec<Position>) {
-        self.say(&HostMessage::Ack {
-            nonce: self.nonce,
-            table: table.clone(),
-            cursors,
-        });
-    }
-
-    fn rows(&mut self) -> Rows {
-        self.expect(|message| match message {
-            GuestMessage::Rows(rows) => Some(rows),
-            _ => None,
-        })
-    }
-
-    fn next(&mut self, patience: Duration) -> Option<GuestMessage> {
-        let until = Instant::now() + patience;
-        loop {
-            if let Some(message) = self.reader.next_message::<GuestMessage>() {
-                return Some(message.unwrap());
-            }
-            let mut bytes = [0; 65536];
-            match self.stream.read(&mut bytes) {
-                Ok(0) => return None,
-                Ok(length) => self.reader.push(&bytes[..length]),
-                Err(_) if Instant::now() < until => {}
-                Err(_) => return None,
-            }
-        }
-    }
-
-    fn expect<T>(&mut self, mut wanted: impl FnMut(GuestMessage) -> Option<T>) -> T {
-        let until = Instant::now() + Duration::from_secs(60);
-        while Instant::now() < until {
-            if let Some(found) = self.next(Duration::from_secs(60)).and_then(&mut wanted) {
-                return found;
-            }
-        }
-        panic!("it does not come");
-    }
-}
-
-fn table(stream: StreamId, point: &str) -> TableId {
-    TableId {
-        stream,
-        point: point.parse().unwrap(),
-    }
-}
 
 #[test]
 fn a_host_subscribes_and_each_row_is_pushed_once_with_its_types_and_a_mark_follows() {
@@ -433,127 +325,4 @@ fn the_newest_host_is_spoken_with() {
     second.subscribe(&["unencrypted/*"], vec![]);
     guest.write("unencrypted/w", "1\n").unwrap();
     assert_eq!(second.rows().rows.len(), 1);
-}
-
-#[test]
-fn after_anything_a_hostile_host_sends_an_honest_one_is_served() {
-    let guest = Guest::start();
-    guest.write("unencrypted/w", "v\n1\n").unwrap();
-    let hostile: Vec<(&str, Vec<u8>)> = vec![
-        ("a length of 4 GiB", b"\xff\xff\xff\xff\xff\xff\xff\xff".repeat(100)),
-        ("a line without end", vec![b'x'; 3 * MAX_LINE_BYTES]),
-        ("random bytes", (0..200_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect()),
-        ("half a line, then silence", b"{\"op\":\"hello\",\"ver".to_vec()),
-        ("another session's nonce", encode(&ack(Nonce(12345), "unencrypted/w"))),
-        ("no hello before subscribe", encode(&HostMessage::Subscribe {
-            nonce: Nonce(0), patterns: vec!["unencrypted/*".parse().unwrap()], from: vec![],
-        })),
-        ("deep nesting", [vec![b'['; 500_000], b"\n".to_vec()].concat()),
-        ("deep nesting in a message", [b"{\"op\":\"ack\",\"nonce\":".to_vec(), vec![b'{'; 10_000], b"\n".to_vec()].concat()),
-        ("a million tiny lines", b"1\n".repeat(1_000_000)),
-        ("another version", br#"{"op":"hello","version":99,"nonce":"00000000000000000000000000000009"}
-"#.to_vec()),
-        ("numbers out of range", br#"{"op":"ack","nonce":"00000000000000000000000000000001","stream":"00000000000000000000000000000001","point":"unencrypted/w","cursors":[{"seq":1e99}]}
-"#.to_vec()),
-        ("another VM's path", br#"{"op":"subscribe","nonce":"00000000000000000000000000000001","patterns":["../../etc/passwd"]}
-"#.to_vec()),
-    ];
-    for (what, bytes) in &hostile {
-        let mut stream = UnixStream::connect(guest.socket()).unwrap();
-        stream
-            .set_write_timeout(Some(Duration::from_secs(10)))
-            .unwrap();
-        // It may hang up in the middle.
-        let _ = stream.write_all(bytes);
-        honest(&guest, what);
-    }
-    let mut slow = UnixStream::connect(guest.socket()).unwrap();
-    for byte in &encode(&ack(Nonce(1), "unencrypted/w"))[..40] {
-        slow.write_all(&[*byte]).unwrap();
-        std::thread::sleep(Duration::from_millis(2));
-    }
-    honest(&guest, "one byte at a time");
-    // Inside a session: what was never sent, unknown tables, floods of questions nobody reads.
-    let mut host = Host::connect(&guest, 5);
-    let (stream, _) = host.hello(vec![]);
-    let nonce = host.nonce;
-    host.subscribe(
-        &["encrypted/unknown", "infra/*"],
-        vec![From {
-            table: table(stream, "encrypted/unknown"),
-            seq: u64::MAX,
-        }],
-    );
-    host.ack(
-        &table(StreamId(3), "unencrypted/w"),
-        vec![Position::new(5, RowKey(1))],
-    );
-    host.ack(
-        &table(stream, "infra/cpu"),
-        vec![Position::new(5, RowKey(1))],
-    );
-    host.ack(
-        &table(stream, "unencrypted/none"),
-        vec![Position::new(5, RowKey(1))],
-    );
-    let from = From {
-        table: table(stream, "unencrypted/w"),
-        seq: u64::MAX,
-    };
-    let question = encode(&HostMessage::Query {
-        nonce,
-        id: 1,
-        from,
-        limit: usize::MAX,
-    });
-    let _ = host.stream.set_write_timeout(Some(Duration::from_secs(1)));
-    let _ = host.stream.write_all(&question.repeat(20_000));
-    honest(&guest, "a flood of questions");
-    let live = &guest.status()["live"];
-    assert!(
-        live["memory_peak_bytes"].as_u64().unwrap() < 48 << 20,
-        "{live}"
-    );
-    assert!(live["bad_lines"].as_u64().unwrap() > 10);
-}
-
-#[test]
-fn a_host_that_floods_costs_no_memory() {
-    let guest = Guest::start();
-    let mut stream = UnixStream::connect(guest.socket()).unwrap();
-    let lines = b"1\n".repeat(500_000);
-    for _ in 0..4 {
-        stream.write_all(&lines).unwrap();
-    }
-    let live = || guest.status()["live"].clone();
-    common::until("two million bad lines", || live()["bad_lines"] == 2_000_000);
-    assert!(
-        live()["memory_peak_bytes"].as_u64().unwrap() < 24 << 20,
-        "{}",
-        live()
-    );
-}
-
-fn ack(nonce: Nonce, point: &str) -> HostMessage {
-    HostMessage::Ack {
-        nonce,
-        table: table(StreamId(1), point),
-        cursors: vec![Position::new(1, RowKey(1))],
-    }
-}
-
-fn honest(guest: &Guest, after: &str) {
-    let mut host = Host::connect(guest, 77);
-    let (stream, tables) = host.hello(vec![]);
-    assert_eq!(tables.len(), 1, "{after}");
-    host.subscribe(
-        &["unencrypted/w"],
-        vec![From {
-            table: table(stream, "unencrypted/w"),
-            seq: 1,
-        }],
-    );
-    assert_eq!(host.rows().rows[0].seq, 1, "{after}");
-    guest.write("unencrypted/w", "v\n2\n").unwrap();
-    assert!(host.rows().rows[0].seq >= 2, "{after}");
 }
