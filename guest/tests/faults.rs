@@ -345,7 +345,7 @@ fn one_state_directory_has_one_daemon_and_usage_errors_are_two() {
     ]);
     assert_eq!(second.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&second.stderr).contains("in use by another"));
-    assert_eq!(run(&["run"]).status.code(), Some(2));
+    assert_eq!(run(&["run", "--mout", "/x"]).status.code(), Some(2));
     assert_eq!(
         run(&["run", "--mount", "/x", "--state", "/y", "--link", "ftp:x"])
             .status
