@@ -263,6 +263,7 @@ impl Database {
                 tracing::warn!(database = %self.path.display(), "opened anew after a failure");
                 self.conn = Some(conn);
                 self.patience = Patience::Full;
+                self.log.reopen();
                 Ok(())
             }
             Err(error) => Err(match error.downcast_ref::<rusqlite::Error>() {
