@@ -31,7 +31,7 @@ const MAGIC: u32 = 0x377f_0682;
 
 /// What the log has from the start: a commit that lengthens it waits for the file system's own journal, too
 /// (a third of the rate of one writer). Room for the pages at which it is begun anew, and a large batch.
-pub const FIRST_BYTES: u64 = 2400 << 10;
+pub const FIRST_BYTES: u64 = 4600 << 10;
 
 /// Both halves of a checksum.
 type Sum = (u32, u32);

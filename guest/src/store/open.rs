@@ -25,7 +25,7 @@ pub const WAL_BYTES: u64 = 16 << 20;
 
 /// Pages in the log at which a commit copies them into the database: the more often a page was written
 /// meanwhile, the fewer copies.
-const CHECKPOINT_PAGES: i64 = 2048;
+const CHECKPOINT_PAGES: i64 = 4096;
 
 /// Opens both databases, in the order of [`Area::ALL`], as one store of one stream.
 pub fn open_both(
