@@ -21,8 +21,11 @@ pub fn filter(text: &str) -> Result<Targets, String> {
     let filter: Targets = text.parse().map_err(|error| {
         format!("{text:?} is no log filter ({error}): write warn, info, debug, or TARGET=LEVEL")
     })?;
-    // fuser warns that it cannot unmount what has been detached already.
-    Ok(filter.with_target("fuser", LevelFilter::ERROR))
+    // fuser warns that it cannot unmount what has been detached already, and calls it an error when the
+    // kernel no longer waits for an answer: its process was killed, or the partition was unmounted.
+    Ok(filter
+        .with_target("fuser", LevelFilter::ERROR)
+        .with_target("fuser::reply", LevelFilter::OFF))
 }
 
 /// Changes the filter of a program that runs.
