@@ -169,7 +169,7 @@ pub fn judge(table: &str, rows: &[Arrived], notes: &Notes, kills: usize) -> Verd
             "{table}: never stored: {row:?}"
         );
         if let Some(before) = before {
-            assert!(before.n < row.n, "{table}: twice: {before:?} {row:?}");
+            assert!(before.n < row.n, "{table}: twice: {before:?} {row:?} notes {:?}", &notes[(row.n as usize).saturating_sub(3)..(before.n as usize+2).min(notes.len())]);
             assert!(
                 (before.epoch, before.time) <= (row.epoch, row.time),
                 "{table}: back in time: {before:?} {row:?}"
