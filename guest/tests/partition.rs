@@ -250,42 +250,6 @@ int main(void) {
 "#;
 
 #[test]
-fn a_store_costs_four_requests() {
-    let guest = Guest::start();
-    for _ in 0..10 {
-        guest.write("unencrypted/w", "a\n1\n").unwrap();
-    }
-    let requests = || guest.status()["live"]["requests"].clone();
-    let of = |requests: &serde_json::Value, name: &str| requests[name].as_u64().unwrap_or(0);
-    // Nobody waits for a RELEASE: it may come after the close.
-    let all_released = || {
-        let now = requests();
-        of(&now, "RELEASE") == of(&now, "OPEN") + of(&now, "CREATE")
-    };
-    let sum = |requests: &serde_json::Value| -> u64 {
-        let counts = requests.as_object().unwrap().values();
-        counts.map(|v| v.as_u64().unwrap()).sum()
-    };
-    common::until("the releases of the first stores", all_released);
-    let before = requests();
-    for _ in 0..1000 {
-        guest.write("unencrypted/w", "a\n1\n").unwrap();
-    }
-    common::until("the last release", all_released);
-    let after = requests();
-    for name in ["OPEN", "WRITE", "FLUSH", "RELEASE"] {
-        assert_eq!(of(&after, name) - of(&before, name), 1000, "{name}");
-    }
-    assert_eq!(sum(&after) - sum(&before), 4000, "{before} {after}");
-    assert!(
-        guest.status()["live"]["memory_peak_bytes"]
-            .as_u64()
-            .unwrap()
-            > 0
-    );
-}
-
-#[test]
 fn other_readers_may_look_while_many_write_and_every_success_is_a_row() {
     let guest = Guest::start();
     let stored: u64 = std::thread::scope(|scope| {
