@@ -21,7 +21,7 @@ use crate::descriptors::{Descriptors, is_named, read_file};
 use crate::libvirt::{Domain, Libvirt, State};
 use crate::link::{Endpoint, Limits};
 use crate::mqtt::{Broker, Publisher};
-use crate::snapshot::{DescriptorStatus, Snapshot};
+use crate::snapshot::{DescriptorStatus, Scraped, Snapshot};
 use crate::state::StateDir;
 use crate::vm::{Handle, Reports, Shared, Spec, start};
 use crate::{exporter, infra};
@@ -128,6 +128,7 @@ impl Daemon {
                 .unwrap_or_else(PoisonError::into_inner)
                 .clone(),
             broker: Arc::clone(&broker),
+            exporter: Scraped::default(),
         };
         tokio::spawn(exporter::serve(listener, Box::new(source)))
     }
@@ -181,8 +182,9 @@ impl Daemon {
             }
         }
         self.leaving.retain(|handle| !handle.task.is_finished());
-        let pace = in_force.values().filter_map(|d| infra::pace(d)).min();
-        self.libvirt.pace.set(pace);
+        let paces = in_force.iter();
+        let paces = paces.filter_map(|(uuid, d)| Some((Arc::clone(uuid), infra::pace(d)?)));
+        self.libvirt.pace.set(paces.collect());
         self.note_status(&domains.by_uuid);
     }
 

@@ -79,8 +79,6 @@ fn device_name(
     interfaces: &BTreeMap<String, String>,
 ) -> Option<String> {
     match group {
-        Group::State | Group::Cpu | Group::Memory => None,
-        Group::Vcpu => Some(index.to_string()),
         Group::Net => {
             let alias = readings.name.as_ref().and_then(|tap| interfaces.get(tap));
             Some(alias.cloned().unwrap_or_else(|| format!("net{index}")))
@@ -89,6 +87,10 @@ fn device_name(
             let target = readings.name.clone();
             Some(target.unwrap_or_else(|| format!("block{index}")))
         }
+        _ if group.has_devices() => {
+            Some(readings.name.clone().unwrap_or_else(|| index.to_string()))
+        }
+        _ => None,
     }
 }
 

@@ -23,7 +23,7 @@ use vmkpi::position::Nonce;
 use super::report::Report;
 use super::{Shared, Spec};
 use crate::infra::{Lane, measurements};
-use crate::libvirt::{Sampling, State};
+use crate::libvirt::{State, Taken};
 use crate::link::{Client, Event, Fault};
 use crate::mqtt::{Job, Outcome, Reply};
 use crate::random;
@@ -54,6 +54,8 @@ struct Actor {
     last_lane: u64,
     /// When the domain was seen running, after it was not.
     running_since: std::time::Instant,
+    /// When the figures were taken that were last measured, quick and detailed.
+    measured: [Option<std::time::Instant>; 2],
     outbox: VecDeque<Job>,
     deferred: VecDeque<(Instant, Job)>,
     /// What went before the lanes and producers that are there now.
@@ -74,6 +76,7 @@ impl Actor {
             lanes: VecDeque::new(),
             last_lane: KPI_LANE,
             running_since: std::time::Instant::now(),
+            measured: [None; 2],
             outbox: VecDeque::new(),
             deferred: VecDeque::new(),
             past: Report::default(),
@@ -241,6 +244,9 @@ impl Actor {
 
     fn on_message(&mut self, message: GuestMessage) {
         let (now_ms, refused) = (self.now_ms(), self.kpi.counters().lines_refused);
+        if matches!(message, GuestMessage::Rows(_)) {
+            self.past.rows_time = Some(Timestamp::now().as_seconds_f64());
+        }
         self.kpi.on_message(message, now_ms);
         if self.kpi.counters().lines_refused > refused {
             match self.link.impossible() {
@@ -275,7 +281,10 @@ impl Actor {
         };
         let Some(producer) = producer else { return };
         match reply.outcome {
-            Outcome::Acknowledged => producer.on_puback(reply.token, now_ms),
+            Outcome::Acknowledged => {
+                producer.on_puback(reply.token, now_ms);
+                self.past.acknowledged_time = Some(Timestamp::now().as_seconds_f64());
+            }
             Outcome::Refused => producer.on_refused(reply.token, now_ms),
             Outcome::Deferred(job) => self.deferred.push_back((Instant::now() + DEFER, job)),
         }
@@ -283,24 +292,26 @@ impl Actor {
 
     /// Takes new statistics into the lane of this residence, if the VM runs.
     fn measure(&mut self) {
-        let sampling: Sampling = self.shared.sampling.borrow_and_update().clone();
-        let running = self.spec.domain.state == State::Running && !self.spec.leaving;
-        let (Some(stats), true) = (sampling.last, running) else {
-            return;
-        };
+        let vms = Arc::clone(&self.shared.sampling.borrow_and_update().vms);
         let domain = &self.spec.domain;
-        let (Some(figures), Some(lane)) = (stats.by_uuid.get(&domain.uuid), self.lanes.back_mut())
-        else {
+        let running = domain.state == State::Running && !self.spec.leaving;
+        let (Some(stats), Some(lane)) = (vms.get(&domain.uuid), self.lanes.back_mut()) else {
             return;
         };
-        // Asked before the VM ran: figures of another residence, or of none.
-        let fresh = stats
-            .at
-            .checked_sub(stats.took)
-            .is_some_and(|t| t >= self.running_since);
-        if fresh && lane.residence == domain.residence {
-            let measured = measurements(figures, &domain.interfaces);
-            lane.append(measured, &self.spec.descriptor, stats.time);
+        if !running || lane.residence != domain.residence {
+            return;
+        }
+        for (taken, last) in [&stats.quick, &stats.detailed]
+            .into_iter()
+            .zip(&mut self.measured)
+        {
+            // Asked before the VM ran: figures of another residence, or of none.
+            let new = |t: &&Taken| t.asked >= self.running_since && Some(t.at) > *last;
+            if let Some(taken) = taken.as_ref().filter(new) {
+                *last = Some(taken.at);
+                let measured = measurements(&taken.figures, &domain.interfaces);
+                lane.append(measured, &self.spec.descriptor, taken.time);
+            }
         }
     }
 

@@ -45,6 +45,14 @@ pub struct Report {
     pub rows: u64,
     /// Rows read again.
     pub rows_replayed: u64,
+    /// When the last row was read, in seconds since 1970.
+    pub rows_time: Option<f64>,
+    /// Holes that were seen and asked for again.
+    pub holes: u64,
+    /// Replays that were begun.
+    pub repairs: u64,
+    /// Tables over the limit.
+    pub tables_refused: u64,
     /// Samples that went into messages.
     pub samples: u64,
     /// Ranges that were lost.
@@ -53,6 +61,8 @@ pub struct Report {
     pub messages: u64,
     /// Messages acknowledged.
     pub messages_acknowledged: u64,
+    /// When the last was, in seconds since 1970.
+    pub acknowledged_time: Option<f64>,
     /// Messages that can never be delivered.
     pub messages_refused: u64,
     /// Messages on their way.
@@ -68,6 +78,9 @@ impl Report {
     pub fn count(&mut self, counters: &Counters) {
         self.rows += counters.rows;
         self.rows_replayed += counters.rows_replayed;
+        self.holes += counters.holes;
+        self.repairs += counters.repairs;
+        self.tables_refused += counters.tables_refused;
         self.samples += counters.samples;
         self.gaps += counters.gaps;
         self.messages += counters.messages;
