@@ -23,8 +23,9 @@ use super::stats::Kind;
 const BULK: usize = 25;
 /// Calls for detailed figures that are under way and not late.
 const MAX_UNDER_WAY: usize = 4;
-/// Calls that are late, before no more VM is asked by itself.
-const MAX_LATE: usize = 8;
+/// Calls that are late, before no more VM is asked by itself. A VM that hangs holds one: whoever got
+/// its job first; the others come back with less.
+const MAX_LATE: usize = 10;
 /// All calls that may be open at once; with the quick ones it is how many askers there can be.
 pub(super) const MAX_OPEN: usize = MAX_UNDER_WAY + MAX_LATE + 1;
 /// A call may always take this long, and no call longer than [`LONGEST`] and its share for each VM.

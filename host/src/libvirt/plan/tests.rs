@@ -5,13 +5,16 @@ use std::collections::HashSet;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// libvirt, as far as a plan can tell: a call takes 5 ms for each VM, and for ever while one hangs.
+/// libvirt, as far as a plan can tell: a call takes 5 ms for each VM. Where one hangs it stands still while
+/// it has got that VM's job, and passes it over if another call has.
 struct World {
     start: Instant,
     now: Instant,
     plan: Plan,
     vms: Vec<Arc<str>>,
     hanging: HashSet<Arc<str>>,
+    /// Which call holds the job of a VM that hangs.
+    jobs: HashMap<Arc<str>, CallId>,
     /// Open calls: when they will have been answered, if nothing hangs.
     open: Vec<(Instant, Order)>,
     answered: HashMap<Arc<str>, Instant>,
@@ -27,6 +30,7 @@ impl World {
             plan: Plan::default(),
             vms: (0..count).map(|n| format!("vm{n:04}").into()).collect(),
             hanging: HashSet::new(),
+            jobs: HashMap::new(),
             open: Vec::new(),
             answered: HashMap::new(),
             most_open: 0,
@@ -57,21 +61,26 @@ impl World {
             self.open.push((now + takes, order));
         }
         self.most_open = self.most_open.max(self.open.len());
-        let hanging = &self.hanging;
-        let returns = |(at, order): &(Instant, Order)| {
-            let hangs =
-                order.kind == Kind::Detailed && order.vms.iter().any(|vm| hanging.contains(vm));
-            *at <= now && !hangs
-        };
-        let (done, open) = std::mem::take(&mut self.open)
-            .into_iter()
-            .partition::<Vec<_>, _>(returns);
-        self.open = open;
-        for (_, order) in done {
-            if self.plan.answered(order.call, now, |_| Word::Whole) && order.kind == Kind::Detailed
-            {
-                self.answered
-                    .extend(order.vms.into_iter().map(|vm| (vm, now)));
+        self.jobs.retain(|vm, _| self.hanging.contains(vm));
+        for (at, order) in std::mem::take(&mut self.open) {
+            let hangs = order.vms.iter().find(|vm| {
+                let free = self.hanging.contains(*vm) && order.kind == Kind::Detailed;
+                free && *self.jobs.entry(Arc::clone(vm)).or_insert(order.call) == order.call
+            });
+            if at > now || hangs.is_some() {
+                self.open.push((at, order));
+                continue;
+            }
+            let word = |vm: &Arc<str>| match self.hanging.contains(vm) {
+                true => Word::Part,
+                false => Word::Whole,
+            };
+            if self.plan.answered(order.call, now, word) && order.kind == Kind::Detailed {
+                let whole = order
+                    .vms
+                    .into_iter()
+                    .filter(|vm| !self.hanging.contains(vm));
+                self.answered.extend(whole.map(|vm| (vm, now)));
             }
         }
         self.now += Duration::from_millis(5);
