@@ -1,9 +1,13 @@
 //! Statistics of real QEMUs below a real libvirtd, some of which do not answer.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use rustix::process::Signal;
+use serde_json::Value;
 use vmkpi_tests::lab::PATIENCE;
 use vmkpi_tests::lab::herd::{Herd, age, series};
 use vmkpi_tests::wait_for;
@@ -61,8 +65,8 @@ fn a_vm_whose_qemu_is_stopped_costs_only_its_own_figures() -> Result<()> {
     let stuck: usize = stuck.context("how many calls hang")?.parse()?;
     ensure!((1..=2).contains(&stuck), "{stuck} calls hang");
     // What libvirt knows itself goes on being measured, too.
-    let state = |l: &serde_json::Value| l["vm"] == "vm2" && l["point"] == "infra/state";
-    let count = |lines: &[serde_json::Value]| lines.iter().filter(|l| state(l)).count();
+    let state = |l: &Value| l["vm"] == "vm2" && l["point"] == "infra/state";
+    let count = |lines: &[Value]| lines.iter().filter(|l| state(l)).count();
     let before = count(&herd.lines()?);
     herd.wait_for_lines("its state", |lines| count(lines) > before + 1)?;
 
@@ -95,7 +99,7 @@ fn after_libvirtd_was_restarted_everything_is_followed_again() -> Result<()> {
     let back = Instant::now();
     herd.wait_for_page("figures of all", |page| {
         let fresh = |vm: &&str| age(page, TAKEN, vm).is_some_and(|age| age <= OLDEST);
-        page.contains("\nlibvirt_up 1\n") && VMS.iter().all(|vm| fresh(&vm))
+        page.contains("\nlibvirt_up 1\n") && VMS.iter().all(fresh)
     })?;
     ensure!(
         back.elapsed() < Duration::from_secs(30),
@@ -117,4 +121,90 @@ fn after_libvirtd_was_restarted_everything_is_followed_again() -> Result<()> {
         herd.hypervisor.virsh(&["resume", "vm1"])?;
     }
     Ok(())
+}
+
+/// Rows of each stream and point, in the order they were shown: (stream, point) to numbers.
+fn by_stream(lines: &[Value]) -> BTreeMap<(String, String), Vec<u64>> {
+    let mut streams: BTreeMap<_, Vec<u64>> = BTreeMap::new();
+    for line in lines {
+        let text = |key: &str| line[key].as_str().unwrap_or_default().to_owned();
+        if let Some(seq) = line["seq"].as_u64().filter(|_| line["vm"] == "vm0") {
+            streams
+                .entry((text("stream"), text("point")))
+                .or_default()
+                .push(seq);
+        }
+    }
+    streams
+}
+
+#[test]
+fn measurements_survive_a_host_that_is_killed_while_the_broker_is_away() -> Result<()> {
+    let Some(mut herd) = Herd::start(1, 500)? else {
+        return Ok(());
+    };
+    let shown = |lines: &[Value]| by_stream(lines).values().any(|seqs| seqs.len() > 3);
+    let before = by_stream(&herd.wait_for_lines("measurements", shown)?);
+    let streams = |all: &BTreeMap<(String, String), Vec<u64>>| {
+        all.keys()
+            .map(|(stream, _)| stream.clone())
+            .collect::<BTreeSet<_>>()
+    };
+    ensure!(streams(&before).len() == 1, "{before:?}");
+    herd.broker.process().signal(Signal::STOP)?;
+    // Twice: what the first daemon left, the second has to leave to the third.
+    for kept in [60.0, 120.0] {
+        herd.wait_for_page("measurements on disk", |page| {
+            series(page, "vmkpi_outbox_rows", "vm0").is_some_and(|rows| rows > kept)
+        })?;
+        herd.kill_host()?;
+        herd.start_host()?;
+    }
+    // The VM leaves: nobody but the outbox knows what was measured.
+    herd.wait_for_page("measurements of the third", |page| {
+        series(page, "vmkpi_outbox_streams", "vm0") == Some(3.0)
+            && series(page, "vmkpi_outbox_rows", "vm0").is_some_and(|rows| rows > 150.0)
+    })?;
+    herd.hypervisor.virsh(&["destroy", "vm0"])?;
+    herd.kill_host()?;
+    let kept = kept_in(&herd.folder().join("host/outbox.db"))?;
+    ensure!(kept.len() == 3, "{kept:?}");
+    herd.start_host()?;
+    herd.broker.process().signal(Signal::CONT)?;
+    wait_for(PATIENCE, "everything to be delivered", || {
+        kept_in(&herd.folder().join("host/outbox.db"))
+            .ok()
+            .filter(BTreeMap::is_empty)
+    })
+    .with_context(|| herd.words())?;
+    let all = by_stream(&herd.lines()?);
+    ensure!(
+        streams(&all) == kept.keys().cloned().collect(),
+        "{:?}",
+        streams(&all)
+    );
+    for ((stream, point), seqs) in &all {
+        let whole = (1..=seqs.len() as u64).collect::<Vec<_>>();
+        ensure!(*seqs == whole, "{stream} {point}: {seqs:?}");
+        ensure!(seqs.len() > 8, "{stream} {point}: {seqs:?}");
+    }
+    Ok(())
+}
+
+/// The streams in an outbox and how many batches each has.
+fn kept_in(database: &Path) -> Result<BTreeMap<String, u64>> {
+    let script = "import json,sqlite3,sys\n\
+        c=sqlite3.connect('file:'+sys.argv[1]+'?mode=ro',uri=True)\n\
+        q='SELECT stream, (SELECT count(*) FROM batch WHERE lane = id) FROM stream'\n\
+        print(json.dumps(dict(c.execute(q))))";
+    let output = Command::new("python3")
+        .args(["-c", script])
+        .arg(database)
+        .output()?;
+    ensure!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(serde_json::from_slice(&output.stdout)?)
 }

@@ -202,10 +202,8 @@ metrics! {
     BrokerRepeated Counter "vmkpi_broker_messages_repeated_total" NONE "count" "publisher" "Messages sent again after a connection broke.";
     BrokerRetried Counter "vmkpi_broker_messages_deferred_total" NONE "count" "publisher" "Messages the broker refused for now, for example for want of permission.";
     OutboxRows Gauge "vmkpi_outbox_rows" VM "count" "outbox" "Infrastructure measurements on disk that are not acknowledged yet.";
-    OutboxTime Gauge "vmkpi_outbox_oldest_timestamp_seconds" VM "seconds since 1970" "outbox" "When the oldest of those was taken.";
     OutboxStreams Gauge "vmkpi_outbox_streams" VM "count" "outbox" "Residences of the VM whose measurements are on their way.";
-    OutboxTrimmed Counter "vmkpi_outbox_rows_trimmed_total" VM "count" "outbox" "Infrastructure measurements lost because the outbox was full; each range is announced as a gap.";
-    OutboxWaits Counter "vmkpi_outbox_measurements_dropped_total" VM "count" "outbox" "Infrastructure measurements not taken because the disk did not keep up.";
+    OutboxTrimmed Counter "vmkpi_outbox_batches_trimmed_total" VM "count" "outbox" "Batches of infrastructure measurements lost because the outbox was full; what was in them is announced as gaps.";
     OutboxBytes Gauge "vmkpi_outbox_bytes" NONE "bytes" "outbox" "Size of the outbox on disk.";
     OutboxCommits Counter "vmkpi_outbox_commits_total" NONE "count" "outbox" "Transactions synced to disk, each with everything that waited.";
     OutboxSeconds Counter "vmkpi_outbox_commit_seconds_total" NONE "seconds" "outbox" "Time spent in them.";

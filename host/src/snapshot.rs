@@ -11,6 +11,7 @@ use crate::libvirt::{Domains, Sampling, VmStats};
 use crate::link::Fault;
 use crate::metrics::{Labels, Metric, Page};
 use crate::mqtt::Status;
+use crate::outbox;
 use crate::vm::Report;
 
 /// Statistics older than this are no longer shown: a stale number is never served as new.
@@ -49,6 +50,8 @@ pub struct Snapshot {
     pub descriptors: DescriptorStatus,
     /// The publisher.
     pub broker: Arc<Status>,
+    /// The outbox.
+    pub outbox: Arc<outbox::Status>,
     /// The exporter itself.
     pub exporter: Scraped,
 }
@@ -93,6 +96,9 @@ impl Snapshot {
             (Metric::BrokerFailures, broker.failures()),
             (Metric::BrokerRepeated, broker.repeated()),
             (Metric::BrokerRetried, broker.deferred()),
+            (Metric::OutboxBytes, self.outbox.bytes()),
+            (Metric::OutboxCommits, self.outbox.commits()),
+            (Metric::OutboxErrors, self.outbox.errors()),
             (Metric::LibvirtConnects, self.domains.connects),
             (Metric::StatsFailures, sampling.failures),
             (Metric::StatsLate, sampling.late_calls),
@@ -102,6 +108,7 @@ impl Snapshot {
         ] {
             page.add(metric, &none, count as f64);
         }
+        page.add(Metric::OutboxSeconds, &none, self.outbox.commit_seconds());
         let seconds = |time: Timestamp| time.as_seconds_f64();
         for (metric, value) in [
             (
@@ -174,6 +181,9 @@ fn add_report(page: &mut Page, vm: &Labels, report: &Report) {
         (Metric::MessagesRefused, report.messages_refused),
         (Metric::MessagesWaiting, report.in_flight as u64),
         (Metric::KpiDropped, report.dropped as u64),
+        (Metric::OutboxRows, report.kept),
+        (Metric::OutboxStreams, report.streams),
+        (Metric::OutboxTrimmed, report.trimmed),
     ] {
         page.add(metric, vm, count as f64);
     }

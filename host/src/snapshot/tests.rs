@@ -87,6 +87,7 @@ fn snapshot() -> Snapshot {
             valid: [(uuid, true)].into(),
         },
         broker: Arc::default(),
+        outbox: Arc::default(),
         exporter: Scraped::default(),
     }
 }

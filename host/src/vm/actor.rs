@@ -22,10 +22,11 @@ use vmkpi::position::Nonce;
 
 use super::report::Report;
 use super::{Shared, Spec};
-use crate::infra::{Lane, measurements};
+use crate::infra::{Lane, Of, measurements};
 use crate::libvirt::{State, Taken};
 use crate::link::{Client, Event, Fault};
 use crate::mqtt::{Job, Outcome, Reply};
+use crate::outbox::{Left, Page, Ticket};
 use crate::random;
 
 /// How often producers are ticked and a report is made.
@@ -35,23 +36,27 @@ const DEFER: Duration = Duration::from_secs(10);
 /// The lane of KPIs; those of infrastructure count on from here.
 const KPI_LANE: u64 = 0;
 /// Residences whose measurements are still on their way; over it, the oldest is given up.
-const MAX_LANES: usize = 8;
+const MAX_LANES: usize = 16;
 
-pub(super) async fn run(spec: watch::Receiver<Spec>, shared: Shared) {
-    Actor::new(spec, shared).run().await;
+pub(super) async fn run(spec: watch::Receiver<Spec>, shared: Shared, left: Vec<Left>) {
+    let mut actor = Actor::new(spec, shared);
+    actor.take_over(&left);
+    actor.run().await;
 }
 
 struct Actor {
     follow: watch::Receiver<Spec>,
     spec: Spec,
     shared: Shared,
+    /// How far the outbox is on disk.
+    committed: watch::Receiver<Ticket>,
     replies: (mpsc::UnboundedSender<Reply>, mpsc::UnboundedReceiver<Reply>),
     started: Instant,
     link: Client,
     link_open: bool,
     kpi: Producer,
     lanes: VecDeque<Lane>,
-    last_lane: u64,
+    pages: (mpsc::UnboundedSender<Page>, mpsc::UnboundedReceiver<Page>),
     /// When the domain was seen running, after it was not.
     running_since: std::time::Instant,
     /// When the figures were taken that were last measured, quick and detailed.
@@ -69,12 +74,13 @@ impl Actor {
             link: Client::new(shared.limits),
             kpi: kpi_producer(&spec, 0),
             follow,
+            committed: shared.outbox.committed.clone(),
             shared,
             replies: mpsc::unbounded_channel(),
             started: Instant::now(),
             link_open: false,
             lanes: VecDeque::new(),
-            last_lane: KPI_LANE,
+            pages: mpsc::unbounded_channel(),
             running_since: std::time::Instant::now(),
             measured: [None; 2],
             outbox: VecDeque::new(),
@@ -85,6 +91,20 @@ impl Actor {
         actor.reside();
         actor.aim();
         actor
+    }
+
+    /// Goes on with what an earlier daemon left of the VM's measurements.
+    fn take_over(&mut self, left: &[Left]) {
+        let now_ms = self.now_ms();
+        for stream in left.iter().rev() {
+            let (outbox, pages) = (&self.shared.outbox, &self.pages.0);
+            match Lane::left(stream, &self.spec.descriptor, outbox, pages, now_ms) {
+                Ok(lane) => self.lanes.push_front(lane),
+                Err(error) => {
+                    tracing::error!(domain = %self.spec.domain.name, %error, "what the outbox holds of the VM cannot be read; it stays there");
+                }
+            }
+        }
     }
 
     fn now_ms(&self) -> u64 {
@@ -108,6 +128,8 @@ impl Actor {
                 },
                 event = self.link.next(reads) => self.on_link(event),
                 Some(reply) = self.replies.1.recv() => self.on_replies(reply),
+                Some(page) = self.pages.1.recv() => self.on_page(page),
+                Ok(()) = self.committed.changed() => {}
                 permit = jobs.reserve(), if !self.outbox.is_empty() => match permit {
                     Ok(permit) => if let Some(job) = self.outbox.pop_front() {
                         permit.send(job);
@@ -161,15 +183,20 @@ impl Actor {
         let here = !self.spec.leaving && self.spec.domain.state != State::Off;
         let residence = here.then_some(self.spec.domain.residence);
         for lane in &mut self.lanes {
-            if Some(lane.residence) != residence {
+            if lane.residence != residence {
                 lane.end(&self.spec.descriptor, now_ms);
             }
         }
         if let Some(residence) = residence
-            && self.lanes.back().map(|l| l.residence) != Some(residence)
+            && self.lanes.back().and_then(|l| l.residence) != Some(residence)
         {
-            self.last_lane += 1;
-            let lane = Lane::new(self.last_lane, residence, &self.spec.descriptor, now_ms);
+            let of = Of {
+                uuid: &self.spec.domain.uuid,
+                name: &self.spec.domain.name,
+                descriptor: &self.spec.descriptor,
+            };
+            let (outbox, pages) = (&self.shared.outbox, &self.pages.0);
+            let lane = Lane::new(residence, &of, outbox, pages, now_ms);
             self.lanes.push_back(lane);
             self.running_since = std::time::Instant::now();
         }
@@ -181,6 +208,8 @@ impl Actor {
 
     fn drop_lane(&mut self, at: usize) {
         if let Some(lane) = self.lanes.remove(at) {
+            lane.forget();
+            self.past.trimmed += lane.kept().trimmed;
             self.past.count(lane.producer().counters());
             self.outbox.retain(|job| job.lane != lane.id);
             self.deferred.retain(|(_, job)| job.lane != lane.id);
@@ -269,6 +298,12 @@ impl Actor {
         }
     }
 
+    fn on_page(&mut self, page: Page) {
+        if let Some(lane) = self.lanes.iter_mut().find(|lane| lane.id == page.lane) {
+            lane.on_page(page);
+        }
+    }
+
     fn on_reply(&mut self, reply: Reply) {
         let now_ms = self.now_ms();
         let producer = match reply.lane {
@@ -298,7 +333,7 @@ impl Actor {
         let (Some(stats), Some(lane)) = (vms.get(&domain.uuid), self.lanes.back_mut()) else {
             return;
         };
-        if !running || lane.residence != domain.residence {
+        if !running || lane.residence != Some(domain.residence) {
             return;
         }
         for (taken, last) in [&stats.quick, &stats.detailed]
@@ -372,6 +407,10 @@ impl Actor {
         for lane in &self.lanes {
             report.count(lane.producer().counters());
             report.in_flight += lane.producer().outstanding();
+            let kept = lane.kept();
+            report.kept += kept.rows;
+            report.trimmed += kept.trimmed;
+            report.streams += 1;
         }
         report.take_kpis(&self.kpi);
         self.shared.reports.put(&self.spec.domain.uuid, report);

@@ -14,6 +14,7 @@ use vmkpi::descriptor::Descriptor;
 use crate::libvirt::{Domain, Sampling};
 use crate::link::{Endpoint, Limits};
 use crate::mqtt::Publisher;
+use crate::outbox::{Left, Outbox};
 
 pub use report::{KpiColumn, KpiRow, MAX_KPI_SERIES, Report};
 
@@ -64,6 +65,8 @@ pub struct Shared {
     pub publisher: Publisher,
     /// Where reports go.
     pub reports: Reports,
+    /// Where measurements are kept.
+    pub outbox: Outbox,
     /// What a guest may do.
     pub limits: Limits,
 }
@@ -77,9 +80,9 @@ pub struct Handle {
     pub task: JoinHandle<()>,
 }
 
-/// Starts the actor of a VM.
-pub fn start(spec: Spec, shared: Shared) -> Handle {
+/// Starts the actor of a VM. `left` is what an earlier daemon left of its measurements.
+pub fn start(spec: Spec, shared: Shared, left: Vec<Left>) -> Handle {
     let (spec, follow) = watch::channel(spec);
-    let task = tokio::spawn(actor::run(follow, shared));
+    let task = tokio::spawn(actor::run(follow, shared, left));
     Handle { spec, task }
 }

@@ -67,6 +67,12 @@ pub struct Report {
     pub messages_refused: u64,
     /// Messages on their way.
     pub in_flight: usize,
+    /// Infrastructure measurements that are kept until they are acknowledged.
+    pub kept: u64,
+    /// Batches of them that were lost because the outbox was full.
+    pub trimmed: u64,
+    /// Residences whose measurements are on their way.
+    pub streams: u64,
     /// The newest rows, by point; at most [`MAX_KPI_SERIES`] columns in all.
     pub kpis: Vec<KpiRow>,
     /// Columns left out.

@@ -330,6 +330,7 @@ impl Daemon {
             guests: BTreeMap::new(),
             descriptors: BTreeMap::new(),
             limits,
+            outbox_bytes: vmkpi_host::outbox::DEFAULT_MAX_BYTES,
         };
         for (name, descriptor, socket) in vms {
             let path = dir.path().join(format!("{name}.toml"));
