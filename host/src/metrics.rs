@@ -201,7 +201,7 @@ metrics! {
     BrokerFailures Counter "vmkpi_broker_connection_failures_total" NONE "count" "publisher" "Connections to the broker that failed or broke.";
     BrokerRepeated Counter "vmkpi_broker_messages_repeated_total" NONE "count" "publisher" "Messages sent again after a connection broke.";
     BrokerRetried Counter "vmkpi_broker_messages_deferred_total" NONE "count" "publisher" "Messages the broker refused for now, for example for want of permission.";
-    OutboxRows Gauge "vmkpi_outbox_rows" VM "count" "outbox" "Infrastructure measurements on disk that are not acknowledged yet.";
+    OutboxBatches Gauge "vmkpi_outbox_batches" VM "count" "outbox" "Batches of infrastructure measurements, each of one moment, on disk and not acknowledged yet.";
     OutboxStreams Gauge "vmkpi_outbox_streams" VM "count" "outbox" "Residences of the VM whose measurements are on their way.";
     OutboxTrimmed Counter "vmkpi_outbox_batches_trimmed_total" VM "count" "outbox" "Batches of infrastructure measurements lost because the outbox was full; what was in them is announced as gaps.";
     OutboxBytes Gauge "vmkpi_outbox_bytes" NONE "bytes" "outbox" "Size of the outbox on disk.";

@@ -181,7 +181,7 @@ fn add_report(page: &mut Page, vm: &Labels, report: &Report) {
         (Metric::MessagesRefused, report.messages_refused),
         (Metric::MessagesWaiting, report.in_flight as u64),
         (Metric::KpiDropped, report.dropped as u64),
-        (Metric::OutboxRows, report.kept),
+        (Metric::OutboxBatches, report.kept),
         (Metric::OutboxStreams, report.streams),
         (Metric::OutboxTrimmed, report.trimmed),
     ] {

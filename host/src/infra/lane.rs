@@ -78,8 +78,8 @@ struct HeadRecord {
 /// What a lane has done, for the exporter.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Kept {
-    /// Rows not acknowledged.
-    pub rows: u64,
+    /// Batches, the rows of one moment each, that are not acknowledged.
+    pub batches: u64,
     /// Batches lost because the lane was over its share.
     pub trimmed: u64,
 }
@@ -232,7 +232,7 @@ impl Lane {
     /// How much is kept.
     pub fn kept(&self) -> Kept {
         Kept {
-            rows: self.spool.backlogs().map(|(_, backlog)| backlog).sum(),
+            batches: self.backlog.len() as u64,
             trimmed: self.trimmed,
         }
     }

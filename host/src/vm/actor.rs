@@ -408,7 +408,7 @@ impl Actor {
             report.count(lane.producer().counters());
             report.in_flight += lane.producer().outstanding();
             let kept = lane.kept();
-            report.kept += kept.rows;
+            report.kept += kept.batches;
             report.trimmed += kept.trimmed;
             report.streams += 1;
         }

@@ -67,7 +67,7 @@ pub struct Report {
     pub messages_refused: u64,
     /// Messages on their way.
     pub in_flight: usize,
-    /// Infrastructure measurements that are kept until they are acknowledged.
+    /// Batches of infrastructure measurements that are kept until they are acknowledged.
     pub kept: u64,
     /// Batches of them that were lost because the outbox was full.
     pub trimmed: u64,

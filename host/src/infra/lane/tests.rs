@@ -123,7 +123,7 @@ fn a_lane_delivers_one_sample_an_interval() {
     life.step(11, false, true);
     life.step(12, false, true);
     assert_eq!(life.seqs(), (1..=10).collect::<Vec<_>>());
-    assert_eq!(life.lane.kept().rows, 0);
+    assert_eq!(life.lane.kept().batches, 0);
 }
 
 #[test]
