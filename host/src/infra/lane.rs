@@ -8,23 +8,24 @@
 //!                          └──── read back, page by page, when it takes more <────┘
 //! ```
 
+mod record;
+
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::str::FromStr as _;
 
-use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use vmkpi::clock::Timestamp;
-use vmkpi::delivery::head::{Stamp, TableHead};
 use vmkpi::delivery::producer::{Identity, Output, Producer, Publication, Source};
 use vmkpi::delivery::spool::{Spool, SpoolLimits};
-use vmkpi::descriptor::{Descriptor, Format, MIN_INFRA_INTERVAL_MS, Monitor};
+use vmkpi::descriptor::{Descriptor, MIN_INFRA_INTERVAL_MS, Monitor};
 use vmkpi::link::{HostMessage, Payload, VERSION};
 use vmkpi::name::DataPoint;
-use vmkpi::position::{Mark, Nonce, RowKey, Seq, StreamId};
+use vmkpi::position::{Nonce, RowKey, Seq, StreamId};
 
 use super::Measurement;
 use crate::outbox::{self, Left, Order, Outbox, Page, Record, Shape, ShapedRow, Ticket};
 use crate::random;
+use record::{HeadRecord, json, spelled};
 
 /// Rows of one point that are in memory until they are acknowledged: those of the longest window.
 const SPOOL_ROWS: usize = 100_000;
@@ -65,14 +66,6 @@ enum Rows {
     Disk,
     /// In the spool: the last row of each shape.
     Admitted(Vec<(usize, Seq)>),
-}
-
-/// What is kept of a table's head.
-#[derive(Debug, Serialize, Deserialize)]
-struct HeadRecord {
-    last: Mark,
-    acked: Mark,
-    trimmed: Mark,
 }
 
 /// What a lane has done, for the exporter.
@@ -157,17 +150,7 @@ impl Lane {
     ) -> anyhow::Result<Self> {
         let (record, batches) = left;
         let heads: BTreeMap<DataPoint, HeadRecord> = serde_json::from_str(&record.heads)?;
-        let heads = heads.into_iter().map(|(point, head)| {
-            let last = Stamp {
-                seq: head.last.seq,
-                time: head.last.time,
-                epoch: head.last.epoch,
-            };
-            (
-                point,
-                TableHead::restored(last, head.acked, head.trimmed, 0),
-            )
-        });
+        let heads = heads.into_iter().map(|(point, head)| (point, head.head()));
         let spool = Spool::restored(StreamId::from_str(&record.stream)?, limits(), heads);
         let mut lane = Self::of(record.clone(), spool, descriptor, outbox, pages, now_ms);
         for shape in serde_json::from_str::<Vec<Shape>>(&record.shapes)? {
@@ -461,6 +444,12 @@ impl Lane {
         }
     }
 
+    /// Whether rows wait for the disk, and the producer for them.
+    pub fn awaits_disk(&self) -> bool {
+        let waits = matches!(self.backlog.back(), Some(b) if matches!(b.rows, Rows::Fresh(..)));
+        waits && !self.parked && self.producer.accepts_input()
+    }
+
     /// Takes what was read back. A batch that should be there and is not is lost: a gap.
     pub fn on_page(&mut self, page: Page) {
         self.reading = false;
@@ -510,21 +499,6 @@ impl Lane {
     }
 }
 
-impl HeadRecord {
-    fn of(head: &TableHead) -> Self {
-        Self {
-            last: Mark {
-                seq: head.last,
-                key: None,
-                epoch: head.epoch,
-                time: head.time,
-            },
-            acked: head.acked,
-            trimmed: head.trimmed,
-        }
-    }
-}
-
 fn limits() -> SpoolLimits {
     SpoolLimits {
         rows: SPOOL_ROWS,
@@ -539,40 +513,6 @@ fn admit(spool: &mut Spool, shapes: &[Shape], rows: Vec<ShapedRow>) -> Rows {
         spool.admit(&shape.point, shape.columns.clone(), row);
     }
     Rows::Admitted(last)
-}
-
-fn json<T: Serialize>(value: &T) -> String {
-    serde_json::to_string(value).expect("keys are text")
-}
-
-/// The descriptor as JSON that can be read again, for the case that its VM is gone by then.
-fn spelled(descriptor: &Descriptor) -> String {
-    let monitors = descriptor.monitors.iter().map(|m| {
-        let mut monitor = serde_json::json!({
-            "id": m.id, "point": m.point, "interval_ms": m.interval_ms, "delivery_ms": m.delivery_ms,
-        });
-        if let Format::Processed(function) = m.format {
-            monitor["format"] = "processed".into();
-            monitor["function"] = function.as_str().into();
-        }
-        monitor
-    });
-    let mut text = serde_json::json!({
-        "vm": descriptor.vm, "primary_site": descriptor.primary_site,
-        "monitor": monitors.collect::<Vec<_>>(),
-    });
-    for (key, value) in [
-        (
-            "service",
-            descriptor.service.as_ref().map(ToString::to_string),
-        ),
-        ("primary_key", descriptor.primary_key.clone()),
-    ] {
-        if let Some(value) = value {
-            text[key] = value.into();
-        }
-    }
-    text.to_string()
 }
 
 #[cfg(test)]

@@ -198,14 +198,14 @@ impl Session {
         Ok(())
     }
 
-    /// Whether libvirt had the domain's job: without it, it says what it knows itself. QEMU's resident
-    /// memory comes from the host's kernel and is always there with the job.
+    /// Whether libvirt had the domain's job: without it, it says what it knows itself, and neither the
+    /// memory of the process nor what its disks do.
     fn is_whole(&self, uuid: &str, figures: &Figures) -> bool {
         let active = || {
             let domain = self.domains.get(uuid).map(|known| &known.domain);
             domain.is_some_and(|d| d.is_active().unwrap_or(false))
         };
-        self.driver != Driver::Qemu || figures.has(Metric::MemoryRss) || !active()
+        self.driver != Driver::Qemu || had_job(figures) || !active()
     }
 
     /// What the bulk statistics do not say.
@@ -216,9 +216,7 @@ impl Session {
         if self.driver == Driver::Test {
             return add_info(&known.domain, figures);
         }
-        if !figures.has(Metric::MemoryRss)
-            || known.asked_job.is_some_and(|t| t.elapsed() < JOB_EVERY)
-        {
+        if !had_job(figures) || known.asked_job.is_some_and(|t| t.elapsed() < JOB_EVERY) {
             return;
         }
         known.asked_job = Some(Instant::now());
@@ -229,6 +227,10 @@ impl Session {
             known.asked_job = None;
         }
     }
+}
+
+fn had_job(figures: &Figures) -> bool {
+    figures.has(Metric::MemoryRss) || figures.has(Metric::BlockReadRequests)
 }
 
 /// The test driver's bulk statistics know only the state (libvirt 9); its virDomainGetInfo knows

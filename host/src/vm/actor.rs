@@ -120,6 +120,7 @@ impl Actor {
             if self.is_over() {
                 return;
             }
+            let disk = self.lanes.iter().any(Lane::awaits_disk);
             let reads = self.kpi.accepts_input() && self.outbox.is_empty();
             tokio::select! {
                 changed = self.follow.changed() => match changed {
@@ -129,7 +130,7 @@ impl Actor {
                 event = self.link.next(reads) => self.on_link(event),
                 Some(reply) = self.replies.1.recv() => self.on_replies(reply),
                 Some(page) = self.pages.1.recv() => self.on_page(page),
-                Ok(()) = self.committed.changed() => {}
+                Ok(()) = self.committed.changed(), if disk => {}
                 permit = jobs.reserve(), if !self.outbox.is_empty() => match permit {
                     Ok(permit) => if let Some(job) = self.outbox.pop_front() {
                         permit.send(job);
