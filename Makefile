@@ -32,11 +32,13 @@ fmt: ## Format the code
 lint: ## Clippy, warnings denied
 	$(CARGO) clippy $(FLAGS) --all-targets -- -D warnings
 
-bench: ## Stores a second of the full path, beside the floors of the same run
+bench: ## What stores, scrapes and the outbox cost; stores beside the floors of the same run
 	@tools/setup.sh demo
 	$(CARGO) build --release --locked -p vmkpi-guest
 	$(CARGO) build --release --locked -p vmkpi-benches
 	$(TARGET)/release/vmkpi-bench store --guest $(TARGET)/release/vmkpi-guest
+	$(TARGET)/release/vmkpi-bench scrape
+	$(TARGET)/release/vmkpi-bench outbox
 
 clean: ## Remove what was built
 	$(CARGO) clean

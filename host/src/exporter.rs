@@ -4,12 +4,12 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
@@ -20,6 +20,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 
+use crate::metrics::Page;
 use crate::snapshot::{Scraped, Snapshot};
 
 /// The most connections at once: as many pages can be held by those who read slowly.
@@ -40,6 +41,8 @@ pub type Source = dyn Fn() -> Snapshot + Send + Sync;
 struct Exporter {
     source: Box<Source>,
     page: Mutex<Option<(Instant, Bytes)>>,
+    /// Where pages are written: memory that is used again, as a large page is mostly fresh memory.
+    desk: std::sync::Mutex<(Page, BytesMut)>,
     scrapes: AtomicU64,
     evicted: AtomicU64,
     page_took_us: AtomicU64,
@@ -50,6 +53,7 @@ pub async fn serve(listener: TcpListener, source: Box<Source>) -> Infallible {
     let exporter = Arc::new(Exporter {
         source,
         page: Mutex::new(None),
+        desk: std::sync::Mutex::default(),
         scrapes: AtomicU64::new(0),
         evicted: AtomicU64::new(0),
         page_took_us: AtomicU64::new(0),
@@ -157,6 +161,8 @@ impl Exporter {
         {
             return Some(page.clone());
         }
+        // Its memory is free then, if nobody reads it any more.
+        *kept = None;
         let this = Arc::clone(self);
         // A thousand VMs take a while to write down; links and publisher go on meanwhile.
         let page = tokio::task::spawn_blocking(move || this.write())
@@ -175,7 +181,12 @@ impl Exporter {
             evicted: self.evicted.load(Relaxed),
             page_took: (took > 0).then(|| Duration::from_micros(took)),
         };
-        let page = Bytes::from(snapshot.page().render());
+        let mut desk = self.desk.lock().unwrap_or_else(PoisonError::into_inner);
+        let (page, out) = &mut *desk;
+        page.clear();
+        snapshot.write(page);
+        page.render_to(out);
+        let page = out.split().freeze();
         let took = u64::try_from(begin.elapsed().as_micros()).unwrap_or(u64::MAX);
         self.page_took_us.store(took.max(1), Relaxed);
         page

@@ -2,6 +2,8 @@
 //! it means. Metrics are made here and nowhere else; `docs/METRICS.md` is this table, and a test
 //! holds the two together.
 
+use bytes::BytesMut;
+
 /// Whether a number only grows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -289,7 +291,7 @@ impl Default for Page {
 
 impl Page {
     /// Adds a series. The caller sees to it that none is there twice.
-    pub fn add(&mut self, metric: Metric, labels: &Labels, value: f64) {
+    pub fn add(&mut self, metric: Metric, labels: &Labels, value: impl Into<Number>) {
         let about = metric.about();
         debug_assert_eq!(labels.names, about.labels, "{}", about.name);
         let out = &mut self.families[metric as usize];
@@ -300,40 +302,94 @@ impl Page {
             out.push('}');
         }
         out.push(' ');
-        push_number(out, value);
+        value.into().write(out);
         out.push('\n');
+    }
+
+    /// Forgets every series, and keeps the memory for the next page.
+    pub fn clear(&mut self) {
+        self.families.iter_mut().for_each(String::clear);
     }
 
     /// The page in Prometheus' text format. A metric without series is left out.
     pub fn render(&self) -> String {
+        let mut out = BytesMut::new();
+        self.render_to(&mut out);
+        String::from_utf8_lossy(&out).into_owned()
+    }
+
+    /// The same, into memory that may be used again.
+    pub fn render_to(&self, out: &mut BytesMut) {
         let series: usize = self.families.iter().map(String::len).sum();
-        let mut out = String::with_capacity(series + 256 * ALL.len());
+        out.reserve(series + 256 * ALL.len());
         let families = ALL.iter().zip(&self.families);
         for (metric, lines) in families.filter(|(_, lines)| !lines.is_empty()) {
             let about = metric.about();
-            let kind = about.kind.as_str();
-            let (name, help) = (about.name, about.help);
-            out.push_str(&format!("# HELP {name} {help}\n# TYPE {name} {kind}\n"));
-            out.push_str(lines);
+            let (name, help, kind) = (about.name, about.help, about.kind.as_str());
+            let head = format!("# HELP {name} {help}\n# TYPE {name} {kind}\n");
+            out.extend_from_slice(head.as_bytes());
+            out.extend_from_slice(lines.as_bytes());
         }
-        out
     }
 }
 
-/// The shortest text that reads as the same number. Most are whole, and those are quicker.
-fn push_number(out: &mut String, value: f64) {
-    use std::fmt::Write as _;
-    let whole = value as i64;
-    let written = if whole as f64 == value && whole.unsigned_abs() < 1 << 53 {
-        write!(out, "{whole}")
-    } else if value.is_nan() {
-        write!(out, "NaN")
-    } else if value.is_infinite() {
-        write!(out, "{}Inf", if value > 0.0 { '+' } else { '-' })
-    } else {
-        write!(out, "{value}")
-    };
-    written.expect("a String takes all that is written");
+/// A number on the page.
+#[derive(Clone, Copy, Debug)]
+pub enum Number {
+    /// A whole number, of which so many digits are after the point: what libvirt counts in nanoseconds
+    /// is exact in seconds, and quicker to write than a double.
+    Scaled(u64, usize),
+    /// Any.
+    Real(f64),
+}
+
+impl From<f64> for Number {
+    fn from(value: f64) -> Self {
+        let whole = value as u64;
+        if whole as f64 == value && whole < 1 << 53 {
+            Self::Scaled(whole, 0)
+        } else {
+            Self::Real(value)
+        }
+    }
+}
+
+impl Number {
+    fn write(self, out: &mut String) {
+        use std::fmt::Write as _;
+        let written = match self {
+            Self::Scaled(raw, places) => {
+                push_digits(out, raw, places);
+                Ok(())
+            }
+            Self::Real(value) if value.is_nan() => write!(out, "NaN"),
+            Self::Real(value) if value.is_infinite() => {
+                write!(out, "{}Inf", if value > 0.0 { '+' } else { '-' })
+            }
+            Self::Real(value) => write!(out, "{value}"),
+        };
+        written.expect("a String takes all that is written");
+    }
+}
+
+/// `raw` with `places` digits after the point, without zeros at the end.
+fn push_digits(out: &mut String, mut raw: u64, mut places: usize) {
+    while places > 0 && raw.is_multiple_of(10) {
+        (raw, places) = (raw / 10, places - 1);
+    }
+    let (mut digits, mut at) = ([b'0'; 24], 24);
+    while raw > 0 || at > 23 - places.min(20) {
+        at -= 1;
+        digits[at] = b'0' + (raw % 10) as u8;
+        raw /= 10;
+    }
+    let text = std::str::from_utf8(&digits[at..]).expect("digits are ASCII");
+    let (whole, rest) = text.split_at(text.len() - places);
+    out.push_str(whole);
+    if places > 0 {
+        out.push('.');
+        out.push_str(rest);
+    }
 }
 
 /// The table as `docs/METRICS.md` has it: one line a metric.
@@ -425,6 +481,30 @@ mod tests {
                 assert_eq!(page.render(), reference(&pairs, value));
             }
         }
+    }
+
+    #[test]
+    fn scaled_numbers_read_as_the_quotient() {
+        for raw in [
+            0,
+            1,
+            9,
+            10,
+            1_500_000_000,
+            123_456_789_012_345,
+            u64::from(u32::MAX),
+        ] {
+            for (places, scale) in [(0, 1.0), (2, 1e2), (3, 1e3), (9, 1e9)] {
+                let mut text = String::new();
+                push_digits(&mut text, raw, places);
+                let read: f64 = text.parse().unwrap();
+                assert_eq!(read, raw as f64 / scale, "{text}");
+                assert!(!text.starts_with('.') && (!text.contains('.') || !text.ends_with('0')));
+            }
+        }
+        let mut text = String::new();
+        push_digits(&mut text, u64::MAX, 9);
+        assert_eq!(text, "18446744073.709551615");
     }
 
     #[test]

@@ -60,22 +60,27 @@ impl Snapshot {
     /// The page.
     pub fn page(&self) -> Page {
         let mut page = Page::default();
-        self.add_own(&mut page);
+        self.write(&mut page);
+        page
+    }
+
+    /// Writes every series to an empty page.
+    pub fn write(&self, page: &mut Page) {
+        self.add_own(page);
         for (uuid, domain) in &self.domains.by_uuid {
             let vm = Labels::of_vm(&domain.name, uuid);
             if let Some(stats) = self.sampling.vms.get(uuid) {
-                add_stats(&mut page, &vm, stats);
+                add_stats(page, &vm, stats);
             }
             if let Some(valid) = self.descriptors.valid.get(uuid) {
                 page.add(Metric::Descriptor, &vm, f64::from(*valid));
             }
             if let Some(report) = self.reports.get(uuid) {
-                add_report(&mut page, &vm, report);
-                add_link(&mut page, &vm, report);
-                add_kpis(&mut page, &vm, report);
+                add_report(page, &vm, report);
+                add_link(page, &vm, report);
+                add_kpis(page, &vm, report);
             }
         }
-        page
     }
 
     fn add_own(&self, page: &mut Page) {
@@ -145,7 +150,7 @@ fn add_stats(page: &mut Page, vm: &Labels, stats: &VmStats) {
             let device = device_label(vm, group, index, readings);
             let labels = device.as_ref().unwrap_or(vm);
             for reading in &readings.readings {
-                page.add(reading.figure.metric, labels, reading.as_f64());
+                page.add(reading.figure.metric, labels, reading.number());
             }
         }
     }

@@ -6,7 +6,7 @@ mod table;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::LazyLock;
 
-use crate::metrics::Metric;
+use crate::metrics::{Metric, Number};
 pub use table::FIGURES;
 
 /// The most devices of one group that are kept.
@@ -130,7 +130,19 @@ impl Reading {
         }
     }
 
-    /// The number in its base unit, as Prometheus takes it.
+    /// The number in its base unit, for the page of metrics.
+    pub fn number(&self) -> Number {
+        match self.figure.unit {
+            Unit::One => Number::Scaled(self.raw, 0),
+            Unit::Kibibytes => Number::Scaled(self.raw.saturating_mul(1 << 10), 0),
+            Unit::Mebibytes => Number::Scaled(self.raw.saturating_mul(1 << 20), 0),
+            Unit::Nanoseconds => Number::Scaled(self.raw, 9),
+            Unit::Milliseconds => Number::Scaled(self.raw, 3),
+            Unit::Percent => Number::Scaled(self.raw, 2),
+        }
+    }
+
+    /// The number in its base unit, as a double.
     pub fn as_f64(&self) -> f64 {
         match self.figure.unit {
             Unit::One => self.raw as f64,
