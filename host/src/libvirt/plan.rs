@@ -83,10 +83,11 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// Takes over which VMs there are and how often each is asked. `next` says when an interval's
-    /// next time is.
+    /// Takes over which VMs there are and how often each is asked. A new one is asked at once. `next`
+    /// says when an interval's next time is.
     pub fn follow<'a>(
         &mut self,
+        now: Instant,
         vms: impl Iterator<Item = (&'a Arc<str>, Duration)>,
         next: &dyn Fn(Duration) -> Instant,
     ) {
@@ -101,7 +102,7 @@ impl Plan {
                 },
                 None => Vm {
                     every,
-                    due: next(every),
+                    due: now,
                     waits: false,
                     apart: None,
                 },

@@ -154,7 +154,7 @@ impl Sampler {
             let wanted = intervals.get(uuid).copied().unwrap_or(DEFAULT_PACE);
             (uuid, wanted.min(DEFAULT_PACE))
         });
-        self.plan.follow(vms, &next);
+        self.plan.follow(now, vms, &next);
         self.vms
             .retain(|uuid, _| domains.by_uuid.contains_key(uuid));
         let late = self.plan.late_calls;
