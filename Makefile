@@ -5,7 +5,9 @@ TARGET ?= $(or $(CARGO_TARGET_DIR),target)
 # One set of features for every call, so that nothing is built twice.
 FLAGS = --locked --workspace --features vmkpi/command
 
-.PHONY: help demo build release test fmt lint bench clean
+FUZZ_SECONDS ?= 60
+
+.PHONY: help demo build release test soak fmt lint fuzz bench clean
 
 help: ## What there is to make
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' Makefile | expand -t 18
@@ -22,6 +24,7 @@ release: ## Build the three programs as they are shipped
 	$(CARGO) build --release --locked -p vmkpi --features command
 	$(CARGO) build --release --locked -p vmkpi-guest
 	$(CARGO) build --release --locked -p vmkpi-host
+	@tools/check-release.sh $(TARGET)/release/vmkpi-guest
 
 test: ## Everything that must be green: format, lints, every test, over real parts too
 	@CARGO="$(CARGO)" TARGET="$(TARGET)" FLAGS="$(FLAGS)" tools/test.sh
@@ -32,6 +35,9 @@ fmt: ## Format the code
 lint: ## Clippy, warnings denied
 	$(CARGO) clippy $(FLAGS) --all-targets -- -D warnings
 
+fuzz: ## Fuzz everything that reads what others wrote, FUZZ_SECONDS for each target
+	@CARGO="$(CARGO)" TARGET="$(TARGET)" tools/fuzz.sh $(FUZZ_SECONDS)
+
 bench: ## What stores, scrapes and the outbox cost; stores beside the floors of the same run
 	@tools/setup.sh demo
 	$(CARGO) build --release --locked -p vmkpi-guest
@@ -39,6 +45,9 @@ bench: ## What stores, scrapes and the outbox cost; stores beside the floors of 
 	$(TARGET)/release/vmkpi-bench store --guest $(TARGET)/release/vmkpi-guest
 	$(TARGET)/release/vmkpi-bench scrape
 	$(TARGET)/release/vmkpi-bench outbox
+
+soak: ## A million stores, killed every few seconds, and a million in one life: ledger and memory
+	$(CARGO) test --release --locked -p vmkpi-guest --test soak -- --ignored --nocapture --test-threads=1
 
 clean: ## Remove what was built
 	$(CARGO) clean

@@ -8,12 +8,14 @@
 //! | [`function`] | min, max, mean, median and the others |
 //! | [`window`] | rows in, closed windows out |
 //! | [`producer`] | the host's part: instances, coverage, acknowledgement, repair |
+//! | [`skew`] | how far the guest's clock is from the host's |
 //! | [`consumer`] | what a message is to a Consumer |
 
 pub mod consumer;
 pub mod function;
 pub mod head;
 pub mod producer;
+pub mod skew;
 pub mod spool;
 pub mod window;
 

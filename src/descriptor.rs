@@ -1,25 +1,43 @@
 //! The VM descriptor: what a VM is and how it is monitored. One model and one validator; the
-//! spellings (TOML, JSON, a `<vmkpi:monitoring>` element of libvirt metadata) only differ in how
-//! they are read. `schemas/descriptor.schema.json` describes the JSON and TOML form.
+//! spellings (TOML, JSON, a `<vmkpi:monitoring>` element of libvirt metadata, an OVF section) only differ in how
+//! they are read and written. `schemas/descriptor.schema.json` describes the JSON and TOML form,
+//! `schemas/monitoring.xsd` the XML forms.
+//!
+//! ```text
+//! TOML ─┐                                                       ┌─ TOML
+//! JSON ─┼─> tree (keys, values, lines) ─> wire ─> Descriptor ───┼─ JSON
+//! XML  ─┤                                 types   all the rest  ├─ XML
+//! OVF  ─┘                                                       └─ OVF
+//! ```
 //!
 //! The monitoring specifier is that of Elmroth and Larsson, "Interfaces for placement, migration,
 //! and monitoring of virtual machines in federated clouds" (2009), section IV.
 
+mod json;
+mod keys;
 mod parse;
+mod toml;
+mod tree;
+mod wire;
+mod write;
 mod xml;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use crate::message::hex;
 use crate::name::{DataPoint, Label, PointPattern};
+use crate::value::Base64Bytes;
+use crate::when::When;
 
-pub use xml::METADATA_NAMESPACE;
+pub use xml::{METADATA_NAMESPACE, OVF_NAMESPACES};
 
 /// The most monitoring specifiers in one descriptor.
 pub const MAX_MONITORS: usize = 64;
+/// The most Consumers whose confirmations count.
+pub const MAX_CONFIRMS: usize = 16;
 /// The longest interval, in milliseconds: a day.
 pub const MAX_INTERVAL_MS: u64 = 86_400_000;
 /// The most samples that one window may be made of.
@@ -112,6 +130,9 @@ pub struct Monitor {
     pub delivery_ms: u64,
     /// In what form.
     pub format: Format,
+    /// Only samples (raw) or results (processed) for which this holds are delivered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub when: Option<When>,
 }
 
 impl Monitor {
@@ -123,6 +144,20 @@ impl Monitor {
             self.interval_ms
         }
     }
+}
+
+/// A Consumer whose confirmations acknowledge (docs/DELIVERY.md, "Acknowledgement").
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Confirm {
+    /// Its name, unique in the descriptor.
+    pub name: Label,
+    /// Its Ed25519 public key (RFC 8032), by which its confirmations are known.
+    #[serde(serialize_with = "base64_text")]
+    pub key: [u8; 32],
+}
+
+fn base64_text<S: serde::Serializer>(key: &[u8; 32], serializer: S) -> Result<S::Ok, S::Error> {
+    Base64Bytes(key.to_vec()).serialize(serializer)
 }
 
 /// A valid VM descriptor. Serialized, it is the normal form that the revision is a hash of.
@@ -138,6 +173,9 @@ pub struct Descriptor {
     /// The primary site's RSA public key, PEM (SubjectPublicKeyInfo, RFC 7468).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub primary_key: Option<String>,
+    /// Whose confirmations acknowledge; nobody's: the broker's word does.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub confirm: Vec<Confirm>,
     /// The monitoring specifiers; one for `infra/*` is always among them.
     pub monitors: Vec<Monitor>,
 }
@@ -151,14 +189,20 @@ pub enum Spelling {
     Json,
     /// The `<vmkpi:monitoring>` element of a libvirt domain's metadata.
     Xml,
+    /// The `<vmkpi:MonitoringSection>` of a virtual system in an OVF envelope (DMTF DSP0243).
+    Ovf,
 }
 
 impl Spelling {
+    /// Every spelling.
+    pub const ALL: [Self; 4] = [Self::Toml, Self::Json, Self::Xml, Self::Ovf];
+
     /// The spelling a file has by the ending of its name; TOML if it has no known one.
     pub fn of_path(path: &Path) -> Self {
         match path.extension().and_then(|e| e.to_str()) {
             Some("json") => Self::Json,
             Some("xml") => Self::Xml,
+            Some("ovf") => Self::Ovf,
             _ => Self::Toml,
         }
     }
@@ -183,6 +227,13 @@ impl DescriptorError {
             line: None,
             key: key.into(),
             message: message.into(),
+        }
+    }
+
+    fn on(line: usize, key: impl Into<String>, message: impl Into<String>) -> Self {
+        Self {
+            line: Some(line),
+            ..Self::at(key, message)
         }
     }
 }
@@ -215,6 +266,22 @@ impl Descriptor {
         parse::parse(text, spelling, read_key)
     }
 
+    /// The descriptor in a spelling. Read again, it is the same descriptor, to its revision; a default
+    /// that was filled in is written out.
+    ///
+    /// ```
+    /// use vmkpi::descriptor::{Descriptor, Spelling};
+    /// let no_file = |_: &std::path::Path| Err(std::io::Error::other("none"));
+    /// let text = "vm = \"shop\"\nprimary_site = \"acme\"\n";
+    /// let descriptor = Descriptor::parse(text, Spelling::Toml, &no_file).unwrap();
+    /// let ovf = descriptor.write(Spelling::Ovf);
+    /// assert!(ovf.contains("<vmkpi:MonitoringSection"));
+    /// assert_eq!(Descriptor::parse(&ovf, Spelling::Ovf, &no_file), Ok(descriptor));
+    /// ```
+    pub fn write(&self, spelling: Spelling) -> String {
+        write::write(self, spelling)
+    }
+
     /// The hash of the normal form: 16 hexadecimal digits, the same for every spelling.
     pub fn revision(&self) -> String {
         let normal = serde_json::to_vec(self).expect("a descriptor has string keys only");
@@ -225,35 +292,6 @@ impl Descriptor {
     pub fn monitors_of<'a>(&'a self, point: &'a DataPoint) -> impl Iterator<Item = &'a Monitor> {
         self.monitors.iter().filter(|m| m.point.matches(point))
     }
-}
-
-/// A descriptor as people write it, before it is validated.
-#[derive(Debug, Default, serde::Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Wire {
-    vm: Option<String>,
-    service: Option<String>,
-    primary_site: Option<String>,
-    primary_key: Option<String>,
-    primary_key_file: Option<PathBuf>,
-    #[serde(default)]
-    monitor: Vec<WireMonitor>,
-    confirm: Option<serde::de::IgnoredAny>,
-}
-
-#[derive(Debug, Default, serde::Deserialize)]
-#[serde(deny_unknown_fields)]
-struct WireMonitor {
-    id: Option<String>,
-    point: Option<String>,
-    interval_ms: Option<u64>,
-    interval: Option<String>,
-    delivery_ms: Option<u64>,
-    delivery: Option<String>,
-    format: Option<String>,
-    function: Option<String>,
-    when: Option<serde::de::IgnoredAny>,
-    seal: Option<serde::de::IgnoredAny>,
 }
 
 #[cfg(test)]

@@ -11,6 +11,8 @@
 //! | [`descriptor`] | the VM descriptor: one model, one validator, several spellings |
 //! | [`delivery`] | how a row arrives exactly once: windows, coverage, acknowledgement |
 //! | [`message`] | the published message: topics and CloudEvents |
+//! | `seal` | making the envelope that only the owner opens (feature `seal`; it takes random bytes of the kernel) |
+//! | [`when`] | predicates: which samples are delivered |
 
 pub mod clock;
 pub mod delivery;
@@ -19,5 +21,8 @@ pub mod link;
 pub mod message;
 pub mod name;
 pub mod position;
+#[cfg(feature = "seal")]
+pub mod seal;
 mod text;
 pub mod value;
+pub mod when;

@@ -10,13 +10,23 @@
 //!                                    <──  rows      contiguous rows of one table
 //!                                    <──  mark      nothing earlier will follow (each second)
 //!                                    <──  gap       rows that retention took before anyone had them
+//!  poll {id, patterns, from, limit}  ──>            what is new since the last time, once
+//!                                    <──  rows, mark, gap, and then polled {id, more}
 //!  ack {cursors}                     ──>            the lowest cursor is acknowledged
 //!  query {id, from, limit}           ──>            rows again, in a bounded page
 //!                                    <──  rows      with the query's id
+//!  history {id, point, from, to}     ──>            rows of a span of time, in bounded pages
+//!                                    <──  history   with the id, and where the next page begins
+//!                                    <──  failed    a question that cannot be answered
+//!  ping                              ──>            each 10 s; sooner when the guest is silent
+//!                                    <──  alive     the answer, with the guest's clock
 //!                                    <──  rehello   the guest began a new stream: start over
 //! ```
+//! docs/LINK.md shows each message.
 
+mod budget;
 pub mod codec;
+mod history;
 pub mod url;
 
 use std::sync::Arc;
@@ -28,8 +38,10 @@ use crate::name::{DataPoint, PointPattern};
 use crate::position::{Mark, Nonce, Position, RowKey, Seq, StreamId};
 use crate::value::{Base64Bytes, Value};
 
+pub use budget::Budget;
 pub use codec::{LineReader, MAX_LINE_BYTES, encode};
-pub use url::{LinkUrl, LinkUrlError};
+pub use history::{HistoryPage, HistoryPosition, HistoryQuery};
+pub use url::{HOST_CID, LinkUrl, LinkUrlError};
 
 /// The protocol's version, in both `hello`s. An end that reads another major version says so and
 /// does not go on.
@@ -37,6 +49,18 @@ pub const VERSION: u32 = 1;
 
 /// The most rows in one `rows` message; [`MAX_LINE_BYTES`] bounds it as well.
 pub const MAX_ROWS: usize = 1000;
+
+/// The most patterns of one `subscribe` or `poll`; far above the specifiers of a descriptor.
+pub const MAX_PATTERNS: usize = 256;
+
+/// The most cursors of one `ack`: each costs the guest a look into its table.
+pub const MAX_CURSORS: usize = 4096;
+
+/// The most rows that one `poll` is answered with.
+pub const MAX_POLL_ROWS: usize = 10_000;
+
+/// A host that has said nothing for so long, in milliseconds, is hung up on.
+pub const HOST_SILENCE_MS: u64 = 45_000;
 
 /// One table of one stream.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -97,6 +121,37 @@ pub enum HostMessage {
         /// was when it is subscribed already.
         #[serde(default)]
         from: Vec<From>,
+    },
+    /// Send what is new, once: rows, and marks where all are sent. The alternative to `subscribe`; either
+    /// ends the other.
+    Poll {
+        /// The session's nonce.
+        nonce: Nonce,
+        /// Repeated in `polled`, which ends the answer.
+        id: u64,
+        /// Which points, as in `subscribe`.
+        patterns: Vec<PointPattern>,
+        /// Where to begin, as in `subscribe`: a table not named goes on where the last poll ended.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        from: Vec<From>,
+        /// At most so many rows (bounded by [`MAX_POLL_ROWS`]).
+        limit: usize,
+    },
+    /// A page of rows of a span of time, once.
+    History {
+        /// The session's nonce.
+        nonce: Nonce,
+        /// Repeated in the answer.
+        id: u64,
+        /// What is asked for.
+        #[serde(flatten)]
+        query: HistoryQuery,
+    },
+    /// The host is there; the guest answers `alive`. A host that says nothing at all for
+    /// [`HOST_SILENCE_MS`] is hung up on.
+    Ping {
+        /// The session's nonce.
+        nonce: Nonce,
     },
     /// A page of rows, once.
     Query {
@@ -253,8 +308,11 @@ pub enum GuestMessage {
         nonce: Nonce,
         /// The stream that new rows go to.
         stream: StreamId,
-        /// Every table of every stream that is still held.
+        /// Every table of every stream that is still held; or a part of them.
         tables: Vec<TableInfo>,
+        /// Another line with more tables follows; the host acts upon the last.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        more: bool,
     },
     /// Rows of one table.
     Rows(Rows),
@@ -287,6 +345,33 @@ pub enum GuestMessage {
         through: Mark,
         /// Why, for people: `retention_rows`, `retention_bytes`, `retention_age`.
         reason: String,
+    },
+    /// The end of the answer to a `poll`.
+    Polled {
+        /// The session's nonce.
+        nonce: Nonce,
+        /// The poll's id.
+        id: u64,
+        /// There are more rows: the limit was reached.
+        more: bool,
+    },
+    /// A page of history.
+    History(HistoryPage),
+    /// A `query` or `history` that cannot be answered.
+    Failed {
+        /// The session's nonce.
+        nonce: Nonce,
+        /// Its id.
+        id: u64,
+        /// Why, for people.
+        reason: String,
+    },
+    /// The answer to a `ping`.
+    Alive {
+        /// The session's nonce.
+        nonce: Nonce,
+        /// The guest's clock.
+        time: Timestamp,
     },
     /// The guest minted a new stream, or cannot go on with this session: the host says `hello` again.
     Rehello {
@@ -333,12 +418,26 @@ impl Rows {
     }
 }
 
+impl TableId {
+    /// No fewer bytes than a table takes in a list of a line, with its position: each of its name's may be
+    /// escaped.
+    pub fn line_bytes(&self) -> usize {
+        let DataPoint::Kpi(_, name) = &self.point else {
+            return 1024;
+        };
+        200 + 2 * name.as_str().len()
+    }
+}
+
 impl HostMessage {
     /// The session the line belongs to.
     pub fn nonce(&self) -> Nonce {
         match self {
             Self::Hello { nonce, .. }
             | Self::Subscribe { nonce, .. }
+            | Self::Poll { nonce, .. }
+            | Self::History { nonce, .. }
+            | Self::Ping { nonce }
             | Self::Query { nonce, .. }
             | Self::Ack { nonce, .. } => *nonce,
         }
@@ -350,7 +449,11 @@ impl GuestMessage {
     pub fn nonce(&self) -> Nonce {
         match self {
             Self::Rows(rows) => rows.nonce,
+            Self::History(page) => page.nonce,
             Self::Hello { nonce, .. }
+            | Self::Polled { nonce, .. }
+            | Self::Failed { nonce, .. }
+            | Self::Alive { nonce, .. }
             | Self::Mark { nonce, .. }
             | Self::Gap { nonce, .. }
             | Self::Rehello { nonce, .. } => *nonce,
@@ -359,90 +462,4 @@ impl GuestMessage {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    fn table() -> TableId {
-        TableId {
-            stream: StreamId(0xab),
-            point: "unencrypted/web".parse().unwrap(),
-        }
-    }
-
-    #[test]
-    fn messages_have_the_documented_shape_and_survive_the_way() {
-        let rows = GuestMessage::Rows(Rows {
-            nonce: Nonce(1),
-            stream: table().stream,
-            point: table().point,
-            columns: ["current_users".into()].into(),
-            rows: vec![Row {
-                seq: 17,
-                key: RowKey(0x9f3c),
-                epoch: 2,
-                time: Timestamp::from_micros(1),
-                payload: Payload::Values(vec![Value::Integer(42)]),
-            }],
-            acked: Mark::default(),
-            query: None,
-            trimmed: None,
-        });
-        let json = serde_json::to_value(&rows).unwrap();
-        assert_eq!(
-            json,
-            json!({
-                "op": "rows", "nonce": "00000000000000000000000000000001",
-                "stream": "000000000000000000000000000000ab", "point": "unencrypted/web",
-                "columns": ["current_users"],
-                "rows": [{"seq": 17, "key": "0000000000009f3c", "epoch": 2,
-                          "time": "1970-01-01T00:00:00.000001Z", "values": [42]}],
-                "acked": {"seq": 0, "epoch": 0, "time": "1970-01-01T00:00:00.000000Z"},
-            })
-        );
-        assert_eq!(serde_json::from_value::<GuestMessage>(json).unwrap(), rows);
-    }
-
-    #[test]
-    fn host_messages_survive_the_way() {
-        let table = table();
-        for message in [
-            HostMessage::Hello {
-                version: VERSION,
-                nonce: Nonce(7),
-                uuid: Some("u".into()),
-                genid: None,
-                have: vec![Have {
-                    table: table.clone(),
-                    highest: Position::new(3, RowKey(4)),
-                }],
-            },
-            HostMessage::Subscribe {
-                nonce: Nonce(7),
-                patterns: vec!["unencrypted/*".parse().unwrap()],
-                from: vec![From {
-                    table: table.clone(),
-                    seq: 4,
-                }],
-            },
-            HostMessage::Query {
-                nonce: Nonce(7),
-                id: 9,
-                from: From {
-                    table: table.clone(),
-                    seq: 1,
-                },
-                limit: 5,
-            },
-            HostMessage::Ack {
-                nonce: Nonce(7),
-                table,
-                cursors: vec![Position::START],
-            },
-        ] {
-            let line = encode(&message);
-            assert_eq!(line.last(), Some(&b'\n'));
-            assert_eq!(HostMessage::decode(&line).unwrap(), message);
-        }
-    }
-}
+mod tests;

@@ -188,6 +188,9 @@ pub struct Event {
     pub base: Position,
     /// The latest time the message is about.
     pub time: Timestamp,
+    /// The guest's clock minus its host's as measured last, in milliseconds, of a KPI; `None` where it
+    /// was not measured, and for infrastructure, which follows the host's clock.
+    pub clock_skew_ms: Option<i32>,
     /// What it says.
     pub body: Body,
 }
@@ -258,6 +261,7 @@ mod tests {
             through: Position::new(17, RowKey(0x9f3c)),
             base: Position::START,
             time: Timestamp::from_micros(1),
+            clock_skew_ms: Some(-12),
             body,
         }
     }
@@ -308,6 +312,7 @@ mod tests {
         assert_eq!(json["specversion"], "1.0");
         assert_eq!(json["source"], "/vmkpi/acme/shop%20a%2B%25%C3%BC");
         assert_eq!(json["after"], 16);
+        assert_eq!(json["clockskewms"], -12);
         assert_eq!(json["through"], "2147483648", "beyond CloudEvents' Integer");
         assert_eq!(Event::decode(&event.encode()).unwrap(), event);
         assert_eq!(

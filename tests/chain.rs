@@ -127,6 +127,8 @@ pub struct Chain {
     pub broker: Broker,
     /// Where the exporter listens.
     pub metrics: SocketAddr,
+    guest_arguments: Vec<String>,
+    host_options: Vec<String>,
     scratch: Scratch,
 }
 
@@ -136,21 +138,37 @@ impl Chain {
     /// # Errors
     /// A part does not come up.
     pub fn start(descriptor: &str) -> Result<Self> {
+        Self::start_with(descriptor, &[], &[])
+    }
+
+    /// The same, with further arguments for the guest and options of the host daemon.
+    ///
+    /// # Errors
+    /// A part does not come up.
+    pub fn start_with(
+        descriptor: &str,
+        guest_arguments: &[&str],
+        host_options: &[&str],
+    ) -> Result<Self> {
+        let owned = |of: &[&str]| of.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let (guest_arguments, host_options) = (owned(guest_arguments), owned(host_options));
         let scratch = Scratch::new()?;
         let folder = scratch.path();
         std::fs::create_dir(folder.join("kpi"))?;
         let broker = Broker::start(folder)?;
         let watch = start_watch(folder, &broker)?;
         std::fs::write(folder.join("descriptor.toml"), descriptor)?;
-        let guest = start_guest(folder)?;
+        let guest = start_guest(folder, &guest_arguments)?;
         let metrics = free_address()?;
-        let host = start_host(folder, &broker, metrics)?;
+        let host = start_host(folder, &broker, metrics, &host_options)?;
         let chain = Self {
             watch,
             host,
             guest,
             broker,
             metrics,
+            guest_arguments,
+            host_options,
             scratch,
         };
         chain.wait_until_watched()?;
@@ -205,7 +223,7 @@ impl Chain {
     /// The partition does not come back.
     pub fn kill_guest(&mut self) -> Result<()> {
         self.guest.kill()?;
-        self.guest = start_guest(self.folder())?;
+        self.guest = start_guest(self.folder(), &self.guest_arguments)?;
         Ok(())
     }
 
@@ -214,8 +232,22 @@ impl Chain {
     /// # Errors
     /// It does not start.
     pub fn kill_host(&mut self) -> Result<()> {
+        self.without_host(|_| Ok(()))
+    }
+
+    /// Kills the host daemon and starts it again on the same state after `work`.
+    ///
+    /// # Errors
+    /// It does not start, or `work` fails.
+    pub fn without_host(&mut self, work: impl FnOnce(&Self) -> Result<()>) -> Result<()> {
         self.host.kill()?;
-        self.host = start_host(self.folder(), &self.broker, self.metrics)?;
+        work(self)?;
+        self.host = start_host(
+            self.folder(),
+            &self.broker,
+            self.metrics,
+            &self.host_options,
+        )?;
         Ok(())
     }
 
@@ -318,14 +350,15 @@ fn link(folder: &Path) -> String {
     format!("unix:{}", folder.join("link").display())
 }
 
-fn start_guest(folder: &Path) -> Result<Process> {
+fn start_guest(folder: &Path, further: &[String]) -> Result<Process> {
     let mount = folder.join("kpi");
-    let arguments = [
+    let mut arguments = vec![
         "run".to_owned(),
         format!("--mount={}", mount.display()),
         format!("--state={}", folder.join("guest").display()),
         format!("--link={}", link(folder)),
     ];
+    arguments.extend_from_slice(further);
     let guest = Process::start(folder, "guest", &program("vmkpi-guest")?, arguments)?;
     wait_for(10, "the partition", || {
         mount.join("unencrypted").is_dir().then_some(())
@@ -334,8 +367,13 @@ fn start_guest(folder: &Path) -> Result<Process> {
     Ok(guest)
 }
 
-fn start_host(folder: &Path, broker: &Broker, metrics: SocketAddr) -> Result<Process> {
-    let arguments = [
+fn start_host(
+    folder: &Path,
+    broker: &Broker,
+    metrics: SocketAddr,
+    options: &[String],
+) -> Result<Process> {
+    let mut arguments = vec![
         "run".to_owned(),
         "--libvirt.uri=test:///default".to_owned(),
         format!("--broker={}", broker.url()),
@@ -347,6 +385,7 @@ fn start_host(folder: &Path, broker: &Broker, metrics: SocketAddr) -> Result<Pro
             folder.join("descriptor.toml").display()
         ),
     ];
+    arguments.extend_from_slice(options);
     let host = Process::start(folder, "host", &program("vmkpi-host")?, arguments)?;
     wait_for(15, "the exporter", || TcpStream::connect(metrics).ok())
         .with_context(|| host.words())?;

@@ -8,7 +8,11 @@ mod cli;
 mod demo;
 #[path = "e2e/faults.rs"]
 mod faults;
+#[path = "e2e/joined.rs"]
+mod joined;
 #[path = "e2e/partition.rs"]
 mod partition;
 #[path = "e2e/published.rs"]
 mod published;
+#[path = "e2e/respecified.rs"]
+mod respecified;

@@ -19,6 +19,7 @@ mod kernel;
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
+use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 use rustix::process::Signal;
@@ -29,7 +30,7 @@ use crate::process::{Process, program};
 use crate::scratch::{Scratch, free_address};
 use crate::wait_for;
 use hypervisor::Hypervisor;
-use kernel::Kernel;
+use kernel::{Kernel, run};
 
 /// The domain's name.
 pub const DOMAIN: &str = "lab";
@@ -37,10 +38,13 @@ pub const DOMAIN: &str = "lab";
 /// How long anything may take that needs the VM, in seconds: emulated, on a busy machine.
 pub const PATIENCE: u64 = 120;
 
+/// Bytes of the disk that the guest's store lies on.
+const STORE_BYTES: u64 = 64 << 20;
+
 const XML: &str = include_str!("lab/domain.xml");
 
 /// What has to be installed, and in which Debian package it is.
-const NEEDED: [(&str, &str); 11] = [
+const NEEDED: [(&str, &str); 12] = [
     ("/usr/sbin/libvirtd", "libvirt-daemon-system"),
     ("/usr/bin/virsh", "libvirt-clients"),
     ("/usr/bin/qemu-system-x86_64", "qemu-system-x86"),
@@ -49,6 +53,7 @@ const NEEDED: [(&str, &str); 11] = [
     ("/usr/sbin/depmod", "kmod"),
     ("/usr/bin/apt-get", "apt"),
     ("/usr/bin/unshare", "util-linux"),
+    ("/usr/sbin/mkfs.ext4", "e2fsprogs"),
     ("/usr/bin/strip", "binutils"),
     ("/usr/sbin/mosquitto", "mosquitto"),
     ("/usr/bin/promtool", "prometheus"),
@@ -100,26 +105,56 @@ impl Lab {
             hypervisor,
             scratch,
         };
-        lab.boot(&kernel)?;
+        lab.build(&kernel)?;
         Ok(Some(lab))
     }
 
-    fn boot(&self, kernel: &Kernel) -> Result<()> {
+    /// Makes the VM, its disks and what it boots, and starts it.
+    fn build(&self, kernel: &Kernel) -> Result<()> {
         let folder = self.scratch.path();
         let file = |name: &str| folder.join(name).display().to_string();
         initramfs::build(folder, kernel)?;
         std::fs::write(folder.join("disk"), vec![b'\n'; 1 << 20])?;
+        std::fs::File::create(folder.join("store"))?.set_len(STORE_BYTES)?;
+        run(Command::new("mkfs.ext4").args(["-q", "-F", &file("store")]))?;
+        let uuid = std::fs::read_to_string("/proc/sys/kernel/random/uuid")?;
         let xml = XML
             .replace("@NAME@", DOMAIN)
+            .replace("@UUID@", uuid.trim())
             .replace("@KERNEL@", &kernel.image.display().to_string())
             .replace("@INITRAMFS@", &file(initramfs::FILE))
             .replace("@DISK@", &file("disk"))
+            .replace("@STORE@", &file("store"))
             .replace("@CONSOLE@", &file("console"));
         std::fs::write(folder.join("domain.xml"), xml)?;
-        self.hypervisor.virsh(&["create", &file("domain.xml")])?;
+        self.boot()
+    }
+
+    fn boot(&self) -> Result<()> {
+        let xml = self.scratch.path().join("domain.xml");
+        self.hypervisor
+            .virsh(&["create", &xml.display().to_string()])?;
         wait_for(PATIENCE, "the VM to boot", || self.said("ready"))
             .map(drop)
             .with_context(|| self.words())
+    }
+
+    /// Cuts the VM's power: its QEMU is killed, and whatever the guest had in its memory alone is
+    /// gone. Says how many rows it had stored by its own account, and boots it again.
+    ///
+    /// # Errors
+    /// It does not end, or does not boot.
+    pub fn cut_power(&self) -> Result<u64> {
+        self.signal_vm(Signal::KILL)?;
+        wait_for(PATIENCE, "the VM to be gone", || {
+            let running = self.hypervisor.virsh(&["list", "--name"]).ok()?;
+            (!running.contains(DOMAIN)).then_some(())
+        })?;
+        let stored = self.stored();
+        let console = self.scratch.path().join("console");
+        std::fs::rename(&console, console.with_extension("before"))?;
+        self.boot()?;
+        Ok(stored)
     }
 
     /// What the guest said last after `word` on its console.
@@ -148,6 +183,14 @@ impl Lab {
         self.said("at ").and_then(|n| n.parse().ok()).unwrap_or(0)
     }
 
+    /// Waits until the guest has said something.
+    ///
+    /// # Errors
+    /// It does not.
+    pub fn wait_for_word<T>(&self, what: &str, said: impl FnMut() -> Option<T>) -> Result<T> {
+        wait_for(PATIENCE, what, said).with_context(|| self.words())
+    }
+
     /// Has the guest stop storing, and returns how many rows it has stored.
     ///
     /// # Errors
@@ -157,10 +200,7 @@ impl Lab {
             .write(true)
             .open(self.scratch.path().join("disk"))?;
         disk.write_all(b"stop")?;
-        let n = wait_for(PATIENCE, "the guest to stop storing", || {
-            self.said("wrote ")
-        })
-        .with_context(|| self.words())?;
+        let n = self.wait_for_word("the guest to stop storing", || self.said("wrote "))?;
         Ok(n.parse()?)
     }
 
@@ -172,7 +212,7 @@ impl Lab {
         self.host.kill()?;
         let before = self.stored();
         wait_for(PATIENCE, "the guest to go on without a host", || {
-            (self.stored() > before).then_some(())
+            (self.stored() >= before + 10).then_some(())
         })
         .with_context(|| self.words())?;
         let folder = self.scratch.path();

@@ -39,6 +39,8 @@ with open(ledger, "a", buffering=1) as notes:
 pub struct Ledger {
     process: Process,
     point: String,
+    /// Only what this specifier delivers, where several deliver the same rows.
+    specifier: Option<String>,
     notes: PathBuf,
     stop: PathBuf,
 }
@@ -61,9 +63,16 @@ impl Ledger {
         Ok(Self {
             process,
             point: format!("unencrypted/{name}"),
+            specifier: None,
             notes,
             stop,
         })
+    }
+
+    /// Judges only what one specifier delivers.
+    pub fn of_specifier(mut self, id: &str) -> Self {
+        self.specifier = Some(id.to_owned());
+        self
     }
 
     /// Ends the writing and waits until everything in the ledger has arrived, then judges.
@@ -112,7 +121,9 @@ impl Ledger {
     }
 
     fn is_ours(&self, line: &Value) -> bool {
-        line["point"] == *self.point && line["seq"].is_u64()
+        let of = self.specifier.as_ref();
+        let delivered = of.is_none_or(|id| line["specifier"] == **id);
+        line["point"] == *self.point && line["seq"].is_u64() && delivered
     }
 
     fn arrived(&self, lines: &[Value]) -> HashSet<u64> {

@@ -145,6 +145,7 @@ fn event(body: Body, seq: u64) -> Result<Event> {
         through: Position::new(seq, RowKey(u64::MAX)),
         base: Position::START,
         time: Timestamp::from_micros(i64::MAX),
+        clock_skew_ms: Some(i32::MIN),
         body,
     })
 }

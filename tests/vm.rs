@@ -90,6 +90,38 @@ fn every_row_of_a_real_vm_arrives_once_though_its_host_is_killed() -> Result<()>
 }
 
 #[test]
+fn a_vm_whose_power_fails_wakes_up_with_every_row_that_it_had_confirmed() -> Result<()> {
+    let Some(lab) = Lab::start()? else {
+        return Ok(());
+    };
+    for rows in [31, 17] {
+        let before = lab.stored();
+        lab.wait_for_word("the guest to store more", || {
+            (lab.stored() > before + rows).then_some(())
+        })?;
+        let confirmed = lab.cut_power()?;
+        let woke = lab.wait_for_word("what the guest finds", || lab.said("woke at "))?;
+        let woke: u64 = woke.parse()?;
+        // At most the one that was under way is more.
+        ensure!(
+            (confirmed..=confirmed + 1).contains(&woke),
+            "confirmed {confirmed}, found {woke}\n{}",
+            lab.words()
+        );
+    }
+    let before = lab.stored();
+    lab.wait_for_word("the guest to go on", || {
+        (lab.stored() > before + 10).then_some(())
+    })?;
+    let stored = lab.stop_storing()?;
+    let all = |lines: &[Value], point| {
+        samples(lines, point).is_ok_and(|samples| samples.len() as u64 >= stored)
+    };
+    let lines = lab.wait_for_lines("every row", |lines| all(lines, PLAIN) && all(lines, OPAQUE))?;
+    judge(&lines, stored).with_context(|| lab.words())
+}
+
+#[test]
 fn the_hypervisor_s_view_of_a_real_vm_is_measured_and_moves() -> Result<()> {
     let Some(lab) = Lab::start()? else {
         return Ok(());

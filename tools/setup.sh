@@ -11,10 +11,13 @@ packages="gcc libc6-dev make pkg-config libvirt-dev fuse3"
 case "${1:-test}" in
     demo) ;;
     # mosquitto: a real broker and 3.1.1 clients. prometheus: promtool. strace: injected I/O errors.
-    # libvirt, qemu, busybox, cpio, kmod: the virtual machine; its kernel the test fetches itself.
+    # faketime: clocks that jump. python3-jwcrypto: opens what was sealed.
+    # libxml2-utils: xmllint, a validator of XML schemas that is not ours.
+    # libvirt, qemu, busybox, cpio, kmod, e2fsprogs: the virtual machine; its kernel the test fetches itself.
+    # g++: libFuzzer, for the fuzz targets.
     test)
-        packages="$packages mosquitto mosquitto-clients prometheus python3 strace"
-        packages="$packages libvirt-daemon-system libvirt-clients qemu-system-x86 busybox-static cpio kmod"
+        packages="$packages g++ mosquitto mosquitto-clients prometheus python3 python3-jwcrypto strace faketime libxml2-utils"
+        packages="$packages libvirt-daemon-system libvirt-clients qemu-system-x86 busybox-static cpio kmod e2fsprogs"
         # Where systemd does not run, libvirt need not bring it along.
         [ -d /run/systemd/system ] || packages="$packages libvirt-daemon-system-sysv"
         ;;

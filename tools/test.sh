@@ -56,18 +56,22 @@ dependencies() {
     $CARGO deny --all-features check
 }
 
+# tools/fuzz.sh reads them too.
+export CARGO TARGET
 export VMKPI_BIN_DIR="${VMKPI_BIN_DIR:-$(mkdir -p "$TARGET/debug" && cd "$TARGET/debug" && pwd)}"
 
 # shellcheck disable=SC2086 # FLAGS are several words
 {
     stage "set-up" tools/setup.sh test
     stage "format" $CARGO fmt --all --check
+    stage "format of the fuzz targets" $CARGO fmt --manifest-path fuzz/Cargo.toml --check
     stage "guest's dependencies" guest_is_small
     stage "dependencies" dependencies
     stage "build" $CARGO build $FLAGS
     stage "lints" $CARGO clippy $FLAGS --all-targets --quiet -- -D warnings
     stage "build tests" $CARGO test $FLAGS --no-run --quiet
     stage "unit and property tests" tests $CARGO test $FLAGS --quiet --no-fail-fast --lib --bins
+    stage "fuzzing, 5 s a target" tools/fuzz.sh 5
     stage "documentation tests" tests $CARGO test $FLAGS --quiet --doc
     stage "over real parts, end to end" tests $CARGO test $FLAGS --quiet --no-fail-fast --test '*'
 }

@@ -1,6 +1,7 @@
 //! The floor: a FUSE file system with the same two directories that stores nothing. It is configured
 //! as the partition is (FUSE_ATOMIC_O_TRUNC, long times, no xattrs, direct I/O), so what remains of
-//! the product's time above it is the product's own.
+//! the product's time above it is the product's own. With a database it is the straightforward design
+//! beside it: each flush inserts a row and commits it before it is answered.
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
@@ -8,6 +9,8 @@ use std::io;
 use std::path::Path;
 use std::sync::Mutex;
 use std::time::{Duration, SystemTime};
+
+use crate::sqlite::Rows;
 
 use fuser::{
     Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
@@ -20,18 +23,21 @@ const ROOT: u64 = 1;
 const DIRECTORY: u64 = 2;
 
 /// Every name that was created, and its inode; all live in one directory.
-#[derive(Default)]
 struct Floor {
     names: Mutex<HashMap<OsString, u64>>,
+    rows: Option<Mutex<Rows>>,
 }
 
-/// Mounts the floor at `mount` and serves it until the process is killed or the mount goes.
-pub fn serve(mount: &Path) -> anyhow::Result<()> {
+/// Mounts the floor at `mount` and serves it until the process is killed or the mount goes. With
+/// `commit`, each flush is a row in a database in that folder.
+pub fn serve(mount: &Path, commit: Option<&Path>) -> anyhow::Result<()> {
+    let floor = Floor {
+        names: Mutex::default(),
+        rows: commit.map(Rows::open).transpose()?.map(Mutex::new),
+    };
     let mut config = Config::default();
     config.mount_options = vec![MountOption::FSName("vmkpi-floor".into())];
-    Session::new(Floor::default(), mount, &config)?
-        .spawn()?
-        .join()?;
+    Session::new(floor, mount, &config)?.spawn()?.join()?;
     Ok(())
 }
 
@@ -138,11 +144,17 @@ impl Filesystem for Floor {
     fn flush(
         &self,
         _req: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         _fh: FileHandle,
         _lock_owner: LockOwner,
         reply: ReplyEmpty,
     ) {
-        reply.ok();
+        let Some(rows) = &self.rows else {
+            return reply.ok();
+        };
+        match rows.lock().map(|rows| rows.insert(ino.0)) {
+            Ok(Ok(())) => reply.ok(),
+            _ => reply.error(Errno::EIO),
+        }
     }
 }

@@ -1,12 +1,13 @@
-//! `vmkpi-bench store`: what a store through the partition costs, beside a no-op FUSE file system and
-//! an ext4 (or whatever the temporary folder is on) with fsync, interleaved in one run. Absolute
-//! figures drift with the machine; the ratios are what counts. `scrape` and `outbox`: what the host's
-//! exporter and its outbox cost at 10, 100 and 1,000 VMs.
+//! `vmkpi-bench store`: what a store through the partition costs, beside a no-op FUSE file system, files
+//! with fsync on the same disk, and a file system that commits each row in its handler, interleaved in one
+//! run. Absolute figures drift with the machine; the ratios are what counts. `scrape` and `outbox`: what
+//! the host's exporter and its outbox cost at 10, 100 and 1,000 VMs.
 
 mod floor;
 mod host;
 mod processes;
 mod report;
+mod sqlite;
 mod writers;
 
 use std::path::PathBuf;
@@ -65,12 +66,15 @@ enum Command {
         /// Where to mount it
         #[arg(long, value_name = "DIR")]
         mount: PathBuf,
+        /// Insert and commit a row at each flush, into a database in this folder
+        #[arg(long, value_name = "DIR")]
+        commit: Option<PathBuf>,
     },
 }
 
 fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
-        Command::Floor { mount } => floor::serve(&mount),
+        Command::Floor { mount, commit } => floor::serve(&mount, commit.as_deref()),
         Command::Scrape => host::scrape(),
         Command::Outbox { dir } => host::outbox(&dir),
         Command::Store {

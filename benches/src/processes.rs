@@ -15,6 +15,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::sqlite::commits_per_second;
 use crate::writers::{Plan, Rate, run};
 
 /// How many writers are measured.
@@ -31,6 +32,10 @@ pub struct Row {
     pub floor: Vec<Rate>,
     /// Files with fsync on the disk of the databases.
     pub fsync: Vec<Rate>,
+    /// The FUSE file system that commits each row in its handler.
+    pub handler: Vec<Rate>,
+    /// Pinned alone: one-row commits a second straight into SQLite.
+    pub commits: Vec<f64>,
     /// vmkpi-guest.
     pub guest: Vec<Rate>,
     /// Processor time a store of the floor's daemon, in microseconds.
@@ -119,6 +124,49 @@ impl Drop for Daemon {
     }
 }
 
+/// What is measured, side by side.
+struct Subjects {
+    floor: Daemon,
+    handler: Daemon,
+    guest: Daemon,
+    fsync_dir: PathBuf,
+}
+
+impl Subjects {
+    fn start(guest: &Path, home: &Path) -> anyhow::Result<Self> {
+        let fsync_dir = home.join("fsync");
+        fs::create_dir(&fsync_dir)?;
+        Ok(Self {
+            floor: start_floor(&home.join("floor"), None)?,
+            handler: start_floor(&home.join("handler"), Some(&home.join("rows")))?,
+            guest: start_guest(guest, home)?,
+            fsync_dir,
+        })
+    }
+
+    /// Keeps everything on the given processors.
+    fn pin(&self, cpus: &CpuSet) -> anyhow::Result<()> {
+        for pid in [
+            self.floor.pid(),
+            self.handler.pid(),
+            self.guest.pid(),
+            Pid::this(),
+        ] {
+            pin_threads(pid, cpus)?;
+        }
+        Ok(())
+    }
+}
+
+fn start_floor(mount: &Path, commit: Option<&Path>) -> anyhow::Result<Daemon> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.arg("floor").arg("--mount").arg(mount);
+    if let Some(dir) = commit {
+        command.arg("--commit").arg(dir);
+    }
+    Daemon::start(command, mount)
+}
+
 /// Keeps a process (0: this one) on the given processors.
 fn pin(pid: Pid, cpus: &CpuSet) -> anyhow::Result<()> {
     Ok(sched_setaffinity(pid, cpus)?)
@@ -137,13 +185,7 @@ fn pin_threads(pid: Pid, cpus: &CpuSet) -> anyhow::Result<()> {
 /// Measures everything.
 pub fn measure(guest: &Path, dir: &Path, plan: &Plan) -> anyhow::Result<Measured> {
     let home = TempDir::with_prefix_in("vmkpi-bench-", dir)?;
-    let floor_mount = home.path().join("floor");
-    let mut command = Command::new(std::env::current_exe()?);
-    command.arg("floor").arg("--mount").arg(&floor_mount);
-    let floor = Daemon::start(command, &floor_mount)?;
-    let subject = start_guest(guest, home.path())?;
-    let fsync_dir = home.path().join("fsync");
-    fs::create_dir(&fsync_dir)?;
+    let subjects = Subjects::start(guest, home.path())?;
 
     let mut rows: Vec<Row> = WRITERS
         .map(|writers| Row {
@@ -162,16 +204,17 @@ pub fn measure(guest: &Path, dir: &Path, plan: &Plan) -> anyhow::Result<Measured
     let mut warmed = 0;
     for writers in [1, 64] {
         warmed += stored(
-            run(&subject.directory(), writers, plan.each / 4, false)?,
+            run(&subjects.guest.directory(), writers, plan.each / 4, false)?,
             writers,
         );
-        run(&floor.directory(), writers, plan.each / 4, false)?;
+        run(&subjects.floor.directory(), writers, plan.each / 4, false)?;
+        run(&subjects.handler.directory(), writers, plan.each / 4, false)?;
     }
     let mut steady = None;
     for _ in 0..plan.rounds {
         for row in &mut rows {
             let before = status(guest, home.path())?;
-            measure_row(row, &floor, &subject, &fsync_dir, plan)?;
+            measure_row(row, &subjects, plan)?;
             if row.writers == 16 {
                 steady = Some((before, status(guest, home.path())?));
             }
@@ -210,44 +253,34 @@ fn start_guest(guest: &Path, home: &Path) -> anyhow::Result<Daemon> {
     Daemon::start(command, &mount)
 }
 
-fn measure_row(
-    row: &mut Row,
-    floor: &Daemon,
-    guest: &Daemon,
-    fsync_dir: &Path,
-    plan: &Plan,
-) -> anyhow::Result<()> {
+fn measure_row(row: &mut Row, subjects: &Subjects, plan: &Plan) -> anyhow::Result<()> {
     let all = sched_getaffinity(Pid::from_raw(0))?;
     if row.pinned {
         let mut one = CpuSet::new();
         let first = (0..CpuSet::count()).find(|c| all.is_set(*c).unwrap_or(false));
         one.set(first.unwrap_or(0))?;
-        for pid in [floor.pid(), guest.pid(), Pid::this()] {
-            pin_threads(pid, &one)?;
-        }
+        subjects.pin(&one)?;
     }
-    let measured = measure_pair(row, floor, guest, fsync_dir, plan);
-    for pid in [floor.pid(), guest.pid(), Pid::this()] {
-        pin_threads(pid, &all)?;
-    }
+    let measured = measure_all(row, subjects, plan);
+    subjects.pin(&all)?;
     measured
 }
 
-fn measure_pair(
-    row: &mut Row,
-    floor: &Daemon,
-    guest: &Daemon,
-    fsync_dir: &Path,
-    plan: &Plan,
-) -> anyhow::Result<()> {
-    let (rate, cpu) = timed(floor, row.writers, plan)?;
+fn measure_all(row: &mut Row, subjects: &Subjects, plan: &Plan) -> anyhow::Result<()> {
+    let (rate, cpu) = timed(&subjects.floor, row.writers, plan)?;
     row.floor.push(rate);
     row.floor_cpu_us.push(cpu);
-    let (rate, cpu) = timed(guest, row.writers, plan)?;
+    let (rate, cpu) = timed(&subjects.guest, row.writers, plan)?;
     row.guest.push(rate);
     row.guest_cpu_us.push(cpu);
     row.fsync
-        .push(run(fsync_dir, row.writers, plan.each, true)?);
+        .push(run(&subjects.fsync_dir, row.writers, plan.each, true)?);
+    row.handler
+        .push(timed(&subjects.handler, row.writers, plan)?.0);
+    if row.pinned {
+        let dir = subjects.fsync_dir.with_file_name("commits");
+        row.commits.push(commits_per_second(&dir, plan.each)?);
+    }
     Ok(())
 }
 

@@ -21,9 +21,8 @@ operations! {
     Link = "LINK", Open = "OPEN", Read = "READ", Write = "WRITE", StatFs = "STATFS",
     Release = "RELEASE", FSync = "FSYNC", SetXAttr = "SETXATTR", GetXAttr = "GETXATTR",
     ListXAttr = "LISTXATTR", RemoveXAttr = "REMOVEXATTR", Flush = "FLUSH", OpenDir = "OPENDIR",
-    ReadDir = "READDIR", ReleaseDir = "RELEASEDIR", FSyncDir = "FSYNCDIR", Access = "ACCESS",
-    Create = "CREATE", FAllocate = "FALLOCATE", LSeek = "LSEEK",
-    CopyFileRange = "COPY_FILE_RANGE", ReadLink = "READLINK", Ioctl = "IOCTL",
+    ReadDir = "READDIR", ReleaseDir = "RELEASEDIR", FSyncDir = "FSYNCDIR",
+    Create = "CREATE", ReadLink = "READLINK", Ioctl = "IOCTL",
 }
 
 /// The counters.
@@ -36,6 +35,12 @@ pub struct Counters {
     pub commits: AtomicU64,
     /// Transactions lost.
     pub failed_commits: AtomicU64,
+    /// Acknowledged rows that retention took.
+    pub rows_trimmed: AtomicU64,
+    /// Rows that retention took before they were acknowledged.
+    pub rows_lost: AtomicU64,
+    /// Transactions refused as a log was at its limit.
+    pub log_refusals: AtomicU64,
     /// Inputs refused.
     pub refused: AtomicU64,
     /// Rows sent over the link.
@@ -53,6 +58,9 @@ impl Default for Counters {
             stores: AtomicU64::new(0),
             commits: AtomicU64::new(0),
             failed_commits: AtomicU64::new(0),
+            rows_trimmed: AtomicU64::new(0),
+            rows_lost: AtomicU64::new(0),
+            log_refusals: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             rows_sent: AtomicU64::new(0),
             bad_lines: AtomicU64::new(0),

@@ -1,103 +1,158 @@
 //! The whole program from start to signal. Each step undoes nothing: what a start that fails leaves
 //! behind, the next start finds and takes over.
+//!
+//! ```text
+//! lock ──> take over ──> store ──> link ──> mount ──> poller ──> READY ── SIGHUP ──> reload
+//!                                                                  │ SIGTERM, SIGINT, unmounted
+//!                        exit <── store <── link <── unmount <── poller <── STOPPING
+//! ```
+
+mod service;
+mod signals;
 
 use std::fs::{DirBuilder, File, TryLockError};
-use std::os::fd::AsFd as _;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
-use std::sync::{Arc, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use anyhow::{Context as _, bail};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::eventfd::{EfdFlags, EventFd};
-use nix::sys::signal::{SigSet, Signal};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::stat::{Mode, umask};
 
-use crate::config::RunConfig;
-use crate::counters::Counters;
-use crate::feed::Feed;
-use crate::fs::Partition;
-use crate::fuse::Adapter;
-use crate::link::Link;
-use crate::mount;
-use crate::status::{Control, Live};
-use crate::store::{Opened, Store};
+use crate::logging::{self, LogLevel};
+use crate::notify::Notifier;
+use crate::settings::{SETTINGS, Settings, Sources};
+use crate::store::{Job, Store};
+use service::Service;
+use signals::{Event, Signals};
 
-/// How long the end waits for the kernel to let go of the partition after everything is on disk.
-const FAREWELL: Duration = Duration::from_millis(500);
-
-/// Runs until SIGTERM, SIGINT or an unmount.
+/// Runs until SIGTERM, SIGINT or an unmount. SIGHUP reads the settings anew from `sources`.
 ///
 /// # Errors
-/// The state directory is in use or cannot be made, a database cannot be opened, the link's socket
-/// cannot be made, or the mount is refused.
-pub fn run(config: &RunConfig) -> anyhow::Result<()> {
+/// A name or key in the settings is unknown, the state directory is in use or cannot be made, a database
+/// cannot be opened, the link's socket cannot be made, or the mount is refused.
+pub fn run(sources: &Sources, settings: &Settings, level: &LogLevel) -> anyhow::Result<()> {
+    close_inherited();
+    let config = settings.run_config()?;
     // Before any thread starts, so that all of them inherit it.
-    let signals = block_signals()?;
+    let signals = Signals::block()?;
     umask(Mode::from_bits_truncate(0o077));
+    let notifier = Notifier::from_environment();
     let _lock = lock_state(&config.state)?;
-    mount::take_over(&config.mount)?;
-    let counters = Arc::new(Counters::default());
-    let feed = Arc::new(Feed::new()?);
-    let opened = Store::open(
-        &config.state,
-        config.limits,
-        Arc::clone(&counters),
-        Arc::clone(&feed),
-    )?;
-    let Opened {
-        store,
-        files,
-        set_aside,
-    } = opened;
-    if !set_aside.is_empty() {
-        tracing::warn!(
-            ?set_aside,
-            "databases that were set aside as corrupt are still there"
-        );
-    }
-    let partition = Partition::new(store.clone(), files, config.limits);
-    let mut link = Link::start(&config.link, store.clone(), feed, Arc::clone(&counters))?;
-    let adapter = |everyone| Adapter::new(partition.clone(), Arc::clone(&counters), everyone);
-    let session = match mount::mount(&config.mount, config.allow_other, adapter) {
-        Ok(session) => session,
-        Err(error) => {
-            link.stop();
-            store.close();
-            return Err(error);
-        }
+    let service = Service::start(&config)?;
+    notifier.ready(&format!("mounted at {}", config.mount.display()));
+    let mut reloader = Reloader {
+        sources,
+        settings: settings.clone(),
+        level,
     };
-    let ended = Arc::new(EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC)?);
-    serve(session, Arc::clone(&ended))?;
-    let link = Arc::new(std::sync::Mutex::new(link));
-    let live = Live::new(config, counters, partition, Arc::clone(&link));
-    let control = Control::start(&config.state, live);
-    tracing::info!(mount = %config.mount.display(), link = %config.link, "the partition is mounted");
-    let unmounted = wait(&signals, &ended)?;
-    if unmounted {
-        tracing::warn!("the partition was unmounted from outside");
-    } else if let Err(error) = mount::detach(&config.mount) {
-        tracing::error!(
-            error = format!("{error:#}"),
-            "the partition cannot be unmounted"
-        );
-    }
-    link.lock().unwrap_or_else(PoisonError::into_inner).stop();
-    store.close();
-    control.stop();
-    say_farewell(&ended);
+    let unmounted = watch(&service, &signals, &notifier, &mut reloader)?;
+    notifier.stopping();
+    service.stop(unmounted);
     Ok(())
 }
 
-fn block_signals() -> anyhow::Result<SignalFd> {
-    let mut set = SigSet::empty();
-    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
-        set.add(signal);
+/// Closes what whoever started the program has left open: a daemon holds no files of others, and the
+/// commands that it runs inherit none. Called before anything is opened.
+fn close_inherited() {
+    let open: Vec<i32> = std::fs::read_dir("/proc/self/fd")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .collect();
+    for fd in open.into_iter().filter(|fd| *fd > 2) {
+        // The directory that was just read is among them, and closed already.
+        let _ = nix::unistd::close(fd);
     }
-    set.thread_block()?;
-    Ok(SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC)?)
+}
+
+/// Waits for the end and says whether somebody unmounted the partition.
+fn watch(
+    service: &Service,
+    signals: &Signals,
+    notifier: &Notifier,
+    reloader: &mut Reloader<'_>,
+) -> anyhow::Result<bool> {
+    let mut heart = Heart::new();
+    loop {
+        match signals.wait(service.ended(), heart.left(notifier))? {
+            Event::Unmounted => return Ok(true),
+            Event::Stop(signal) => {
+                tracing::info!(signal, "going down");
+                return Ok(false);
+            }
+            Event::Reload => reloader.reload(service),
+            Event::Timeout => heart.beat(notifier, service.store()),
+        }
+    }
+}
+
+/// Feeds the watchdog as long as the store's thread answers: without it no store returns.
+struct Heart {
+    answered: Arc<AtomicBool>,
+    last: Instant,
+}
+
+impl Heart {
+    fn new() -> Self {
+        Self {
+            answered: Arc::new(AtomicBool::new(true)),
+            last: Instant::now(),
+        }
+    }
+
+    /// Milliseconds until the next beat, if anybody listens.
+    fn left(&self, notifier: &Notifier) -> Option<u64> {
+        let left = notifier.watchdog()?.saturating_sub(self.last.elapsed());
+        u64::try_from(left.as_millis()).ok()
+    }
+
+    fn beat(&mut self, notifier: &Notifier, store: &Store) {
+        self.last = Instant::now();
+        if self.answered.swap(false, Ordering::AcqRel) {
+            notifier.alive();
+            let answered = Arc::clone(&self.answered);
+            store.submit(Job::Barrier {
+                done: Box::new(move |_| answered.store(true, Ordering::Release)),
+            });
+        }
+    }
+}
+
+/// SIGHUP: what can change in a program that runs.
+struct Reloader<'a> {
+    sources: &'a Sources,
+    settings: Settings,
+    level: &'a LogLevel,
+}
+
+impl Reloader<'_> {
+    fn reload(&mut self, service: &Service) {
+        let loaded = match self.sources.load() {
+            Ok(loaded) => loaded.settings,
+            Err(problems) => {
+                tracing::error!(%problems, "the configuration is not read anew: correct it, and send SIGHUP again");
+                return;
+            }
+        };
+        let changed = |setting: &&crate::settings::Setting| {
+            setting.get(&loaded) != setting.get(&self.settings)
+        };
+        for setting in SETTINGS.iter().filter(changed).filter(|s| !s.reloads) {
+            tracing::warn!(key = setting.key, "changed; it counts after a restart");
+        }
+        if let Ok(filter) = logging::filter(&loaded.log_level) {
+            self.level.set(filter);
+        }
+        self.settings.log_level = loaded.log_level;
+        if self.settings.polls != loaded.polls {
+            service.replace_polls(loaded.polls.clone());
+            self.settings.polls = loaded.polls;
+        }
+        tracing::info!("the configuration was read anew");
+    }
 }
 
 fn lock_state(state: &Path) -> anyhow::Result<File> {
@@ -123,50 +178,4 @@ fn lock_state(state: &Path) -> anyhow::Result<File> {
             Err(error).with_context(|| format!("cannot lock {}", path.display()))
         }
     }
-}
-
-/// Answers the kernel on a thread of its own and rings `ended` when there is no more to answer.
-fn serve(session: fuser::Session<Adapter>, ended: Arc<EventFd>) -> anyhow::Result<()> {
-    std::thread::Builder::new()
-        .name("fuse".into())
-        .spawn(move || {
-            if let Err(error) = session.run() {
-                tracing::error!(%error, "the kernel's requests cannot be read");
-            }
-            let _ = ended.write(1);
-        })?;
-    Ok(())
-}
-
-/// Waits for a signal or for the end of the mount; says whether it was the latter.
-fn wait(signals: &SignalFd, ended: &EventFd) -> anyhow::Result<bool> {
-    loop {
-        let mut fds = [
-            PollFd::new(signals.as_fd(), PollFlags::POLLIN),
-            PollFd::new(ended.as_fd(), PollFlags::POLLIN),
-        ];
-        match poll(&mut fds, PollTimeout::NONE) {
-            Ok(_) => {}
-            Err(nix::errno::Errno::EINTR) => continue,
-            Err(errno) => return Err(errno).context("cannot wait"),
-        }
-        if fds[1].any() == Some(true) {
-            return Ok(true);
-        }
-        if let Some(signal) = signals.read_signal()? {
-            tracing::info!(signal = signal.ssi_signo, "going down");
-            return Ok(false);
-        }
-    }
-}
-
-/// Replies that are on their way are given a moment; files that stay open are not waited for.
-fn say_farewell(ended: &EventFd) {
-    let until = Instant::now() + FAREWELL;
-    let mut fds = [PollFd::new(ended.as_fd(), PollFlags::POLLIN)];
-    let left = until.saturating_duration_since(Instant::now());
-    let _ = poll(
-        &mut fds,
-        PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO),
-    );
 }

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -11,9 +11,21 @@ use vmkpi::position::Seq;
 
 use crate::store::Point;
 
+/// How the link wants to hear of new rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Watch {
+    /// Not at all.
+    Off,
+    /// They are noted, and looked up when a host asks.
+    Quiet,
+    /// At once.
+    Bell,
+}
+
 /// The feed.
 pub struct Feed {
-    watched: AtomicBool,
+    watch: AtomicU8,
     ends: Mutex<HashMap<Point, Seq>>,
     bell: EventFd,
 }
@@ -26,7 +38,7 @@ impl Feed {
     pub fn new() -> std::io::Result<Self> {
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         Ok(Self {
-            watched: AtomicBool::new(false),
+            watch: AtomicU8::new(Watch::Off as u8),
             ends: Mutex::default(),
             bell: EventFd::from_value_and_flags(0, flags)?,
         })
@@ -34,12 +46,12 @@ impl Feed {
 
     /// Whether anyone wants to know.
     pub fn is_watched(&self) -> bool {
-        self.watched.load(Ordering::Acquire)
+        self.watch.load(Ordering::Acquire) != Watch::Off as u8
     }
 
-    /// Says whether anyone wants to know. What came before is forgotten.
-    pub fn watch(&self, watched: bool) {
-        self.watched.store(watched, Ordering::Release);
+    /// Says how anyone wants to know. What came before is forgotten.
+    pub fn watch(&self, watch: Watch) {
+        self.watch.store(watch as u8, Ordering::Release);
         self.lock().clear();
     }
 
@@ -49,7 +61,7 @@ impl Feed {
         let silent = held.is_empty();
         held.extend(ends);
         drop(held);
-        if silent {
+        if silent && self.watch.load(Ordering::Acquire) == Watch::Bell as u8 {
             self.ring();
         }
     }

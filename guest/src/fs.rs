@@ -5,32 +5,37 @@
 //! A handle on its way to the store:
 //!
 //! ```text
-//!            write, truncate                 flush, fsync
-//!   clean ───────────────────> changed ──────────────────────> pending ── stored ──> clean
-//!     ^                           ^                               │
-//!     └───────── nothing in it ───┤                               ├─ not CSV ─> unsaved, input kept
-//!                                 └── write ── unsaved <──────────┴─ store failed
-//!                                                └── flush, fsync: tried again; release: not
+//!          write, truncate                flush, fsync
+//!   clean ─────────────────> changed ──────────────────────> pending ── stored ──> clean
+//!                               ^                               ├─ not CSV ─> unsaved, input kept
+//!                               └── write ── unsaved <──────────┴─ store failed
+//!                                               └── flush, fsync: tried again; release: not
 //! ```
+//!
+//! A clean handle sees the bytes of the last store, whoever made it; any other sees a draft of its own.
 
 mod change;
 mod handle;
+mod io;
+mod node;
+mod rename;
 mod save;
+mod state;
 pub mod tree;
 
-use std::collections::HashMap;
 use std::ffi::OsStr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use nix::errno::Errno;
 use vmkpi::clock::Timestamp;
-use vmkpi::name::Area;
+use vmkpi::name::{Area, MAX_NAME_BYTES};
 
 use crate::config::Limits;
 use crate::store::inspect::Reader;
-use crate::store::{Point, Store, StoredFile};
+use crate::store::{Store, StoredFile};
 use handle::Handle;
-use tree::{Ino, Name, Node, ROOT, Tree, area_ino, area_of};
+use state::State;
+use tree::{Ino, Name, PRIMARY_KEY, PRIMARY_KEY_NAME, Place, ROOT, Tree, area_ino, area_of};
 
 pub use change::Change;
 pub use handle::Done;
@@ -58,10 +63,14 @@ pub struct Attr {
     pub directory: bool,
     /// Bytes.
     pub size: u64,
-    /// The time of the last store.
+    /// The time of the last store, or of the last write that is not yet stored.
     pub mtime: Timestamp,
-    /// Whether nothing is under way that changes it: the kernel may keep it.
-    pub stable: bool,
+    /// The time of the last change of anything.
+    pub ctime: Timestamp,
+    /// Permission bits, if they are not the mount's.
+    pub mode: Option<u16>,
+    /// Names that lead to it.
+    pub links: u32,
 }
 
 /// One name in a directory.
@@ -70,69 +79,62 @@ pub struct Entry {
     /// The inode.
     pub ino: Ino,
     /// Where a listing that ended here goes on.
-    pub offset: u64,
+    pub offset: Place,
     /// Whether it is a directory.
     pub directory: bool,
     /// The name.
     pub name: String,
 }
 
+/// Told the inode of a file whose attributes have changed without a request of the kernel's.
+pub type Watcher = Box<dyn Fn(Ino) + Send + Sync>;
+
 /// The partition. Clones are the same one.
 #[derive(Clone)]
 pub struct Partition {
     state: Arc<Mutex<State>>,
     readers: Arc<Mutex<[Option<Reader>; 2]>>,
+    watcher: Arc<OnceLock<Watcher>>,
     store: Store,
     limits: Limits,
     born: Timestamp,
-}
-
-struct State {
-    tree: Tree,
-    handles: HashMap<Fh, Handle>,
-    next_handle: Fh,
-    /// Bytes held in handles and scratch files, against [`Limits::buffered_bytes`].
-    buffered: usize,
-}
-
-impl State {
-    fn handle(&mut self, fh: Fh) -> Result<&mut Handle, Errno> {
-        self.handles.get_mut(&fh).ok_or(Errno::EBADF)
-    }
-
-    /// Changes a handle and keeps count of the bytes it holds.
-    fn account<T>(&mut self, fh: Fh, work: impl FnOnce(&mut Handle) -> T) -> Result<T, Errno> {
-        let handle = self.handles.get_mut(&fh).ok_or(Errno::EBADF)?;
-        let before = handle.held();
-        let result = work(handle);
-        self.buffered = self.buffered + handle.held() - before;
-        Ok(result)
-    }
-
-    /// Replaces a scratch file's bytes and keeps count of them.
-    fn set_scratch(&mut self, ino: Ino, bytes: Arc<Vec<u8>>) {
-        if let Ok(node) = self.tree.node_mut(ino) {
-            self.buffered = self.buffered + bytes.len() - node.scratch.len();
-            node.scratch = bytes;
-            node.mtime = Timestamp::now();
-        }
-    }
+    /// The owner's public key, as applications read it.
+    primary_key: Option<Arc<[u8]>>,
 }
 
 impl Partition {
     /// The partition over a store that holds `files`.
     pub fn new(store: Store, files: Vec<StoredFile>, limits: Limits) -> Self {
+        let state = State::new(Tree::new(limits, files), limits);
         Self {
-            state: Arc::new(Mutex::new(State {
-                tree: Tree::new(limits, files),
-                handles: HashMap::new(),
-                next_handle: 1,
-                buffered: 0,
-            })),
+            state: Arc::new(Mutex::new(state)),
             readers: Arc::default(),
+            watcher: Arc::default(),
             store,
             limits,
             born: Timestamp::now(),
+            primary_key: None,
+        }
+    }
+
+    /// Shows the owner's public key at the top.
+    #[must_use]
+    pub fn with_primary_key(self, primary_key: Option<Arc<[u8]>>) -> Self {
+        Self {
+            primary_key,
+            ..self
+        }
+    }
+
+    /// From now on `watcher` is told what the kernel must ask for again. Only the first one counts.
+    pub fn watch(&self, watcher: Watcher) {
+        let _ = self.watcher.set(watcher);
+    }
+
+    /// Called without the lock, as the kernel may ask at once.
+    fn forget_attr(&self, changed: Option<Ino>) {
+        if let (Some(ino), Some(watcher)) = (changed, self.watcher.get()) {
+            watcher(ino);
         }
     }
 
@@ -155,48 +157,84 @@ impl Partition {
     /// # Errors
     /// ENOENT; ENAMETOOLONG; ENOTDIR.
     pub fn lookup(&self, parent: Ino, name: &OsStr) -> Result<Attr, Errno> {
+        if name.len() > MAX_NAME_BYTES {
+            return Err(Errno::ENAMETOOLONG);
+        }
         if parent == ROOT {
+            if name == PRIMARY_KEY_NAME {
+                return self.key_attr().ok_or(Errno::ENOENT);
+            }
             let area = Area::ALL.into_iter().find(|area| name == area.as_str());
             return area
                 .map(|a| self.directory(area_ino(a)))
                 .ok_or(Errno::ENOENT);
         }
         let area = area_of(parent).ok_or(Errno::ENOTDIR)?;
-        if name.len() > vmkpi::name::MAX_NAME_BYTES {
-            return Err(Errno::ENAMETOOLONG);
-        }
-        let state = self.lock();
+        let mut state = self.lock();
         let found = name.to_str().and_then(|name| state.tree.find(area, name));
-        let ino = found.ok_or(Errno::ENOENT)?;
-        Ok(attr(ino, state.tree.node(ino)?))
+        state.tell_name(found.ok_or(Errno::ENOENT)?)
     }
 
-    /// What `stat` shows; through a handle with changes, those.
+    /// What `stat` shows.
     ///
     /// # Errors
     /// ESTALE: the file is gone.
-    pub fn getattr(&self, ino: Ino, fh: Option<Fh>) -> Result<Attr, Errno> {
+    pub fn getattr(&self, ino: Ino) -> Result<Attr, Errno> {
         if ino == ROOT || area_of(ino).is_some() {
             return Ok(self.directory(ino));
         }
-        let state = self.lock();
-        let mut attr = attr(ino, state.tree.node(ino)?);
-        if let Some(handle) = fh.and_then(|fh| state.handles.get(&fh))
-            && handle.changed
-        {
-            attr.size = handle.len() as u64;
+        if ino == PRIMARY_KEY {
+            return self.key_attr().ok_or(Errno::ESTALE);
         }
-        Ok(attr)
+        self.lock().tell(ino)
     }
 
     fn directory(&self, ino: Ino) -> Attr {
+        let changed = area_of(ino).map_or(self.born, |area| self.lock().tree.changed(area));
         Attr {
             ino,
             directory: true,
             size: 0,
-            mtime: self.born,
-            stable: true,
+            mtime: changed,
+            ctime: changed,
+            mode: None,
+            links: match ino {
+                ROOT => 2 + Area::ALL.len() as u32,
+                _ => 2,
+            },
         }
+    }
+
+    fn key_attr(&self) -> Option<Attr> {
+        self.primary_key.as_ref().map(|key| Attr {
+            ino: PRIMARY_KEY,
+            directory: false,
+            size: key.len() as u64,
+            mtime: self.born,
+            ctime: self.born,
+            mode: Some(0o444),
+            links: 1,
+        })
+    }
+
+    /// A handle on the owner's public key.
+    fn open_key(&self, mode: OpenMode) -> Result<Fh, Errno> {
+        if self.primary_key.is_none() {
+            return Err(Errno::ESTALE);
+        }
+        if mode.write || mode.truncate {
+            return Err(Errno::EACCES);
+        }
+        let mut state = self.lock();
+        if state.handles.len() >= self.limits.handles {
+            return Err(Errno::ENFILE);
+        }
+        let fh = state.next_handle;
+        state.next_handle += 1;
+        state
+            .handles
+            .insert(fh, Handle::new(PRIMARY_KEY, false, false));
+        Ok(fh)
     }
 
     /// Calls `each` with the entries of a directory that come after `offset`, until it says stop.
@@ -206,14 +244,13 @@ impl Partition {
     pub fn readdir(
         &self,
         ino: Ino,
-        offset: u64,
+        offset: Place,
         mut each: impl FnMut(Entry) -> bool,
     ) -> Result<(), Errno> {
         let area = area_of(ino);
         if ino != ROOT && area.is_none() {
             return Err(Errno::ENOTDIR);
         }
-        // Inodes only grow and are never used again, so they are the places in a listing too.
         let fixed = [(1, ino, "."), (2, ROOT, "..")];
         for (place, ino, name) in fixed.into_iter().filter(|(place, ..)| *place > offset) {
             if each(entry(ino, place, true, name)) {
@@ -224,27 +261,43 @@ impl Partition {
             for area in Area::ALL {
                 let ino = area_ino(area);
                 if ino + 2 > offset && each(entry(ino, ino + 2, true, area.as_str())) {
-                    break;
+                    return Ok(());
                 }
+            }
+            let place = PRIMARY_KEY + 2;
+            if self.primary_key.is_some() && place > offset {
+                each(entry(PRIMARY_KEY, place, false, PRIMARY_KEY_NAME));
             }
             return Ok(());
         };
         let state = self.lock();
-        for (ino, node) in state.tree.list(area, offset) {
-            if each(entry(ino, ino, false, node.name.as_str())) {
+        for (place, ino, node) in state.tree.list(area, offset) {
+            if each(entry(ino, place, false, node.name.as_str())) {
                 break;
             }
         }
         Ok(())
     }
 
+    /// The kernel has forgotten that it was told of a file so many times.
+    pub fn forget(&self, ino: Ino, lookups: u64) {
+        let mut state = self.lock();
+        if let Ok(node) = state.tree.node_mut(ino) {
+            node.lookups = node.lookups.saturating_sub(lookups);
+            state.tree.forget(ino);
+        }
+    }
+
     /// Opens a file.
     ///
     /// # Errors
-    /// ENFILE over the limit; EISDIR; ESTALE.
+    /// ENFILE over the limit; EISDIR; ESTALE; EACCES to write the owner's key.
     pub fn open(&self, ino: Ino, mode: OpenMode) -> Result<Fh, Errno> {
         if ino == ROOT || area_of(ino).is_some() {
             return Err(Errno::EISDIR);
+        }
+        if ino == PRIMARY_KEY {
+            return self.open_key(mode);
         }
         let mut state = self.lock();
         self.open_in(&mut state, ino, mode)
@@ -254,13 +307,17 @@ impl Partition {
         if state.handles.len() >= self.limits.handles {
             return Err(Errno::ENFILE);
         }
-        let node = state.tree.node_mut(ino)?;
-        node.handles += 1;
-        node.writers += u32::from(mode.write);
+        if state.tree.node(ino)?.lost && !mode.truncate {
+            return Err(Errno::ESTALE);
+        }
+        state.tree.open(ino)?;
         let fh = state.next_handle;
         state.next_handle += 1;
-        let handle = Handle::new(ino, mode.write, mode.truncate && mode.write);
+        let handle = Handle::new(ino, mode.write, mode.truncate);
         state.handles.insert(fh, handle);
+        if mode.truncate {
+            state.drafted(fh, ino);
+        }
         Ok(fh)
     }
 
@@ -273,124 +330,32 @@ impl Partition {
         let area = area_of(parent).ok_or(Errno::EPERM)?;
         let name = Name::new(name)?;
         let mut state = self.lock();
+        if state.handles.len() >= self.limits.handles {
+            return Err(Errno::ENFILE);
+        }
         let ino = match state.tree.find(area, name.as_str()) {
             Some(_) if mode.exclusive => return Err(Errno::EEXIST),
             Some(ino) => ino,
             None => state.tree.create(area, name)?,
         };
-        let opened = self.open_in(&mut state, ino, mode);
-        let attr = attr(ino, state.tree.node(ino)?);
-        match opened {
-            Ok(fh) => Ok((attr, fh)),
-            Err(error) => {
-                if !state.tree.node(ino)?.stored {
-                    state.tree.unlink(ino);
-                }
-                Err(error)
-            }
-        }
+        let fh = self.open_in(&mut state, ino, mode)?;
+        Ok((state.tell_name(ino)?, fh))
     }
 
-    /// The bytes of a handle from `offset` on, at most `size` of them.
-    ///
-    /// # Errors
-    /// EIO: the store cannot be read; EBADF.
-    pub fn read<T>(
-        &self,
-        fh: Fh,
-        offset: u64,
-        size: usize,
-        take: impl FnOnce(&[u8]) -> T,
-    ) -> Result<T, Errno> {
-        self.load(fh)?;
-        let bytes = self.lock().handle(fh)?.bytes().cloned().unwrap_or_default();
-        let from = usize::try_from(offset).map_or(bytes.len(), |o| o.min(bytes.len()));
-        let to = from.saturating_add(size).min(bytes.len());
-        Ok(take(&bytes[from..to]))
-    }
-
-    /// Writes through a handle, at `offset` or at the end.
-    ///
-    /// # Errors
-    /// EFBIG over the limit of a store; ENOSPC when too much is written and not stored; EBADF.
-    pub fn write(&self, fh: Fh, offset: Option<u64>, data: &[u8]) -> Result<(), Errno> {
-        self.load(fh)?;
-        let limit = self.limits.store_bytes;
-        let mut state = self.lock();
-        let grows = state.handle(fh)?.held() + data.len();
-        if state.buffered + grows > self.limits.buffered_bytes {
-            return Err(Errno::ENOSPC);
-        }
-        state.account(fh, |handle| match handle.writable {
-            true => handle.write(offset, data, limit),
-            false => Err(Errno::EBADF),
-        })?
-    }
-
-    /// Reads what the file holds into a handle that has not looked yet.
-    fn load(&self, fh: Fh) -> Result<(), Errno> {
-        let (point, stored, scratch) = {
-            let mut state = self.lock();
-            let handle = state.handle(fh)?;
-            if handle.bytes().is_some() {
-                return Ok(());
-            }
-            let ino = handle.ino;
-            // Also when the file has been replaced since: a reader then sees its successor's bytes.
-            let node = state.tree.node(ino)?;
-            (node.point(), node.stored, Arc::clone(&node.scratch))
-        };
-        let bytes = match point {
-            Some(point) if stored => Arc::new(self.content(&point)?),
-            Some(_) => Arc::default(),
-            None => scratch,
-        };
-        self.lock().handle(fh)?.load(bytes);
-        Ok(())
-    }
-
-    /// The bytes of a file's last store.
-    fn content(&self, point: &Point) -> Result<Vec<u8>, Errno> {
-        let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
-        let slot = &mut readers[usize::from(point.area == Area::Unencrypted)];
-        let read = (|| {
-            if slot.is_none() {
-                *slot = Some(Reader::open(self.store.directory(), point.area)?);
-            }
-            match slot {
-                Some(reader) => reader.content(&point.name),
-                None => Ok(None),
-            }
-        })();
-        read.map(Option::unwrap_or_default).map_err(|error| {
-            tracing::error!(%point, %error, "the last bytes cannot be read");
-            *slot = None;
-            Errno::EIO
-        })
-    }
-
-    /// How many files there are, and how many bytes wait to be stored.
+    /// How many files there are, how many handles, and how many bytes are held that are not in the store.
     pub fn usage(&self) -> (usize, usize, usize) {
         let state = self.lock();
         (state.tree.count(), state.handles.len(), state.buffered)
     }
-}
 
-fn attr(ino: Ino, node: &Node) -> Attr {
-    let scratch = matches!(node.name, Name::Scratch(_));
-    Attr {
-        ino,
-        directory: false,
-        size: match scratch {
-            true => node.scratch.len() as u64,
-            false => node.size,
-        },
-        mtime: node.mtime,
-        stable: !scratch && node.writers == 0 && node.pending == 0,
+    /// Names that are taken, and names there can be.
+    pub fn names(&self) -> (usize, usize) {
+        let each = self.limits.files + self.limits.scratch_files;
+        (self.lock().tree.taken(), Area::ALL.len() * each)
     }
 }
 
-fn entry(ino: Ino, offset: u64, directory: bool, name: &str) -> Entry {
+fn entry(ino: Ino, offset: Place, directory: bool, name: &str) -> Entry {
     Entry {
         ino,
         offset,

@@ -3,24 +3,31 @@
 //! everything here that looks like a detail keeps it at four: FUSE_ATOMIC_O_TRUNC, long entry and
 //! attribute times, xattrs answered with ENOSYS once, direct I/O.
 
+mod attr;
+
 use std::ffi::OsStr;
 use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use fuser::{
-    Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
+    Errno, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
     KernelConfig, LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
-    ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
-    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyOpen, ReplyStatfs,
+    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use crate::config::Access;
 use crate::counters::{Counters, Operation};
 use crate::fs::{Attr, Change, OpenMode, Partition};
+use attr::Owner;
 
-/// Names change through the kernel alone, so it may keep them; attributes too, unless a store is under way.
+/// Names and attributes change through the kernel, so it may keep them; of the few that do not
+/// (a store sets the time, a dropped draft the size) it is told.
 const LONG: Duration = Duration::from_secs(24 * 3600);
 
 /// The largest write in one request. The request buffer grows to what is used of it.
@@ -32,57 +39,61 @@ const GENERATION: Generation = Generation(0);
 pub struct Adapter {
     partition: Partition,
     counters: Arc<Counters>,
-    uid: u32,
-    gid: u32,
-    /// Whether every user may use it.
-    everyone: bool,
+    owner: Owner,
+    device: Device,
+}
+
+/// The kernel's end of the partition, known once it is mounted.
+pub type Device = Arc<OnceLock<OwnedFd>>;
+
+/// A request that is dealt with. At its end, and when no other request waits, what has gathered is
+/// committed.
+struct Turn<'a>(&'a Adapter);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let adapter = self.0;
+        adapter
+            .partition
+            .store()
+            .end_turn(|| adapter.has_requests());
+    }
 }
 
 impl Adapter {
-    /// An adapter for `partition`, whose files belong to the caller's user.
-    pub fn new(partition: Partition, counters: Arc<Counters>, everyone: bool) -> Self {
+    /// An adapter for `partition`; `everyone` tells whether every user may use the mount.
+    pub fn new(
+        partition: Partition,
+        counters: Arc<Counters>,
+        access: Access,
+        everyone: bool,
+    ) -> Self {
         Self {
             partition,
             counters,
-            uid: nix::unistd::geteuid().as_raw(),
-            gid: nix::unistd::getegid().as_raw(),
-            everyone,
+            owner: Owner::new(access, everyone),
+            device: Device::default(),
         }
     }
 
-    fn file_attr(&self, attr: Attr) -> FileAttr {
-        let micros = u64::try_from(attr.mtime.as_micros()).unwrap_or(0);
-        let mtime = SystemTime::UNIX_EPOCH + Duration::from_micros(micros);
-        let (kind, perm) = match (attr.directory, self.everyone) {
-            (true, true) => (FileType::Directory, 0o777),
-            (true, false) => (FileType::Directory, 0o700),
-            (false, true) => (FileType::RegularFile, 0o666),
-            (false, false) => (FileType::RegularFile, 0o600),
+    /// Where the mount puts the kernel's end.
+    pub fn device(&self) -> Device {
+        Arc::clone(&self.device)
+    }
+
+    fn turn(&self, operation: Operation) -> Turn<'_> {
+        self.counters.request(operation);
+        self.partition.store().begin_turn();
+        Turn(self)
+    }
+
+    /// Whether the kernel has more requests for us.
+    fn has_requests(&self) -> bool {
+        let Some(device) = self.device.get() else {
+            return false;
         };
-        FileAttr {
-            ino: INodeNo(attr.ino),
-            size: attr.size,
-            blocks: attr.size.div_ceil(512),
-            atime: mtime,
-            mtime,
-            ctime: mtime,
-            crtime: mtime,
-            kind,
-            perm,
-            nlink: if attr.directory { 2 } else { 1 },
-            uid: self.uid,
-            gid: self.gid,
-            rdev: 0,
-            blksize: 4096,
-            flags: 0,
-        }
-    }
-}
-
-fn ttl(attr: &Attr) -> Duration {
-    match attr.stable {
-        true => LONG,
-        false => Duration::ZERO,
+        let mut fds = [PollFd::new(device.as_fd(), PollFlags::POLLIN)];
+        poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
     }
 }
 
@@ -121,23 +132,24 @@ impl Filesystem for Adapter {
     }
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        self.counters.request(Operation::Lookup);
+        let _turn = self.turn(Operation::Lookup);
         match self.partition.lookup(parent.0, name) {
             Ok(attr) => {
-                reply.entry_with_ttls(&ttl(&attr), &LONG, &self.file_attr(attr), GENERATION);
+                reply.entry(&LONG, &self.owner.attr(attr), GENERATION);
             }
             Err(error) => reply.error(errno(error)),
         }
     }
 
-    fn forget(&self, _req: &Request, _ino: INodeNo, _nlookup: u64) {
-        self.counters.request(Operation::Forget);
+    fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
+        let _turn = self.turn(Operation::Forget);
+        self.partition.forget(ino.0, nlookup);
     }
 
-    fn getattr(&self, _req: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
-        self.counters.request(Operation::GetAttr);
-        match self.partition.getattr(ino.0, fh.map(|fh| fh.0)) {
-            Ok(attr) => reply.attr(&ttl(&attr), &self.file_attr(attr)),
+    fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        let _turn = self.turn(Operation::GetAttr);
+        match self.partition.getattr(ino.0) {
+            Ok(attr) => reply.attr(&LONG, &self.owner.attr(attr)),
             Err(error) => reply.error(errno(error)),
         }
     }
@@ -160,18 +172,20 @@ impl Filesystem for Adapter {
         _flags: Option<fuser::BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        self.counters.request(Operation::SetAttr);
+        let _turn = self.turn(Operation::SetAttr);
+        if !self.owner.keeps(uid, gid) {
+            return reply.error(Errno::EPERM);
+        }
         let change = Change {
             size,
-            owner_or_mode: mode.is_some() || uid.is_some() || gid.is_some(),
+            mode: mode.and_then(|mode| self.owner.new_mode(ino.0, mode)),
         };
-        let this = Self {
-            partition: self.partition.clone(),
-            counters: Arc::clone(&self.counters),
-            ..*self
-        };
-        let done = Box::new(move |result: Result<Attr, _>| match result {
-            Ok(attr) => reply.attr(&ttl(&attr), &this.file_attr(attr)),
+        let owner = self.owner;
+        let done = Box::new(move |result: Result<(Attr, bool), _>| match result {
+            Ok((attr, keep)) => {
+                let ttl = if keep { LONG } else { Duration::ZERO };
+                reply.attr(&ttl, &owner.attr(attr));
+            }
             Err(error) => reply.error(errno(error)),
         });
         self.partition
@@ -179,7 +193,7 @@ impl Filesystem for Adapter {
     }
 
     fn open(&self, _req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        self.counters.request(Operation::Open);
+        let _turn = self.turn(Operation::Open);
         match self.partition.open(ino.0, open_mode(flags.0)) {
             Ok(fh) => reply.opened(FileHandle(fh), OPENED),
             Err(error) => reply.error(errno(error)),
@@ -196,10 +210,10 @@ impl Filesystem for Adapter {
         flags: i32,
         reply: ReplyCreate,
     ) {
-        self.counters.request(Operation::Create);
+        let _turn = self.turn(Operation::Create);
         match self.partition.create(parent.0, name, open_mode(flags)) {
             Ok((attr, fh)) => {
-                let attr = self.file_attr(attr);
+                let attr = self.owner.attr(attr);
                 reply.created(&LONG, &attr, GENERATION, FileHandle(fh), OPENED);
             }
             Err(error) => reply.error(errno(error)),
@@ -217,7 +231,7 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        self.counters.request(Operation::Read);
+        let _turn = self.turn(Operation::Read);
         let mut reply = Some(reply);
         let sent = self.partition.read(fh.0, offset, size as usize, |bytes| {
             if let Some(reply) = reply.take() {
@@ -241,7 +255,7 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        self.counters.request(Operation::Write);
+        let _turn = self.turn(Operation::Write);
         // The kernel's idea of the end may be another handle's: O_APPEND means this handle's end.
         let append = flags.0 & OFlag::O_APPEND.bits() != 0;
         match self
@@ -261,7 +275,7 @@ impl Filesystem for Adapter {
         _lock_owner: LockOwner,
         reply: ReplyEmpty,
     ) {
-        self.counters.request(Operation::Flush);
+        let _turn = self.turn(Operation::Flush);
         self.partition.save(fh.0, ended(reply));
     }
 
@@ -273,7 +287,7 @@ impl Filesystem for Adapter {
         _datasync: bool,
         reply: ReplyEmpty,
     ) {
-        self.counters.request(Operation::FSync);
+        let _turn = self.turn(Operation::FSync);
         self.partition.save(fh.0, ended(reply));
     }
 
@@ -287,13 +301,13 @@ impl Filesystem for Adapter {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        self.counters.request(Operation::Release);
+        let _turn = self.turn(Operation::Release);
         self.partition.release(fh.0);
         reply.ok();
     }
 
     fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.counters.request(Operation::Unlink);
+        let _turn = self.turn(Operation::Unlink);
         self.partition.unlink(parent.0, name, ended(reply));
     }
 
@@ -307,7 +321,7 @@ impl Filesystem for Adapter {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        self.counters.request(Operation::Rename);
+        let _turn = self.turn(Operation::Rename);
         if flags.intersects(!RenameFlags::RENAME_NOREPLACE) {
             return reply.error(Errno::EINVAL);
         }
@@ -317,7 +331,7 @@ impl Filesystem for Adapter {
     }
 
     fn opendir(&self, _req: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        self.counters.request(Operation::OpenDir);
+        let _turn = self.turn(Operation::OpenDir);
         reply.opened(FileHandle(0), FopenFlags::empty());
     }
 
@@ -329,7 +343,7 @@ impl Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        self.counters.request(Operation::ReadDir);
+        let _turn = self.turn(Operation::ReadDir);
         let listed = self.partition.readdir(ino.0, offset, |entry| {
             let kind = match entry.directory {
                 true => FileType::Directory,
@@ -351,7 +365,7 @@ impl Filesystem for Adapter {
         _flags: OpenFlags,
         reply: ReplyEmpty,
     ) {
-        self.counters.request(Operation::ReleaseDir);
+        let _turn = self.turn(Operation::ReleaseDir);
         reply.ok();
     }
 
@@ -364,28 +378,13 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         // A name is on disk before the call that made it returns.
-        self.counters.request(Operation::FSyncDir);
+        let _turn = self.turn(Operation::FSyncDir);
         reply.ok();
     }
 
     fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
-        self.counters.request(Operation::StatFs);
-        let directory = self.partition.store().directory();
-        let Ok(disk) = nix::sys::statvfs::statvfs(directory) else {
-            return reply.error(Errno::EIO);
-        };
-        let (files, _, _) = self.partition.usage();
-        let room = 2 * self.partition.limits().files;
-        reply.statfs(
-            disk.blocks(),
-            disk.blocks_free(),
-            disk.blocks_available(),
-            room as u64,
-            room.saturating_sub(files) as u64,
-            u32::try_from(disk.fragment_size()).unwrap_or(4096),
-            u32::try_from(vmkpi::name::MAX_NAME_BYTES).unwrap_or(200),
-            u32::try_from(disk.fragment_size()).unwrap_or(4096),
-        );
+        let _turn = self.turn(Operation::StatFs);
+        attr::statfs(&self.partition, reply);
     }
 
     // What is not offered: one constant errno each, listed in docs/SEMANTICS.md.
@@ -400,7 +399,7 @@ impl Filesystem for Adapter {
         _rdev: u32,
         reply: ReplyEntry,
     ) {
-        self.counters.request(Operation::MkNod);
+        let _turn = self.turn(Operation::MkNod);
         reply.error(Errno::EPERM);
     }
 
@@ -413,12 +412,12 @@ impl Filesystem for Adapter {
         _umask: u32,
         reply: ReplyEntry,
     ) {
-        self.counters.request(Operation::MkDir);
+        let _turn = self.turn(Operation::MkDir);
         reply.error(Errno::EPERM);
     }
 
     fn rmdir(&self, _req: &Request, _parent: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
-        self.counters.request(Operation::RmDir);
+        let _turn = self.turn(Operation::RmDir);
         reply.error(Errno::EPERM);
     }
 
@@ -430,7 +429,7 @@ impl Filesystem for Adapter {
         _target: &Path,
         reply: ReplyEntry,
     ) {
-        self.counters.request(Operation::SymLink);
+        let _turn = self.turn(Operation::SymLink);
         reply.error(Errno::EPERM);
     }
 
@@ -442,17 +441,18 @@ impl Filesystem for Adapter {
         _newname: &OsStr,
         reply: ReplyEntry,
     ) {
-        self.counters.request(Operation::Link);
+        let _turn = self.turn(Operation::Link);
         reply.error(Errno::EPERM);
     }
 
     fn readlink(&self, _req: &Request, _ino: INodeNo, reply: ReplyData) {
-        self.counters.request(Operation::ReadLink);
+        let _turn = self.turn(Operation::ReadLink);
         reply.error(Errno::EINVAL);
     }
 
     // ENOSYS makes the kernel answer EOPNOTSUPP by itself from then on, without asking again: getxattr
-    // would otherwise be a fifth request of every store.
+    // would otherwise be a fifth request of every store. So does fuser with all that is not here: fallocate
+    // and tmpfile are refused, lseek and copy_file_range are done by the kernel.
 
     fn setxattr(
         &self,
@@ -464,7 +464,7 @@ impl Filesystem for Adapter {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        self.counters.request(Operation::SetXAttr);
+        let _turn = self.turn(Operation::SetXAttr);
         reply.error(Errno::ENOSYS);
     }
 
@@ -476,67 +476,17 @@ impl Filesystem for Adapter {
         _size: u32,
         reply: ReplyXattr,
     ) {
-        self.counters.request(Operation::GetXAttr);
+        let _turn = self.turn(Operation::GetXAttr);
         reply.error(Errno::ENOSYS);
     }
 
     fn listxattr(&self, _req: &Request, _ino: INodeNo, _size: u32, reply: ReplyXattr) {
-        self.counters.request(Operation::ListXAttr);
+        let _turn = self.turn(Operation::ListXAttr);
         reply.error(Errno::ENOSYS);
     }
 
     fn removexattr(&self, _req: &Request, _ino: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
-        self.counters.request(Operation::RemoveXAttr);
-        reply.error(Errno::ENOSYS);
-    }
-
-    fn access(&self, _req: &Request, _ino: INodeNo, _mask: fuser::AccessFlags, reply: ReplyEmpty) {
-        self.counters.request(Operation::Access);
-        reply.error(Errno::ENOSYS);
-    }
-
-    fn fallocate(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        _fh: FileHandle,
-        _offset: u64,
-        _length: u64,
-        _mode: i32,
-        reply: ReplyEmpty,
-    ) {
-        self.counters.request(Operation::FAllocate);
-        reply.error(Errno::ENOSYS);
-    }
-
-    fn lseek(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        _fh: FileHandle,
-        _offset: i64,
-        _whence: i32,
-        reply: ReplyLseek,
-    ) {
-        self.counters.request(Operation::LSeek);
-        reply.error(Errno::ENOSYS);
-    }
-
-    fn copy_file_range(
-        &self,
-        _req: &Request,
-        _ino_in: INodeNo,
-        _fh_in: FileHandle,
-        _offset_in: u64,
-        _ino_out: INodeNo,
-        _fh_out: FileHandle,
-        _offset_out: u64,
-        _len: u64,
-        _flags: fuser::CopyFileRangeFlags,
-        reply: ReplyWrite,
-    ) {
-        // The kernel then copies by reading and writing.
-        self.counters.request(Operation::CopyFileRange);
+        let _turn = self.turn(Operation::RemoveXAttr);
         reply.error(Errno::ENOSYS);
     }
 
@@ -551,7 +501,8 @@ impl Filesystem for Adapter {
         _out_size: u32,
         reply: ReplyIoctl,
     ) {
-        self.counters.request(Operation::Ioctl);
+        // Asked each time by whoever wonders whether it is a terminal: Python's open does.
+        let _turn = self.turn(Operation::Ioctl);
         reply.error(Errno::ENOTTY);
     }
 }

@@ -18,8 +18,14 @@
 //! | [`mount`] | taking over, mounting, unmounting |
 //! | [`daemon`] | the whole program, from start to signal |
 //! | [`status`] | what it says about itself |
+//! | [`cli`], [`settings`] | what it is told: flags, environment, file |
+//! | [`poller`] | commands whose output is stored |
+//! | [`sealing`] | encrypting for the owner |
+//! | [`logging`], [`notify`] | what it says to the log and to the service manager |
 //! | [`config`], [`counters`] | the limits, the counts |
 
+pub mod cli;
+mod complaint;
 pub mod config;
 pub mod counters;
 pub mod csv;
@@ -28,6 +34,11 @@ pub mod feed;
 pub mod fs;
 pub mod fuse;
 pub mod link;
+pub mod logging;
 pub mod mount;
+pub mod notify;
+pub mod poller;
+pub mod sealing;
+pub mod settings;
 pub mod status;
 pub mod store;

@@ -1,164 +1,109 @@
-//! `vmkpi-guest`: the door. Reads the command line and the environment, and calls the library.
+//! `vmkpi-guest`: the door. Reads the command line, calls the library, and is the one place that prints.
 
-use std::io::{IsTerminal as _, Write as _};
-use std::path::PathBuf;
+use std::io::{IsTerminal as _, Read as _, Write as _};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand, ValueEnum};
-use tracing_subscriber::filter::{LevelFilter, Targets};
-use tracing_subscriber::prelude::*;
-use vmkpi::link::LinkUrl;
-use vmkpi_guest::config::{AllowOther, Limits, MAX_STORE_BYTES, RunConfig};
-use vmkpi_guest::{daemon, status};
+use anyhow::Context as _;
+use vmkpi::name::DataPoint;
+use vmkpi_guest::cli::{self, Invocation, RunMode};
+use vmkpi_guest::settings::{Loaded, Problems, Settings, Sources, example};
+use vmkpi_guest::{daemon, logging, sealing, status};
 
-/// Carries an application's KPIs out of a virtual machine: mounts a partition in which each closed file
-/// becomes a row on disk, and hands the rows to the host until they are acknowledged.
-#[derive(Parser)]
-#[command(name = "vmkpi-guest", version)]
-struct Cli {
-    #[command(subcommand)]
-    command: Command,
-    /// What is logged to standard error: error, warn, info, debug, or TARGET=LEVEL, with commas
-    #[arg(
-        long,
-        global = true,
-        env = "RUST_LOG",
-        default_value = "warn",
-        value_name = "FILTER"
-    )]
-    log_level: String,
-}
+/// It did not work.
+const FAILED: u8 = 1;
 
-#[derive(Subcommand)]
-enum Command {
-    /// Mount the partition and serve it until SIGTERM
-    Run(Box<Run>),
-    /// Show what is stored, what was refused and why, and what to do
-    Status(StatusArgs),
-}
-
-#[derive(Parser)]
-struct Run {
-    /// Where to mount the partition; made if it is not there
-    #[arg(long, env = "VMKPI_GUEST_MOUNT", value_name = "DIR")]
-    mount: PathBuf,
-    /// Where the databases are; made if it is not there
-    #[arg(long, env = "VMKPI_GUEST_STATE", value_name = "DIR")]
-    state: PathBuf,
-    /// Where the host is: virtio-serial:NAME or unix:/PATH
-    #[arg(long, env = "VMKPI_GUEST_LINK", value_name = "URL", default_value_t)]
-    link: LinkUrl,
-    /// Who may use the partition
-    #[arg(long, env = "VMKPI_GUEST_ALLOW_OTHER", value_enum, default_value_t)]
-    allow_other: AllowOther,
-    #[command(flatten)]
-    limits: LimitArgs,
-}
-
-#[derive(Parser)]
-struct LimitArgs {
-    /// Bytes of one store, at most 1048576; more is EFBIG
-    #[arg(long, env = "VMKPI_GUEST_MAX_STORE_BYTES", default_value_t = Limits::default().store_bytes as u64,
-          value_parser = clap::value_parser!(u64).range(1..=MAX_STORE_BYTES as u64), value_name = "N")]
-    max_store_bytes: u64,
-    /// Columns of one table; more is EFBIG
-    #[arg(long, env = "VMKPI_GUEST_MAX_COLUMNS", default_value_t = Limits::default().columns as u64,
-          value_parser = clap::value_parser!(u64).range(1..=1900), value_name = "N")]
-    max_columns: u64,
-    /// Names in each directory, removed ones included; more is ENOSPC
-    #[arg(long, env = "VMKPI_GUEST_MAX_FILES", default_value_t = Limits::default().files as u64,
-          value_parser = clap::value_parser!(u64).range(1..=10_000), value_name = "N")]
-    max_files: u64,
-    /// Bytes of each database; more is ENOSPC
-    #[arg(long, env = "VMKPI_GUEST_MAX_DATABASE_BYTES", default_value_t = Limits::default().database_bytes,
-          value_parser = clap::value_parser!(u64).range(65_536..), value_name = "N")]
-    max_database_bytes: u64,
-    /// Acknowledged rows to keep of each table; rows that nobody has acknowledged are never dropped
-    #[arg(long, env = "VMKPI_GUEST_RETAIN_ROWS", default_value_t = Limits::default().retain_rows, value_name = "N")]
-    retain_rows: u64,
-}
-
-#[derive(Parser)]
-struct StatusArgs {
-    /// Where the databases are
-    #[arg(long, env = "VMKPI_GUEST_STATE", value_name = "DIR")]
-    state: PathBuf,
-    /// A table for people, or one JSON object for programs
-    #[arg(long, value_enum, default_value_t)]
-    format: Format,
-}
-
-#[derive(Clone, Copy, Default, ValueEnum)]
-enum Format {
-    #[default]
-    Table,
-    Json,
-}
-
-impl Run {
-    fn config(self) -> RunConfig {
-        let size = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
-        RunConfig {
-            mount: self.mount,
-            state: self.state,
-            link: self.link,
-            allow_other: self.allow_other,
-            limits: Limits {
-                store_bytes: size(self.limits.max_store_bytes),
-                columns: size(self.limits.max_columns),
-                files: size(self.limits.max_files),
-                database_bytes: self.limits.max_database_bytes,
-                retain_rows: self.limits.retain_rows,
-                ..Limits::default()
-            },
-        }
-    }
-}
+/// It was asked wrongly: an argument, a variable or a line of the configuration.
+const USAGE: u8 = 2;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    // Not EnvFilter: its regular expressions would be a tenth of the program.
-    let filter = match cli.log_level.parse::<Targets>() {
-        // fuser warns that it cannot unmount what has been detached already.
-        Ok(filter) => filter.with_target("fuser", LevelFilter::ERROR),
+    // What is not UTF-8 is no value of ours.
+    let environment = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect();
+    let invocation = match cli::parse(std::env::args_os(), environment) {
+        Ok(invocation) => invocation,
+        // --help and --version are such errors, too, and know where they go.
+        Err(error) => error.exit(),
+    };
+    match perform(&invocation) {
+        Ok(code) => code,
         Err(error) => {
-            return fail(
-                &anyhow::anyhow!("--log-level {}: {error}", cli.log_level),
-                2,
-            );
+            for line in format!("{error:#}").lines() {
+                // The last resort: where standard error is closed there is nobody to tell.
+                let _ = writeln!(std::io::stderr(), "vmkpi-guest: {line}");
+            }
+            let usage = error.downcast_ref::<Problems>().is_some();
+            ExitCode::from(if usage { USAGE } else { FAILED })
         }
-    };
-    let log = tracing_subscriber::fmt::layer()
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr);
-    tracing_subscriber::registry()
-        .with(log.with_filter(filter))
-        .init();
-    let done = match cli.command {
-        Command::Run(run) => daemon::run(&run.config()),
-        Command::Status(args) => show(&args),
-    };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(&error, 1),
     }
 }
 
-fn show(args: &StatusArgs) -> anyhow::Result<()> {
-    let status = status::gather(&args.state)?;
-    let text = match args.format {
-        Format::Table => status::render(&status),
-        Format::Json => serde_json::to_string(&status)? + "\n",
+fn perform(invocation: &Invocation) -> anyhow::Result<ExitCode> {
+    match invocation {
+        Invocation::Run(sources, mode) => {
+            let loaded = sources.load()?;
+            match mode {
+                RunMode::Serve => serve(sources, &loaded.settings),
+                RunMode::Check => check(&loaded),
+                RunMode::PrintConfig => print(example(&loaded.settings).as_bytes()),
+            }
+            .map(|()| ExitCode::SUCCESS)
+        }
+        Invocation::Status {
+            sources,
+            json,
+            check,
+        } => {
+            let settings = sources.load()?.settings;
+            let status = status::gather(&settings.state)?;
+            match json {
+                true => print((serde_json::to_string(&status)? + "\n").as_bytes())?,
+                false => print(status::render(&status).as_bytes())?,
+            }
+            let unhealthy = *check && !status.advice.is_empty();
+            Ok(ExitCode::from(if unhealthy { FAILED } else { 0 }))
+        }
+        Invocation::Seal { sources, point } => {
+            let settings = sources.load()?.settings;
+            seal(&settings, point).map(|()| ExitCode::SUCCESS)
+        }
+    }
+}
+
+fn serve(sources: &Sources, settings: &Settings) -> anyhow::Result<()> {
+    let filter = logging::filter(&settings.log_level).map_err(anyhow::Error::msg)?;
+    let level = logging::start(filter);
+    daemon::run(sources, settings, &level)
+}
+
+fn check(loaded: &Loaded) -> anyhow::Result<()> {
+    loaded.settings.run_config()?;
+    let from = match &loaded.file {
+        Some(file) => file.display().to_string(),
+        None => "no file; environment and flags".into(),
     };
-    match std::io::stdout().write_all(text.as_bytes()) {
+    print(format!("the configuration is valid ({from})\n").as_bytes())
+}
+
+fn seal(settings: &Settings, point: &str) -> anyhow::Result<()> {
+    if std::io::stdin().is_terminal() {
+        anyhow::bail!("there is nothing on standard input: write `cmd | vmkpi-guest seal ...`");
+    }
+    let point: DataPoint = point.parse().context("--point")?;
+    let sealer = sealing::Sealer::new(settings, &point)?;
+    let mut content = Vec::new();
+    std::io::stdin()
+        .take(sealer.room() as u64 + 1)
+        .read_to_end(&mut content)
+        .context("standard input")?;
+    print(sealer.seal(content)?.as_bytes())
+}
+
+fn print(text: &[u8]) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text).and_then(|()| out.flush()) {
         // `vmkpi-guest status | head` is no failure.
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        written => Ok(written?),
+        written => written.context("standard output"),
     }
-}
-
-fn fail(error: &anyhow::Error, code: u8) -> ExitCode {
-    // The last resort: where standard error is closed there is nobody to tell.
-    let _ = writeln!(std::io::stderr(), "vmkpi-guest: {error:#}");
-    ExitCode::from(code)
 }

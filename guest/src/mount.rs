@@ -1,6 +1,7 @@
 //! Taking over a stale mount, mounting, and letting go. A daemon that was killed leaves its mount behind,
 //! where every call fails with ENOTCONN until somebody detaches it.
 
+use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::process::Command;
 
@@ -19,7 +20,7 @@ use crate::fuse::Adapter;
 pub fn take_over(path: &Path) -> anyhow::Result<()> {
     // Several daemons may have died on top of each other.
     for _ in 0..8 {
-        match std::fs::metadata(path) {
+        match look(path) {
             Ok(found) if found.is_dir() => return Ok(()),
             Ok(_) => bail!("{} is no directory", path.display()),
             Err(error) if error.raw_os_error() == Some(Errno::ENOTCONN as i32) => {
@@ -34,6 +35,13 @@ pub fn take_over(path: &Path) -> anyhow::Result<()> {
         }
     }
     bail!("{} cannot be detached", path.display())
+}
+
+/// What is at `path`. Its attributes may still be in the kernel's cache when its daemon has died: `statfs`
+/// is never answered from there.
+fn look(path: &Path) -> std::io::Result<std::fs::Metadata> {
+    nix::sys::statvfs::statvfs(path)?;
+    std::fs::metadata(path)
 }
 
 /// Detaches the mount at `path` at once; what is open stays open until the program ends. An unmount that
@@ -67,7 +75,14 @@ pub fn mount(
     policy: AllowOther,
     adapter: impl Fn(bool) -> Adapter,
 ) -> anyhow::Result<Session<Adapter>> {
-    let attempt = |everyone: bool| Session::new(adapter(everyone), path, &options(everyone));
+    let attempt = |everyone: bool| {
+        let adapter = adapter(everyone);
+        let device = adapter.device();
+        let session = Session::new(adapter, path, &options(everyone))?;
+        // Set once: this is the only place.
+        let _ = device.set(session.as_fd().try_clone_to_owned()?);
+        Ok::<_, std::io::Error>(session)
+    };
     let at = || format!("cannot mount at {}", path.display());
     match policy {
         AllowOther::All => attempt(true).with_context(at),
@@ -90,6 +105,8 @@ fn options(everyone: bool) -> Config {
         MountOption::FSName("vmkpi".into()),
         MountOption::Subtype("vmkpi".into()),
         MountOption::NoExec,
+        // The kernel compares modes and owners, with attributes it has: a store still costs no request more.
+        MountOption::DefaultPermissions,
     ];
     config.acl = match everyone {
         true => SessionACL::All,

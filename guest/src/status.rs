@@ -1,6 +1,7 @@
 //! What the program says about itself: live numbers through a socket in the state directory while it
 //! runs, everything else from the databases, whether it runs or not; and what to do about it.
 
+mod advice;
 mod table;
 
 use std::collections::BTreeMap;
@@ -17,10 +18,11 @@ use vmkpi::link::TableId;
 use vmkpi::name::{Area, DataPoint};
 use vmkpi::position::Seq;
 
-use crate::config::RunConfig;
+use crate::config::{Limits, RunConfig};
 use crate::counters::Counters;
 use crate::fs::Partition;
 use crate::link::{Link, LinkState};
+use crate::poller::{PollStatus, Poller};
 use crate::store::inspect::{Reader, RefusedInput};
 use crate::store::{StoredFile, set_aside};
 
@@ -50,6 +52,12 @@ pub struct LiveStatus {
     pub commits: u64,
     /// Transactions lost.
     pub failed_commits: u64,
+    /// Acknowledged rows that retention took.
+    pub rows_trimmed: u64,
+    /// Rows that retention took before they were acknowledged.
+    pub rows_lost: u64,
+    /// Transactions refused as a log was at its limit.
+    pub log_refusals: u64,
     /// Inputs refused.
     pub refused: u64,
     /// Rows sent over the link.
@@ -66,6 +74,34 @@ pub struct LiveStatus {
     pub memory_rss_bytes: u64,
     /// The most memory that was ever in use.
     pub memory_peak_bytes: u64,
+    /// The limits it was started with.
+    pub limits: LimitStatus,
+    /// The commands it runs.
+    pub polls: Vec<PollStatus>,
+}
+
+/// The limits that fill up with use.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub struct LimitStatus {
+    /// Bytes of each database.
+    pub database_bytes: u64,
+    /// Names in each directory.
+    pub files: usize,
+    /// Bytes written and not yet stored.
+    pub buffered_bytes: usize,
+    /// Open handles.
+    pub handles: usize,
+}
+
+impl LimitStatus {
+    fn of(limits: &Limits) -> Self {
+        Self {
+            database_bytes: limits.database_bytes,
+            files: limits.files,
+            buffered_bytes: limits.buffered_bytes,
+            handles: limits.handles,
+        }
+    }
 }
 
 /// One data point.
@@ -87,6 +123,28 @@ pub struct PointStatus {
     pub rows: u64,
     /// The last acknowledged row.
     pub acked: Seq,
+    /// Rows that nobody has acknowledged yet.
+    pub unacknowledged: u64,
+    /// How long ago the last store was.
+    pub last_store_age_ms: u64,
+    /// Whether a host has ever asked for it.
+    pub wanted: bool,
+    /// Rows that retention took before they were acknowledged.
+    pub lost: u64,
+    /// Those of them whose loss nobody has confirmed yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gap: Option<GapStatus>,
+}
+
+/// Rows (`after`, `through`] that are lost, and that is not confirmed.
+#[derive(Clone, Debug, Serialize)]
+pub struct GapStatus {
+    /// The last acknowledged row.
+    pub after: Seq,
+    /// The last row dropped.
+    pub through: Seq,
+    /// Why.
+    pub reason: &'static str,
 }
 
 /// What is on the disk of one database.
@@ -96,6 +154,8 @@ pub struct DiskStatus {
     pub area: String,
     /// Bytes of the database.
     pub database_bytes: u64,
+    /// Of these, free and used again.
+    pub free_bytes: u64,
     /// Bytes of its write-ahead log.
     pub wal_bytes: u64,
 }
@@ -118,9 +178,17 @@ pub struct Status {
     pub refused: Vec<RefusedInput>,
     /// The databases.
     pub disk: Vec<DiskStatus>,
+    /// Room on the file system that they are on, for this user.
+    pub free_bytes: u64,
+    /// Rows of the current stream that nobody has acknowledged yet.
+    pub unacknowledged: u64,
+    /// When this was looked at.
+    pub now: Timestamp,
     /// Databases set aside as corrupt.
     pub set_aside: Vec<PathBuf>,
-    /// What to do.
+    /// Whether nothing needs attention: there is no advice.
+    pub healthy: bool,
+    /// What needs attention, and what to do; the most urgent first.
     pub advice: Vec<String>,
 }
 
@@ -131,6 +199,7 @@ pub struct Live {
     counters: Arc<Counters>,
     partition: Partition,
     link: Arc<Mutex<Link>>,
+    poller: Arc<Mutex<Poller>>,
 }
 
 impl Live {
@@ -140,6 +209,7 @@ impl Live {
         counters: Arc<Counters>,
         partition: Partition,
         link: Arc<Mutex<Link>>,
+        poller: Arc<Mutex<Poller>>,
     ) -> Self {
         Self {
             config: config.clone(),
@@ -147,7 +217,13 @@ impl Live {
             counters,
             partition,
             link,
+            poller,
         }
+    }
+
+    fn polls(&self) -> Vec<PollStatus> {
+        let poller = self.poller.lock().unwrap_or_else(PoisonError::into_inner);
+        poller.status()
     }
 
     fn status(&self) -> LiveStatus {
@@ -173,6 +249,9 @@ impl Live {
             stores: count(&counters.stores),
             commits: count(&counters.commits),
             failed_commits: count(&counters.failed_commits),
+            rows_trimmed: count(&counters.rows_trimmed),
+            rows_lost: count(&counters.rows_lost),
+            log_refusals: count(&counters.log_refusals),
             refused: count(&counters.refused),
             rows_sent: count(&counters.rows_sent),
             bad_lines: count(&counters.bad_lines),
@@ -181,6 +260,8 @@ impl Live {
             buffered_bytes,
             memory_rss_bytes,
             memory_peak_bytes,
+            limits: LimitStatus::of(&self.config.limits),
+            polls: self.polls(),
         }
     }
 }
@@ -262,6 +343,10 @@ pub fn gather(state: &Path) -> anyhow::Result<Status> {
         refused_total: 0,
         refused: Vec::new(),
         disk: Vec::new(),
+        free_bytes: free_bytes(state),
+        unacknowledged: 0,
+        now: Timestamp::now(),
+        healthy: false,
         set_aside: set_aside(state),
         advice: Vec::new(),
     };
@@ -271,9 +356,9 @@ pub fn gather(state: &Path) -> anyhow::Result<Status> {
         let stream = reader.stream().with_context(at)?;
         status.stream = stream.to_string();
         for file in reader.files().with_context(at)? {
-            status
-                .points
-                .push(point(&reader, stream, &file).with_context(at)?);
+            let point = point(&reader, stream, &file, status.now).with_context(at)?;
+            status.unacknowledged += point.unacknowledged;
+            status.points.push(point);
         }
         let (total, inputs) = reader.refused().with_context(at)?;
         status.refused_total += total;
@@ -282,28 +367,44 @@ pub fn gather(state: &Path) -> anyhow::Result<Status> {
         status.disk.push(DiskStatus {
             area: area.to_string(),
             database_bytes,
+            free_bytes: reader.free_bytes().with_context(at)?,
             wal_bytes,
         });
     }
     status
         .refused
         .sort_by_key(|input| std::cmp::Reverse(input.time));
-    status.advice = table::advice(&status);
+    status.advice = advice::advice(&status);
+    status.healthy = status.advice.is_empty();
     Ok(status)
+}
+
+/// Milliseconds from `then` to `now`; none when the clock was set back since.
+fn age_ms(then: Timestamp, now: Timestamp) -> u64 {
+    let micros = now.as_micros().saturating_sub(then.as_micros());
+    u64::try_from(micros / 1000).unwrap_or(0)
+}
+
+/// Bytes that this user may still write beside `path`.
+fn free_bytes(path: &Path) -> u64 {
+    nix::sys::statvfs::statvfs(path).map_or(0, |disk| {
+        disk.blocks_available().saturating_mul(disk.fragment_size())
+    })
 }
 
 fn point(
     reader: &Reader,
     stream: vmkpi::position::StreamId,
     file: &StoredFile,
+    now: Timestamp,
 ) -> rusqlite::Result<PointStatus> {
     let point = DataPoint::Kpi(file.point.area, (*file.point.name).clone());
     let extent = reader.extent(&file.point.name)?;
-    let (acked, trimmed) = reader.marks(&TableId {
+    let marks = reader.marks(&TableId {
         stream,
         point: point.clone(),
     })?;
-    let (first, last) = extent.unwrap_or((0, trimmed.seq));
+    let (first, last) = extent.unwrap_or((0, marks.trimmed.seq));
     Ok(PointStatus {
         point,
         removed: file.removed,
@@ -312,6 +413,15 @@ fn point(
         first,
         last,
         rows: extent.map_or(0, |(first, last)| last - first + 1),
-        acked: acked.seq,
+        acked: marks.acked.seq,
+        unacknowledged: last.saturating_sub(marks.acked.seq.max(marks.trimmed.seq)),
+        last_store_age_ms: age_ms(file.mtime, now),
+        wanted: marks.kept.wanted,
+        lost: reader.lost(&file.point.name)?,
+        gap: marks.gap().map(|gap| GapStatus {
+            after: gap.after.seq,
+            through: gap.through.seq,
+            reason: gap.reason.text(),
+        }),
     })
 }

@@ -1,30 +1,40 @@
-//! The store: every row on disk before its writer is told so. One thread owns both databases and
-//! commits what waits in one transaction (group commit); everyone else hands it jobs.
+//! The store: every row on disk before its writer is told so. What waits is committed in one transaction
+//! (group commit), by the thread that serves the kernel where that is quick and by the store's own where
+//! it is not ([`desk`]).
 //!
 //! ```text
-//!             submit                      BEGIN IMMEDIATE .. COMMIT          done
-//! FUSE thread ──────> queue ──> writer: take one, drain what waits ──> sync ──────> reply to the closer
-//! link thread ──────>                                                  └──> feed ──> link thread
+//!             submit               BEGIN IMMEDIATE .. COMMIT             done
+//! FUSE thread ──────> desk ──> writer: all that waits, one sync ──> reply to the closers
+//! link thread ──────>                                          └──> feed ──> link thread
 //! ```
 //!
 //! A batch that fails is rolled back whole, and each of its jobs is told why: a locked database (EAGAIN),
-//! a full disk (ENOSPC), a failed write or sync (EIO; the database is opened anew before the next
-//! batch, and nothing is tried twice). `_seq` is assigned within the transaction, so a failed batch leaves no hole.
+//! a full disk (ENOSPC), a quota (EDQUOT), a failed write or sync (EIO; the next batch writes the same place of
+//! the log again, and no sync is tried twice; a batch that found the database full is, when rows could go).
+//! `_seq` is assigned within the transaction, so a failed batch leaves no hole.
 
 mod database;
+mod desk;
 mod files;
+mod form;
+mod history;
 pub mod inspect;
+mod keeper;
+mod log;
+mod marks;
 mod mint;
 mod open;
 mod peer;
+mod probe;
 mod refused;
 mod retention;
 mod schema;
 mod table;
+mod wal;
 mod writer;
 
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
@@ -39,8 +49,12 @@ use crate::counters::Counters;
 use crate::csv::{Columns, CsvError};
 use crate::feed::Feed;
 
+use desk::Desk;
 pub use files::StoredFile;
+pub use history::Found;
+pub use marks::{Gap, Kept, Marks};
 pub use open::set_aside;
+pub use retention::Reason;
 pub use schema::quote;
 pub use table::row_data;
 
@@ -65,9 +79,15 @@ pub enum StoreError {
     /// Another program holds the database's write lock.
     #[error("{0} is locked by another program")]
     Busy(Area),
+    /// The log is at its limit: another program keeps a read transaction open.
+    #[error("the log of {0} is at its limit, as another program keeps a read transaction open")]
+    LogFull(Area),
     /// The disk or the database's limit is reached.
     #[error("there is no space for {0}")]
     Full(Area),
+    /// The quota of whoever runs the program is used up.
+    #[error("the disk quota is used up: there is no space for {0}")]
+    Quota(Area),
     /// The table would have too many columns.
     #[error("{point} would have more than {limit} columns")]
     TooManyColumns {
@@ -104,8 +124,9 @@ impl StoreError {
     /// What a program that wrote to the partition is told.
     pub fn errno(&self) -> Errno {
         match self {
-            Self::Busy(_) => Errno::EAGAIN,
+            Self::Busy(_) | Self::LogFull(_) => Errno::EAGAIN,
             Self::Full(_) => Errno::ENOSPC,
+            Self::Quota(_) => Errno::EDQUOT,
             Self::TooManyColumns { .. } => Errno::EFBIG,
             Self::NotCsv { error, .. } => csv_errno(error),
             Self::NotFound(_) => Errno::ENOENT,
@@ -145,9 +166,20 @@ pub enum RowData {
     Bytes,
 }
 
+/// What a store does to the file's name besides adding the row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NameEffect {
+    /// Nothing: the file was removed or replaced since it was opened. Rows outlive names.
+    Nothing,
+    /// The name has these bytes.
+    Content,
+    /// The name has these bytes, and the permission bits of a file that is new under it.
+    ContentAndMode(Option<u16>),
+}
+
 /// Something for the writer to do.
 pub enum Job {
-    /// One row and the file's new bytes.
+    /// One row, and mostly the file's new bytes.
     Store {
         /// Where.
         point: Point,
@@ -155,6 +187,8 @@ pub enum Job {
         bytes: Arc<Vec<u8>>,
         /// The row made of them.
         row: RowData,
+        /// What becomes of the name.
+        name: NameEffect,
         /// A refused input of the same handle that this store supersedes.
         withdraw: Option<i64>,
         /// Told when the row is on disk.
@@ -175,6 +209,15 @@ pub enum Job {
         point: Point,
         /// Told the file's last bytes.
         done: Done<Vec<u8>>,
+    },
+    /// Sets the permission bits of a file.
+    Mode {
+        /// Which.
+        point: Point,
+        /// The bits; none: those of the mount.
+        mode: Option<u16>,
+        /// Told when they are on disk.
+        done: Done<()>,
     },
     /// Keeps an input that was refused.
     Refuse {
@@ -204,6 +247,15 @@ pub enum Job {
         cursors: Vec<Position>,
         /// Told what came of it.
         done: Done<AckOutcome>,
+    },
+    /// A host has subscribed to these tables of the current stream: rows of them are asked for.
+    Wanted {
+        /// The directory.
+        area: Area,
+        /// Which.
+        names: Vec<KpiName>,
+        /// Told when that is on disk.
+        done: Done<()>,
     },
     /// Marks for these tables.
     Marks {
@@ -277,7 +329,7 @@ pub struct TableMark {
 /// A handle to the store; clones share one writer.
 #[derive(Clone)]
 pub struct Store {
-    jobs: Sender<Job>,
+    desk: Arc<Desk>,
     directory: PathBuf,
     writer: Arc<Mutex<Option<JoinHandle<()>>>>,
     stream: Arc<Mutex<StreamId>>,
@@ -305,14 +357,15 @@ impl Store {
         feed: Arc<Feed>,
     ) -> anyhow::Result<Opened> {
         let (databases, files, set_aside) = open::open_both(directory, limits)?;
-        let (jobs, queue) = channel();
         let stream = Arc::new(Mutex::new(databases[0].stream));
-        let writer = writer::Writer::new(databases, queue, counters, feed, Arc::clone(&stream));
+        let writer = writer::Writer::new(databases, counters, feed, Arc::clone(&stream));
+        let desk = Arc::new(Desk::new(writer));
+        let theirs = Arc::clone(&desk);
         let thread = std::thread::Builder::new()
             .name("store".into())
-            .spawn(move || writer.run())?;
+            .spawn(move || theirs.run())?;
         let store = Self {
-            jobs,
+            desk,
             directory: directory.into(),
             writer: Arc::new(Mutex::new(Some(thread))),
             stream,
@@ -336,9 +389,19 @@ impl Store {
 
     /// Hands over a job. Its `done` is called in any case.
     pub fn submit(&self, job: Job) {
-        if let Err(unsent) = self.jobs.send(job) {
-            unsent.0.fail(&StoreError::Closed);
-        }
+        self.desk.submit(job);
+    }
+
+    /// The thread that serves the kernel has taken a request: what it submits from now on waits for
+    /// [`Self::end_turn`].
+    pub fn begin_turn(&self) {
+        self.desk.begin_turn();
+    }
+
+    /// It has dealt with it; `more` says whether another request waits. Without one, what has gathered
+    /// is committed before this returns.
+    pub fn end_turn(&self, more: impl FnOnce() -> bool) {
+        self.desk.end_turn(more);
     }
 
     /// Hands over the job that `make` builds and waits for its end.
@@ -384,7 +447,9 @@ impl Job {
             Self::Hello { done, .. } | Self::Tables { done } => done(Err(error)),
             Self::Ack { done, .. } => done(Err(error)),
             Self::Marks { done, .. } => done(Err(error)),
-            Self::Barrier { done } => done(Err(error)),
+            Self::Mode { done, .. } | Self::Barrier { done } | Self::Wanted { done, .. } => {
+                done(Err(error));
+            }
             Self::Close => {}
         }
     }

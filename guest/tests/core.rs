@@ -39,7 +39,10 @@ struct Rig {
 }
 
 fn open(dir: &std::path::Path) -> Partition {
-    let limits = Limits::default();
+    open_with(dir, Limits::default())
+}
+
+fn open_with(dir: &std::path::Path, limits: Limits) -> Partition {
     let feed = Arc::new(Feed::new().unwrap());
     let opened = Store::open(dir, limits, Arc::new(Counters::default()), feed).unwrap();
     Partition::new(opened.store, opened.files, limits)
@@ -112,7 +115,17 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     let name = || 0..NAMES.len();
-    let text = || prop::sample::select(vec!["1\n", "x,y\n1,2\n", "\"half", "2", "a\n1\n2\n"]);
+    let text = || {
+        prop::sample::select(vec![
+            "1\n",
+            "x,y\n1,2\n",
+            "y,x\n1.50,\n",
+            "\"q\"\n\"1\"",
+            "\"half",
+            "2",
+            "a\n1\n2\n",
+        ])
+    };
     prop_oneof![
         4 => (name(), text()).prop_map(|(n, t)| Step::Put(n, t)),
         2 => (name(), text()).prop_map(|(n, t)| Step::Append(n, t)),
@@ -268,6 +281,40 @@ fn databases_of_two_histories_begin_a_new_stream_together() {
     rig.reopen();
     assert_ne!(rig.partition.store().stream(), before);
     assert_eq!((rig.rows("a"), rig.get("a").unwrap()), (1, b"1\n".to_vec()));
+    rig.partition.store().close();
+}
+
+#[test]
+fn over_the_limit_the_bytes_of_removed_files_are_let_go() {
+    let dir = tempfile::tempdir().unwrap();
+    let limits = Limits {
+        buffered_bytes: 10,
+        ..Limits::default()
+    };
+    let partition = open_with(dir.path(), limits);
+    let rig = Rig { dir, partition };
+    let read = |fh| rig.partition.read(fh, 0, 100, <[u8]>::to_vec);
+    let (mut open, parent) = (Vec::new(), Rig::parent());
+    for (name, bytes) in [("a", b"12345678"), ("b", b"abcdefgh")] {
+        rig.put(name, bytes, WRITE).unwrap();
+        let ino = rig.partition.lookup(parent, OsStr::new(name)).unwrap().ino;
+        open.push(rig.partition.open(ino, APPEND).unwrap());
+    }
+    for name in ["a", "b"] {
+        waited(|done| rig.partition.unlink(parent, OsStr::new(name), done)).unwrap();
+    }
+    assert_eq!(read(open[0]), Ok(b"12345678".to_vec()));
+    assert_eq!(read(open[1]), Err(Errno::ESTALE));
+    assert_eq!(rig.partition.write(open[1], None, b"1"), Err(Errno::ESTALE));
+    assert_eq!(
+        rig.partition.write(open[0], None, b"9"),
+        Err(Errno::ENOSPC),
+        "its bytes and a draft of them"
+    );
+    assert_eq!(rig.partition.usage().2, 8);
+    rig.partition.release(open[0]);
+    rig.partition.release(open[1]);
+    assert_eq!(rig.partition.usage(), (0, 0, 0));
     rig.partition.store().close();
 }
 

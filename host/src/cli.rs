@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use vmkpi::link::LinkUrl;
@@ -78,9 +79,19 @@ pub struct Run {
     )]
     outbox_bytes: u64,
 
-    /// The link of a domain that is not the virtio-serial port in its XML; may be repeated
+    /// The link of a domain that is not the virtio-serial port in its XML: unix:/PATH, or vsock:CID:PORT with the CID in
+    /// its XML; may be repeated
     #[arg(long = "guest", value_name = "DOMAIN=URL", env = "VMKPI_HOST_GUEST", value_delimiter = ',', value_parser = pair::<LinkUrl>)]
     guests: Vec<(String, LinkUrl)>,
+
+    /// Ask the guests for new rows each so many seconds, instead of having them pushed as they are stored
+    #[arg(
+        long = "link.poll-interval",
+        value_name = "SECONDS",
+        env = "VMKPI_HOST_LINK_POLL_INTERVAL",
+        value_parser = clap::value_parser!(u64).range(1..=3600)
+    )]
+    poll_interval: Option<u64>,
 
     /// The VM descriptor of a domain, TOML or JSON; may be repeated
     #[arg(long = "descriptor", value_name = "DOMAIN=FILE", env = "VMKPI_HOST_DESCRIPTOR", value_delimiter = ',', value_parser = pair::<PathBuf>)]
@@ -129,6 +140,7 @@ impl Run {
             descriptors: unique(self.descriptors, "--descriptor")?,
             limits: Limits::default(),
             outbox_bytes: self.outbox_bytes,
+            poll_interval: self.poll_interval.map(Duration::from_secs),
         })
     }
 }
@@ -170,13 +182,15 @@ mod tests {
             "a=unix:/x",
             "--guest",
             "b=unix:/y",
+            "--guest",
+            "c=vsock:7:9001",
             "--descriptor",
             "a=/d.toml",
         ])
         .unwrap();
         let Command::Run(run) = cli.command;
         let config = run.config().unwrap();
-        assert_eq!(config.guests.len(), 2);
+        assert_eq!(config.guests.len(), 3);
         assert_eq!(config.descriptors["a"], PathBuf::from("/d.toml"));
     }
 
@@ -186,6 +200,8 @@ mod tests {
             &["--guest", "a"][..],
             &["--guest", "=unix:/x"],
             &["--guest", "a=http://x"],
+            &["--guest", "a=tls:example.org:9001"],
+            &["--link.poll-interval", "0"],
             &["--descriptor", "a="],
             &["--web.listen-address", "everywhere"],
             &["--broker", "localhost"],

@@ -17,9 +17,9 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use vmkpi::descriptor::{Descriptor, Spelling};
 use vmkpi::link::LinkUrl;
 
-use crate::descriptors::{Descriptors, is_named, read_file};
+use crate::descriptors::{Descriptors, Files, is_named, read_file};
 use crate::libvirt::{Domain, Libvirt, State};
-use crate::link::{Endpoint, Limits};
+use crate::link::{Address, Endpoint, Limits};
 use crate::mqtt::{Broker, Publisher};
 use crate::outbox::{Left, Outbox};
 use crate::snapshot::{DescriptorStatus, Scraped, Snapshot};
@@ -27,7 +27,7 @@ use crate::state::StateDir;
 use crate::vm::{Handle, Reports, Shared, Spec, start};
 use crate::{exporter, infra};
 
-/// How often the files of descriptors are read again, and actors are looked after.
+/// How often the files of descriptors are looked at, and actors are looked after.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long the publisher may take to say goodbye.
 const GOODBYE: Duration = Duration::from_secs(2);
@@ -51,6 +51,8 @@ pub struct Config {
     pub limits: Limits,
     /// What the outbox may hold on disk, in bytes.
     pub outbox_bytes: u64,
+    /// How often guests are asked for rows; `None` has them pushed.
+    pub poll_interval: Option<Duration>,
 }
 
 /// Runs until `shutdown` is ready.
@@ -93,6 +95,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> anyhow::
 struct Daemon {
     guests: BTreeMap<String, LinkUrl>,
     descriptors: Descriptors,
+    files: Files,
     libvirt: Libvirt,
     shared: Shared,
     vms: BTreeMap<Arc<str>, Handle>,
@@ -109,12 +112,14 @@ impl Daemon {
         Self {
             guests: config.guests,
             descriptors: Descriptors::new(config.descriptors),
+            files: Files::default(),
             shared: Shared {
                 sampling: libvirt.sampling.clone(),
                 publisher,
                 reports: Reports::default(),
                 outbox,
                 limits: config.limits,
+                poll_interval: config.poll_interval,
             },
             libvirt,
             vms: BTreeMap::new(),
@@ -168,14 +173,13 @@ impl Daemon {
         if paths.is_empty() {
             return;
         }
-        let read = move || {
-            let read = paths.into_iter().map(|path| {
-                let result = read_file(&path);
-                (path, result)
-            });
-            read.collect()
+        let mut files = std::mem::take(&mut self.files);
+        let look = move || {
+            let read = files.look(paths);
+            (files, read)
         };
-        if let Ok(read) = tokio::task::spawn_blocking(read).await {
+        if let Ok((files, read)) = tokio::task::spawn_blocking(look).await {
+            self.files = files;
             self.descriptors.take_files(read);
         }
     }
@@ -208,7 +212,7 @@ impl Daemon {
 
     fn follow(&mut self, domain: &Arc<Domain>, descriptor: &Arc<Descriptor>) {
         let spec = Spec {
-            link: self.endpoint(domain),
+            link: endpoint(domain, self.given(domain)),
             domain: Arc::clone(domain),
             descriptor: Arc::clone(descriptor),
             leaving: false,
@@ -230,7 +234,7 @@ impl Daemon {
                 tracing::error!(domain = %domain.name, "the VM's actor failed; started again");
             }
             None => {
-                let link = spec.link.as_ref().map(|l| l.path.display().to_string());
+                let link = spec.link.as_ref().map(|l| l.address.to_string());
                 tracing::info!(domain = %domain.name, uuid = %domain.uuid, vm = %descriptor.vm, link, "VM followed");
             }
         }
@@ -281,22 +285,11 @@ impl Daemon {
         self.leaving.push(handle);
     }
 
-    /// Where the domain's link is: where the operator said, or in its live XML.
-    fn endpoint(&self, domain: &Domain) -> Option<Endpoint> {
-        let given = self.guests.iter().find(|(name, _)| is_named(domain, name));
-        if domain.state == State::Off {
-            return None;
-        }
-        match given {
-            Some((_, LinkUrl::Unix(path))) => Some(Endpoint {
-                path: path.clone(),
-                joining: false,
-            }),
-            _ => domain.channel.clone().map(|path| Endpoint {
-                path,
-                joining: true,
-            }),
-        }
+    /// The link that the operator gave the domain.
+    fn given(&self, domain: &Domain) -> Option<&LinkUrl> {
+        let mut guests = self.guests.iter();
+        let given = guests.find(|(name, _)| is_named(domain, name));
+        given.map(|(_, url)| url)
     }
 
     fn say_unknown(&mut self, domains: &BTreeMap<Arc<str>, Arc<Domain>>) {
@@ -324,5 +317,50 @@ impl Daemon {
             valid: valid.collect(),
         };
         *self.status.lock().unwrap_or_else(PoisonError::into_inner) = status;
+    }
+}
+
+/// Where the domain's link is: where the operator said, or in its live XML. A vsock link is the domain's only
+/// while libvirt says that the context id is: one that was let go may be another VM's.
+fn endpoint(domain: &Domain, given: Option<&LinkUrl>) -> Option<Endpoint> {
+    if domain.state == State::Off {
+        return None;
+    }
+    let (address, joining) = match given {
+        Some(LinkUrl::Unix(path)) => (Address::Unix(path.clone()), false),
+        Some(&LinkUrl::Vsock { cid, port }) if domain.cid == Some(cid) => {
+            (Address::Vsock { cid, port }, false)
+        }
+        Some(LinkUrl::Vsock { .. }) => return None,
+        Some(LinkUrl::VirtioSerial(_)) | None => (Address::Unix(domain.channel.clone()?), true),
+    };
+    Some(Endpoint { address, joining })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_vsock_link_is_followed_only_while_libvirt_says_that_the_domain_has_the_cid() {
+        let url = "vsock:7:9001".parse().unwrap();
+        let mut domain = Domain {
+            state: State::Running,
+            channel: Some("/port".into()),
+            ..Domain::default()
+        };
+        assert_eq!(endpoint(&domain, Some(&url)), None, "it has none");
+        domain.cid = Some(8);
+        assert_eq!(endpoint(&domain, Some(&url)), None, "it is another's");
+        domain.cid = Some(7);
+        let found = endpoint(&domain, Some(&url)).unwrap();
+        let due = Address::Vsock { cid: 7, port: 9001 };
+        assert_eq!((found.address, found.joining), (due, false));
+        domain.state = State::Off;
+        assert_eq!(endpoint(&domain, Some(&url)), None, "it is off");
+        domain.state = State::Running;
+        let channel = endpoint(&domain, None).unwrap();
+        assert_eq!(channel.address, Address::Unix("/port".into()));
+        assert!(channel.joining);
     }
 }

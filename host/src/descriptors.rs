@@ -5,9 +5,13 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use vmkpi::descriptor::{Descriptor, DescriptorError, MAX_DESCRIPTOR_BYTES, Spelling};
+use vmkpi::descriptor::{Descriptor, DescriptorError, Spelling};
 
 use crate::libvirt::Domain;
+
+pub use files::{Files, read_file};
+
+mod files;
 
 /// Why a domain has no descriptor in force.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -28,6 +32,13 @@ pub enum Refusal {
         /// Everything that is wrong with it.
         errors: Vec<DescriptorError>,
     },
+    /// It names Consumers that confirm, which are not served yet: with them, the broker's word would
+    /// acknowledge nothing, and nobody's would.
+    #[error(
+        "{0}: confirm: this version of vmkpi-host does not hear confirmations yet; remove [[confirm]], \
+         and the broker's word acknowledges"
+    )]
+    Confirm(String),
     /// File and metadata differ.
     #[error("{0} and the domain's metadata differ; remove one of them")]
     Differ(String),
@@ -45,33 +56,12 @@ pub enum Refusal {
     },
 }
 
-/// Reads the descriptor in `path`; a `primary_key_file` is relative to it.
-///
-/// # Errors
-/// The file cannot be read, or is no valid descriptor.
-pub fn read_file(path: &Path) -> Result<Descriptor, Refusal> {
-    let name = path.display().to_string();
-    let refuse = |message: String| Refusal::Read {
-        path: name.clone(),
-        message,
-    };
-    let length = std::fs::metadata(path)
-        .map_err(|e| refuse(e.to_string()))?
-        .len();
-    if length > MAX_DESCRIPTOR_BYTES as u64 {
-        return Err(refuse(format!(
-            "{length} bytes; at most {MAX_DESCRIPTOR_BYTES} are read"
-        )));
+/// Passes on a valid descriptor that this version can serve, whole.
+fn served(descriptor: Descriptor, place: &str) -> Result<Descriptor, Refusal> {
+    match descriptor.confirm.is_empty() {
+        true => Ok(descriptor),
+        false => Err(Refusal::Confirm(place.to_owned())),
     }
-    let text = std::fs::read_to_string(path).map_err(|e| refuse(e.to_string()))?;
-    let dir = path.parent().unwrap_or(Path::new("."));
-    let read_key = |key: &Path| std::fs::read_to_string(dir.join(key));
-    Descriptor::parse(&text, Spelling::of_path(path), &read_key).map_err(|errors| {
-        Refusal::Invalid {
-            place: name.clone(),
-            errors,
-        }
-    })
 }
 
 fn read_metadata(text: &str) -> Result<Descriptor, Refusal> {
@@ -80,10 +70,14 @@ fn read_metadata(text: &str) -> Result<Descriptor, Refusal> {
             "metadata may not name files of the host",
         ))
     };
-    Descriptor::parse(text, Spelling::Xml, &no_files).map_err(|errors| Refusal::Invalid {
-        place: "the domain's metadata".into(),
-        errors,
-    })
+    let place = "the domain's metadata";
+    match Descriptor::parse(text, Spelling::Xml, &no_files) {
+        Ok(descriptor) => served(descriptor, place),
+        Err(errors) => Err(Refusal::Invalid {
+            place: place.into(),
+            errors,
+        }),
+    }
 }
 
 /// What a source says, and what it was made from.
@@ -116,13 +110,13 @@ impl Descriptors {
         }
     }
 
-    /// The files, to be read by [`read_file`] wherever reading may take its time.
+    /// The files, to be looked at by [`Files`] wherever reading may take its time.
     pub fn paths(&self) -> Vec<PathBuf> {
         let paths: BTreeSet<_> = self.files.values().cloned().collect();
         paths.into_iter().collect()
     }
 
-    /// Takes what the files say now.
+    /// Takes what files say now.
     pub fn take_files(&mut self, read: Vec<(PathBuf, Result<Descriptor, Refusal>)>) {
         for (path, result) in read {
             let result = result.map(Arc::new);

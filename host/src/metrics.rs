@@ -190,6 +190,7 @@ metrics! {
     JobThrottle Gauge "libvirt_domain_job_auto_converge_throttle" VM "ratio" "auto_converge_throttle" "By how much the guest is slowed so that the migration can end.";
     KpiValue Gauge "vmkpi_kpi_value" COLUMN "the KPI's own" "last row" "The newest value of a numeric column of an unencrypted KPI.";
     KpiTime Gauge "vmkpi_kpi_last_row_timestamp_seconds" POINT "seconds since 1970" "last row, _timestamp" "When the newest row of an unencrypted KPI was stored, by the guest's clock.";
+    ClockSkew Gauge "vmkpi_guest_clock_skew_seconds" VM "seconds" "link, marks" "The guest's clock minus the host's, as measured over the last minute.";
     KpiDropped Gauge "vmkpi_kpi_series_dropped" VM "count" "exporter" "KPI series left out because the VM has more than are exported.";
     DevicesDropped Gauge "vmkpi_domain_series_dropped" VM "count" "exporter" "Series of devices left out because the VM has more devices than are exported.";
     Descriptor Gauge "vmkpi_descriptor_valid" VM "0 or 1" "descriptor" "Whether the VM has a descriptor that is in force; 0 when it has one that is refused.";
@@ -205,6 +206,8 @@ metrics! {
     Repairs Counter "vmkpi_repairs_total" VM "count" "delivery" "Replays that were begun because something was missing.";
     TablesRefused Counter "vmkpi_tables_refused_total" VM "count" "delivery" "Data points not followed because the guest has more than are followed.";
     Samples Counter "vmkpi_samples_total" VM "count" "delivery" "Samples that went into messages or windows.";
+    Suppressed Counter "vmkpi_when_suppressed_total" VM "count" "delivery" "Samples and results that were not delivered as the specifier's predicate was not true.";
+    WhenErrors Counter "vmkpi_when_errors_total" VM "count" "delivery" "Samples and results of which the predicate was neither true nor false: a column was missing, NULL or of another type.";
     Gaps Counter "vmkpi_gaps_total" VM "count" "delivery" "Ranges of rows that were lost before they could be delivered.";
     Messages Counter "vmkpi_messages_published_total" VM "count" "publisher" "Messages handed to the publisher.";
     MessagesAcked Counter "vmkpi_messages_acknowledged_total" VM "count" "publisher" "Messages the broker acknowledged.";

@@ -180,6 +180,8 @@ fn add_report(page: &mut Page, vm: &Labels, report: &Report) {
         (Metric::Repairs, report.repairs),
         (Metric::TablesRefused, report.tables_refused),
         (Metric::Samples, report.samples),
+        (Metric::Suppressed, report.suppressed),
+        (Metric::WhenErrors, report.when_errors),
         (Metric::Gaps, report.gaps),
         (Metric::Messages, report.messages),
         (Metric::MessagesAcked, report.messages_acknowledged),
@@ -191,6 +193,9 @@ fn add_report(page: &mut Page, vm: &Labels, report: &Report) {
         (Metric::OutboxTrimmed, report.trimmed),
     ] {
         page.add(metric, vm, count as f64);
+    }
+    if let Some(skew_ms) = report.clock_skew_ms {
+        page.add(Metric::ClockSkew, vm, f64::from(skew_ms) / 1000.0);
     }
     for (metric, time) in [
         (Metric::RowsTime, report.rows_time),

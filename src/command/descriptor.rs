@@ -20,6 +20,28 @@ pub enum Command {
     ///
     /// Exit status: 0 (valid), 1 (not valid), 2 (it cannot be read).
     Check(Args),
+    /// Write a descriptor in another spelling. What it says stays the same, to its revision.
+    ///
+    /// Exit status: 0, 1 (it is not valid), 2 (it cannot be read).
+    Convert(ConvertArgs),
+}
+
+/// What to convert, and to what.
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  vmkpi descriptor convert shop-frontend.toml --to ovf > shop-frontend.ovf
+  virsh metadata VM https://vmkpi.org/xmlns/monitoring/v1 --key vmkpi --live --config \\
+      --set \"$(vmkpi descriptor convert shop-frontend.toml --to xml)\"")]
+pub struct ConvertArgs {
+    /// A file, by its ending JSON (.json), libvirt metadata (.xml), OVF (.ovf) or TOML; - reads standard input.
+    file: PathBuf,
+    /// How it is spelled, whatever the file is called.
+    #[arg(long, value_enum, value_name = "SPELLING")]
+    spelling: Option<SpellingArg>,
+    /// The spelling to write.
+    #[arg(long, value_enum, value_name = "SPELLING")]
+    to: SpellingArg,
 }
 
 /// Which descriptor, and how to show the answer.
@@ -29,10 +51,10 @@ Examples:
   vmkpi descriptor check shop-frontend.toml
   virsh metadata VM https://vmkpi.org/xmlns/monitoring/v1 | vmkpi descriptor check - --spelling xml")]
 pub struct Args {
-    /// A file, by its ending JSON (.json), libvirt metadata (.xml) or TOML; - reads standard input.
+    /// A file, by its ending JSON (.json), libvirt metadata (.xml), OVF (.ovf) or TOML; - reads standard input.
     file: PathBuf,
     /// How it is spelled, whatever the file is called.
-    #[arg(long, value_enum)]
+    #[arg(long, value_enum, value_name = "SPELLING")]
     spelling: Option<SpellingArg>,
     /// For people, or one JSON object.
     #[arg(long, value_enum, default_value = "table")]
@@ -44,6 +66,7 @@ enum SpellingArg {
     Toml,
     Json,
     Xml,
+    Ovf,
 }
 
 impl From<SpellingArg> for Spelling {
@@ -52,6 +75,7 @@ impl From<SpellingArg> for Spelling {
             SpellingArg::Toml => Self::Toml,
             SpellingArg::Json => Self::Json,
             SpellingArg::Xml => Self::Xml,
+            SpellingArg::Ovf => Self::Ovf,
         }
     }
 }
@@ -78,21 +102,39 @@ struct Problem<'a> {
 
 /// Runs the command.
 pub fn run(command: &Command, console: &mut Console) -> Outcome {
-    let Command::Check(args) = command;
-    let text = read(&args.file).map_err(Failure::Usage)?;
-    let spelling = args
-        .spelling
-        .map_or_else(|| Spelling::of_path(&args.file), Into::into);
-    let beside = args.file.parent().unwrap_or(Path::new("")).to_owned();
-    let read_key = |path: &Path| std::fs::read_to_string(beside.join(path));
-    match Descriptor::parse(&text, spelling, &read_key) {
-        Ok(descriptor) => Ok(show_valid(&descriptor, args.format, console)?),
-        Err(errors) => {
-            show_errors(&args.file, &errors, args.format, console)?;
-            console.flush()?;
-            Err(Failure::No)
-        }
+    match command {
+        Command::Check(args) => match parse(&args.file, args.spelling)? {
+            Ok(descriptor) => Ok(show_valid(&descriptor, args.format, console)?),
+            Err(errors) => {
+                show_errors(&args.file, &errors, args.format, console)?;
+                console.flush()?;
+                Err(Failure::No)
+            }
+        },
+        Command::Convert(args) => match parse(&args.file, args.spelling)? {
+            Ok(descriptor) => {
+                let text = descriptor.write(args.to.into());
+                Ok(console.line(text.trim_end())?)
+            }
+            Err(errors) => {
+                // Standard output may be a file by now.
+                for error in errors {
+                    console.say(&format!("{}: {error}", args.file.display()));
+                }
+                Err(Failure::No)
+            }
+        },
     }
+}
+
+type Parsed = Result<Descriptor, Vec<DescriptorError>>;
+
+fn parse(file: &Path, spelling: Option<SpellingArg>) -> Result<Parsed, Failure> {
+    let text = read(file).map_err(Failure::Usage)?;
+    let spelling = spelling.map_or_else(|| Spelling::of_path(file), Into::into);
+    let beside = file.parent().unwrap_or(Path::new("")).to_owned();
+    let read_key = |path: &Path| std::fs::read_to_string(beside.join(path));
+    Ok(Descriptor::parse(&text, spelling, &read_key))
 }
 
 /// The file's text; one byte more than allowed is read, so that the validator says it is too long.
@@ -132,6 +174,9 @@ fn show_valid(
         console.line(&format!("service       {service}"))?;
     }
     console.line(&format!("primary site  {}", descriptor.primary_site))?;
+    for confirm in &descriptor.confirm {
+        console.line(&format!("confirmed by  {}", confirm.name))?;
+    }
     for monitor in &descriptor.monitors {
         let format = match monitor.format {
             Delivery::Raw => "raw",
@@ -144,6 +189,10 @@ fn show_valid(
             every(monitor.interval_ms, "as often as possible"),
             every(monitor.delivery_ms, "at once"),
         ))?;
+        if let Some(when) = &monitor.when {
+            let when: Vec<&str> = when.as_str().split_whitespace().collect();
+            console.line(&format!("              when {}", when.join(" ")))?;
+        }
     }
     Ok(())
 }

@@ -6,10 +6,12 @@
 //! | [`subscriber`] | the MQTT session |
 //! | [`intake`] | from a packet to a valid message, or why not |
 //! | [`cursor`] | what of it is new |
+//! | [`join`] | windows of KPIs and of infrastructure side by side |
 //! | [`view`] | shows it: JSON lines, plain lines, a table |
 
 mod cursor;
 mod intake;
+mod join;
 mod lines;
 pub(super) mod subscriber;
 mod table;

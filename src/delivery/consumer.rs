@@ -68,6 +68,7 @@ mod tests {
             through: Position::new(through, RowKey(through)),
             base: Position::new(2, RowKey(2)),
             time: Timestamp::default(),
+            clock_skew_ms: None,
             body: Body::Raw(Vec::new()),
         }
     }

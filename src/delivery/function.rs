@@ -8,9 +8,9 @@ use crate::value::Value;
 
 /// The ending of a counter's name. A counter is processed as a rate per second, within one window
 /// and one epoch, and never as its raw value.
-const COUNTER: &str = "_total";
+pub(crate) const COUNTER: &str = "_total";
 /// The ending of a rate's name.
-const RATE: &str = "_per_second";
+pub(crate) const RATE: &str = "_per_second";
 
 /// One column's values so far.
 #[derive(Clone, Debug, Default)]

@@ -141,6 +141,12 @@ impl TableHead {
         }
     }
 
+    /// The mark of the row `seq`: the row's own where it is held (`row`), or that of the trimmed one, by
+    /// which a gap is acknowledged.
+    pub fn mark_at(&self, seq: Seq, row: Option<Mark>) -> Option<Mark> {
+        row.or(Some(self.trimmed).filter(|trimmed| seq > 0 && trimmed.seq == seq))
+    }
+
     fn known_key(&self, seq: Seq, key_of: impl Fn(Seq) -> Option<RowKey>) -> Option<RowKey> {
         key_of(seq)
             .or_else(|| self.acked.key.filter(|_| seq == self.acked.seq))
@@ -190,6 +196,28 @@ mod tests {
         let head = TableHead::default();
         let failed = head.next_stamp(at(1));
         assert_eq!(head.next_stamp(at(2)).seq, failed.seq);
+    }
+
+    #[test]
+    fn a_gap_is_acknowledged_by_the_trimmed_row_and_by_no_row_within_it() {
+        let trimmed = Mark {
+            seq: 5,
+            key: Some(RowKey(5)),
+            epoch: 1,
+            time: at(5),
+        };
+        let head = TableHead {
+            last: 8,
+            trimmed,
+            ..TableHead::default()
+        };
+        let through = Position::new(5, RowKey(5));
+        assert_eq!(head.judge_ack(&[through], |_| None), AckVerdict::Through(5));
+        assert_eq!(head.mark_at(5, None), Some(trimmed));
+        assert_eq!(head.mark_at(4, None), None);
+        let other = Position::new(5, RowKey(6));
+        assert_eq!(head.judge_ack(&[other], |_| None), AckVerdict::Refuted);
+        assert_eq!(TableHead::default().mark_at(0, None), None);
     }
 
     #[test]

@@ -14,33 +14,47 @@
 mod instance;
 mod lines;
 mod outbox;
+mod polling;
+mod publish;
 mod repair;
 mod table;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::skew::Skew;
+use crate::clock::Timestamp;
 use crate::descriptor::{Descriptor, Monitor};
-use crate::link::{GuestMessage, Have, HostMessage, TableId, VERSION};
+use crate::link::{GuestMessage, Have, HostMessage, MAX_LINE_BYTES, TableId, TableInfo, VERSION};
 use crate::name::{DataPoint, Label, PointPattern};
 use crate::position::{Mark, Nonce, Position, StreamId};
 use instance::Origin;
 use outbox::Outbox;
+use polling::Polling;
 use repair::Asker;
 use table::Table;
 
-pub use instance::MAX_SAMPLE_BYTES;
 pub use outbox::{MAX_OUTSTANDING_BYTES, MAX_OUTSTANDING_MESSAGES, Output, Publication, Token};
+pub use publish::MAX_SAMPLE_BYTES;
 pub use table::Latest;
 
 /// The most tables of one VM that a host follows; more are counted and left alone.
 pub const MAX_TABLES: usize = 5000;
+/// The most tables taken from the lines of one `hello`, those of earlier streams included: the files that a
+/// guest may have, over all streams that it keeps. Of them, [`MAX_TABLES`] are followed.
+pub const MAX_HELLO_TABLES: usize = 40_000;
 /// Bytes of samples that the open raw windows of one VM hold together; over it, they go out early.
 pub const MAX_HELD_BYTES: usize = 4 << 20;
+/// Bytes of tables in one line for the guest: a line holds them with its frame and patterns.
+const MAX_LIST_BYTES: usize = MAX_LINE_BYTES - (256 << 10);
 /// A guest that has said nothing for so long is greeted again, in milliseconds.
 const SILENCE_MS: u64 = 5000;
 /// Greetings are at least this far apart, in milliseconds.
 const GREETING_MS: u64 = 3000;
+/// A guest that has said nothing for so long is asked whether it is there, in milliseconds.
+const ASK_MS: u64 = 2000;
+/// It is told that the host is there at least so often, in milliseconds.
+const PING_MS: u64 = 10_000;
 /// The same hole is asked for again after this time, in milliseconds.
 const RESUBSCRIBE_MS: u64 = 500;
 
@@ -71,6 +85,10 @@ pub struct Counters {
     pub rows_replayed: u64,
     /// Samples and results put into messages.
     pub samples: u64,
+    /// Samples and results that `when` kept back; of them [`Self::when_errors`] as they were undecided.
+    pub suppressed: u64,
+    /// Samples and results of which a `when` was neither true nor false.
+    pub when_errors: u64,
     /// Messages handed out for publishing.
     pub messages: u64,
     /// Messages that the broker has acknowledged.
@@ -114,6 +132,10 @@ struct Session {
     stream: Option<StreamId>,
     /// The guest asked for a new session.
     over: bool,
+    /// Tables of a `hello` whose last line has not come yet.
+    told: Vec<TableInfo>,
+    /// When the guest was last told that the host is there.
+    pinged_ms: u64,
 }
 
 /// One VM's producer.
@@ -128,12 +150,15 @@ pub struct Producer {
     session: Option<Session>,
     heard_ms: u64,
     greeted_ms: u64,
+    /// How rows come if they are not pushed.
+    polling: Option<Polling>,
     tables: BTreeMap<TableId, Table>,
     /// Bytes in open raw windows, of all tables.
     held_bytes: usize,
     out: Outbox,
     next_query: u64,
     counters: Counters,
+    skew: Skew,
 }
 
 /// A line that says something impossible.
@@ -144,6 +169,12 @@ impl Producer {
     /// acknowledges.
     pub fn new(source: Source, identity: Identity, descriptor: &Descriptor, now_ms: u64) -> Self {
         Self::with_consumers(source, identity, descriptor, Vec::new(), now_ms)
+    }
+
+    /// From the next session on, the guest is asked for rows each `every_ms` milliseconds, instead of
+    /// pushing them.
+    pub fn poll_every(&mut self, every_ms: u64) {
+        self.polling = Some(Polling::new(every_ms));
     }
 
     /// A producer whose guest is acknowledged by these Consumers and by nothing else.
@@ -164,11 +195,13 @@ impl Producer {
             session: None,
             heard_ms: now_ms,
             greeted_ms: now_ms,
+            polling: None,
             tables: BTreeMap::new(),
             held_bytes: 0,
             out: Outbox::default(),
             next_query: 0,
             counters: Counters::default(),
+            skew: Skew::default(),
         }
     }
 
@@ -182,8 +215,13 @@ impl Producer {
             greeted: false,
             stream: None,
             over: false,
+            told: Vec::new(),
+            pinged_ms: now_ms,
         });
+        // Of a guest whose names fill the line, the rest is not told: what an `ack` names is verified too.
+        let mut room = MAX_LIST_BYTES;
         let seen = self.tables.iter().filter(|(_, t)| t.highest.seq > 0);
+        let seen = seen.take_while(|(id, _)| fits(id, &mut room));
         let have = seen.map(|(id, t)| Have {
             table: id.clone(),
             highest: t.highest,
@@ -236,12 +274,13 @@ impl Producer {
                 version,
                 tables,
                 stream,
+                more,
                 ..
-            } if version == VERSION => {
-                (session.greeted, session.stream) = (true, Some(stream));
-                self.on_hello(&tables, now_ms);
-                Ok(())
-            }
+            } if version == VERSION => self.on_hello_line(stream, tables, more, now_ms),
+            GuestMessage::Alive { .. } if greeted => Ok(()),
+            GuestMessage::Polled { id, more, .. } if greeted => self.on_polled(id, more, now_ms),
+            // A repair that gets no answer is given up after a while.
+            GuestMessage::Failed { .. } if greeted => Ok(()),
             GuestMessage::Rehello { .. } => {
                 session.over = true;
                 Ok(())
@@ -323,7 +362,7 @@ impl Producer {
             instance.gap(
                 &mut progress,
                 through,
-                instance::SAMPLE_TOO_LARGE,
+                publish::SAMPLE_TOO_LARGE,
                 &mut scope,
             );
         }
@@ -401,6 +440,8 @@ impl Producer {
 
     /// Call it about each second.
     pub fn tick(&mut self, now_ms: u64) {
+        self.ping(now_ms);
+        self.poll_if_due(now_ms);
         let nonce = self.session.as_ref().map(|s| s.nonce);
         let mut next_query = self.next_query;
         let ids: Vec<_> = self.tables.keys().cloned().collect();
@@ -432,6 +473,21 @@ impl Producer {
         self.next_query = next_query;
     }
 
+    /// Shows the guest that the host is there, and asks whether the guest is.
+    fn ping(&mut self, now_ms: u64) {
+        let (silent_ms, listens) = (now_ms.saturating_sub(self.heard_ms), self.accepts_input());
+        let Some(session) = self.session.as_mut().filter(|s| s.greeted) else {
+            return;
+        };
+        let pinged_ms = now_ms.saturating_sub(session.pinged_ms);
+        let asks = listens && silent_ms >= ASK_MS && pinged_ms >= ASK_MS;
+        if self.source == Source::Kpi && (asks || pinged_ms >= PING_MS) {
+            session.pinged_ms = now_ms;
+            let nonce = session.nonce;
+            self.out.send(HostMessage::Ping { nonce });
+        }
+    }
+
     /// What to do next; drain it after each call.
     pub fn poll(&mut self) -> Option<Output> {
         self.out.next()
@@ -450,6 +506,17 @@ impl Producer {
     /// Bytes of samples in open raw windows; at most [`MAX_HELD_BYTES`].
     pub fn held_bytes(&self) -> usize {
         self.held_bytes
+    }
+
+    /// The guest said that it is `guest`; that arrived at `host` by the host's clock.
+    pub fn observe_clock(&mut self, guest: Timestamp, host: Timestamp, now_ms: u64) {
+        self.skew.observe(guest, host, now_ms);
+    }
+
+    /// The guest's clock minus the host's as measured, in milliseconds, at most 24 days either way.
+    pub fn clock_skew_ms(&self) -> Option<i32> {
+        let measured = self.skew.milliseconds()?;
+        Some(i32::try_from(measured).unwrap_or(if measured < 0 { i32::MIN } else { i32::MAX }))
     }
 
     /// What has happened.
@@ -475,6 +542,7 @@ impl Producer {
 
     /// A table with what publishing from it needs.
     fn hands(&mut self, id: &TableId, now_ms: u64) -> Option<table::Hands<'_>> {
+        let clock_skew_ms = self.clock_skew_ms();
         let (id, table) = match self.tables.get_key_value(id) {
             Some((key, _)) => {
                 let key = key.clone();
@@ -493,9 +561,17 @@ impl Producer {
             origin: &self.origin,
             out: &mut self.out,
             counters: &mut self.counters,
+            clock_skew_ms,
             now_ms,
         })
     }
+}
+
+/// Whether a table fits into a list that has `room` left, and takes it.
+fn fits(id: &TableId, room: &mut usize) -> bool {
+    let left = room.checked_sub(id.line_bytes());
+    *room = left.unwrap_or(0);
+    left.is_some()
 }
 
 fn origin(descriptor: &Descriptor) -> Origin {

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use super::head::{AckVerdict, Stamp, TableHead};
 use crate::clock::Timestamp;
 use crate::link::{
-    GuestMessage, HostMessage, MAX_ROWS, Payload, Row, Rows, TableId, TableInfo, VERSION,
+    GuestMessage, HistoryPage, HistoryPosition, HistoryQuery, HostMessage, MAX_ROWS, Payload, Row,
+    Rows, TableId, TableInfo, VERSION,
 };
 use crate::name::{DataPoint, PointPattern};
 use crate::position::{Mark, Nonce, Position, RowKey, Seq, StreamId};
@@ -26,6 +27,10 @@ struct Session {
     patterns: Vec<PointPattern>,
     /// The next row to send of each table that has been sent of.
     next: BTreeMap<TableId, Seq>,
+    /// Rows are sent when the host asks for them.
+    polled: bool,
+    /// The poll that the next tick answers.
+    poll: Option<u64>,
 }
 
 /// Limits of a spool.
@@ -63,6 +68,14 @@ pub struct Spool {
     /// The VM's UUID and generation id as the last host told them.
     identity: Option<(Option<String>, Option<String>)>,
     out: VecDeque<GuestMessage>,
+}
+
+impl Session {
+    fn begin(&mut self, patterns: Vec<PointPattern>, from: Vec<crate::link::From>) {
+        self.patterns = patterns;
+        let from = from.into_iter().map(|f| (f.table, f.seq.max(1)));
+        self.next.extend(from);
+    }
 }
 
 impl Table {
@@ -274,12 +287,26 @@ impl Spool {
             HostMessage::Hello { .. } => {}
             HostMessage::Subscribe { patterns, from, .. } => {
                 if let Some(session) = &mut self.session {
-                    session.patterns = patterns;
-                    session
-                        .next
-                        .extend(from.into_iter().map(|f| (f.table, f.seq.max(1))));
+                    session.polled = false;
+                    session.begin(patterns, from);
                 }
                 self.pump();
+            }
+            HostMessage::Poll {
+                id, patterns, from, ..
+            } => {
+                if let Some(session) = &mut self.session {
+                    (session.polled, session.poll) = (true, Some(id));
+                    session.begin(patterns, from);
+                }
+            }
+            HostMessage::Ping { nonce } => self.out.push_back(GuestMessage::Alive {
+                nonce,
+                time: Timestamp::default(),
+            }),
+            HostMessage::History { nonce, id, query } => {
+                let page = self.history(nonce, id, &query);
+                self.out.push_back(GuestMessage::History(page));
             }
             HostMessage::Query {
                 nonce,
@@ -293,8 +320,29 @@ impl Spool {
         }
     }
 
-    /// Sends a mark for each table that is subscribed. Call it each second.
+    /// Answers a poll, and sends a mark for each table that is subscribed. Call it each second.
     pub fn tick(&mut self, now: Timestamp) {
+        let Some(session) = &mut self.session else {
+            return;
+        };
+        let (polled, poll) = (session.polled, session.poll.take());
+        if polled && poll.is_none() {
+            return;
+        }
+        session.polled = false;
+        self.pump();
+        self.mark(now);
+        if let (Some(session), Some(id)) = (&mut self.session, poll) {
+            session.polled = true;
+            self.out.push_back(GuestMessage::Polled {
+                nonce: session.nonce,
+                id,
+                more: false,
+            });
+        }
+    }
+
+    fn mark(&mut self, now: Timestamp) {
         let Some(session) = &self.session else { return };
         for (id, table) in &mut self.tables {
             let missing = table.end() <= table.head.last;
@@ -356,6 +404,8 @@ impl Spool {
             nonce,
             patterns: Vec::new(),
             next: BTreeMap::new(),
+            polled: false,
+            poll: None,
         });
         let tables = self.tables.iter().map(|(id, table)| TableInfo {
             table: id.clone(),
@@ -369,6 +419,7 @@ impl Spool {
             nonce,
             stream: self.stream,
             tables: tables.collect(),
+            more: false,
         });
     }
 
@@ -411,8 +462,9 @@ impl Spool {
         }) {
             AckVerdict::Nothing => {}
             AckVerdict::Through(seq) => {
-                if let Some(row) = table.get(seq).map(Row::mark) {
-                    table.head.acked = row;
+                let row = table.get(seq).map(Row::mark);
+                if let Some(acked) = table.head.mark_at(seq, row) {
+                    table.head.acked = acked;
                 }
                 table.trim(&self.limits);
             }
@@ -432,7 +484,7 @@ impl Spool {
 
     /// Sends what a subscribed host has not been sent.
     fn pump(&mut self) {
-        let Some(session) = &mut self.session else {
+        let Some(session) = self.session.as_mut().filter(|s| !s.polled) else {
             return;
         };
         for (id, table) in &self.tables {
@@ -466,6 +518,41 @@ impl Spool {
                 self.out.push_back(GuestMessage::Rows(message));
             }
         }
+    }
+
+    /// A page of history, of one stream: that of the question's `after`, or the first.
+    fn history(&self, nonce: Nonce, id: u64, query: &HistoryQuery) -> HistoryPage {
+        let mut tables = self.tables.iter().filter(|t| t.0.point == query.point);
+        let begun = |id: &TableId| query.after.is_none_or(|after| after.stream == id.stream);
+        let found = tables.by_ref().find(|t| begun(t.0));
+        let mut page = HistoryPage {
+            nonce,
+            id,
+            point: query.point.clone(),
+            stream: found.map_or(self.stream, |t| t.0.stream),
+            columns: Arc::default(),
+            rows: Vec::new(),
+            next: None,
+        };
+        let after = query.after.map_or(0, |after| after.seq);
+        let rows = found.into_iter().flat_map(|(_, table)| &table.rows);
+        let within = |row: &Row| row.seq > after && (query.from..query.to).contains(&row.time);
+        let mut rows = rows.filter(|(_, row)| within(row)).peekable();
+        if let Some((columns, _)) = rows.peek() {
+            page.columns = Arc::clone(columns);
+        }
+        let limit = query.limit.clamp(1, self.limits.page);
+        while let Some((_, row)) =
+            rows.next_if(|(c, _)| *c == page.columns && page.rows.len() < limit)
+        {
+            page.rows.push(row.clone());
+        }
+        let next = match (rows.peek(), page.rows.last()) {
+            (Some(_), Some(last)) => Some((page.stream, last.seq)),
+            _ => tables.next().map(|(id, _)| (id.stream, 0)),
+        };
+        page.next = next.map(|(stream, seq)| HistoryPosition { stream, seq });
+        page
     }
 
     fn answer(&mut self, nonce: Nonce, id: u64, table_id: &TableId, from: Seq, limit: usize) {

@@ -1,15 +1,18 @@
-//! From text to a valid descriptor: each spelling is read into [`Wire`], and one validator makes a
+//! From text to a valid descriptor: each spelling is read into a tree and then [`Wire`], and one validator makes a
 //! [`Descriptor`] of it or says everything that is wrong.
 
 use std::collections::HashSet;
 use std::path::Path;
 
+use super::wire::{self, Wire, WireConfirm, WireMonitor};
 use super::{
-    Descriptor, DescriptorError, Format, Function, MAX_DESCRIPTOR_BYTES, MAX_INTERVAL_MS,
-    MAX_MONITORS, MAX_WINDOW_SAMPLES, MIN_INFRA_INTERVAL_MS, MIN_RSA_BITS, Monitor, Spelling, Wire,
-    WireMonitor, xml,
+    Confirm, Descriptor, DescriptorError, Format, Function, MAX_CONFIRMS, MAX_DESCRIPTOR_BYTES,
+    MAX_INTERVAL_MS, MAX_MONITORS, MAX_WINDOW_SAMPLES, MIN_INFRA_INTERVAL_MS, Monitor, Spelling,
+    keys, tree,
 };
+use crate::delivery::function::{COUNTER, RATE};
 use crate::name::{Label, PointPattern};
+use crate::when::When;
 
 type Errors = Vec<DescriptorError>;
 
@@ -25,82 +28,42 @@ pub(super) fn parse(
         );
         return Err(vec![DescriptorError::at("", message)]);
     }
-    let wire = read(text, spelling).map_err(|e| vec![e])?;
-    validate(wire, read_key).map_err(|mut errors| {
-        if spelling == Spelling::Toml {
-            for error in &mut errors {
-                error.line = toml_line(text, &error.key);
-            }
-        }
-        errors
-    })
-}
-
-fn read(text: &str, spelling: Spelling) -> Result<Wire, DescriptorError> {
-    match spelling {
-        Spelling::Toml => toml::from_str(text).map_err(|e| DescriptorError {
-            line: e.span().map(|span| line_of(text, span.start)),
-            key: String::new(),
-            message: e.message().trim().to_owned(),
-        }),
-        Spelling::Json => serde_json::from_str(text).map_err(|e| DescriptorError {
-            line: (e.line() > 0).then(|| e.line()),
-            key: String::new(),
-            message: e.to_string(),
-        }),
-        Spelling::Xml => xml::read(text),
+    let (tree, mut errors) = tree::read(text, spelling)?;
+    let mut wire = wire::read(&tree, &mut errors);
+    if matches!(spelling, Spelling::Xml | Spelling::Ovf) && wire.primary_key_file.take().is_some() {
+        let message = "XML has the key itself, in <vmkpi:primary_key>, and names no file";
+        errors.push(DescriptorError::at("primary_key_file", message));
     }
-}
-
-fn line_of(text: &str, offset: usize) -> usize {
-    let before = &text.as_bytes()[..offset.min(text.len())];
-    1 + before.iter().filter(|b| **b == b'\n').count()
-}
-
-/// The line of `key` in a TOML text: its own, or that of its `[[monitor]]` where it is absent.
-fn toml_line(text: &str, key: &str) -> Option<usize> {
-    let (index, field) = match key.strip_prefix("monitor[").and_then(|k| k.split_once(']')) {
-        Some((index, rest)) => (index.parse::<usize>().ok(), rest.trim_start_matches('.')),
-        None => (None, key),
-    };
-    let (mut section, mut header) = (0, None);
-    for (at, line) in text.lines().enumerate().map(|(at, l)| (at + 1, l.trim())) {
-        if line.starts_with('[') {
-            section += usize::from(line.replace(' ', "").starts_with("[[monitor]]"));
-            if index == Some(section) && header.is_none() {
-                header = Some(at);
-            }
-        }
-        let here = index.unwrap_or(0) == section;
-        let names_field = line
-            .strip_prefix(field)
-            .is_some_and(|rest| rest.trim_start().starts_with('='));
-        if here && !field.is_empty() && names_field {
-            return Some(at);
-        }
+    let descriptor = validate(wire, read_key, &mut errors);
+    for error in &mut errors {
+        error.line = error.line.or_else(|| tree.line_of(&error.key));
     }
-    header
+    errors.sort_by_key(|error| error.line);
+    match descriptor {
+        Some(descriptor) if errors.is_empty() => Ok(descriptor),
+        _ => Err(errors),
+    }
 }
 
 fn validate(
     wire: Wire,
     read_key: &dyn Fn(&Path) -> std::io::Result<String>,
-) -> Result<Descriptor, Errors> {
-    let mut errors = Vec::new();
-    let vm = required(wire.vm.as_deref(), "vm", &mut errors);
+    errors: &mut Errors,
+) -> Option<Descriptor> {
+    let vm = required(wire.vm.as_deref(), "vm", errors);
     let service = wire
         .service
-        .and_then(|s| checked(s.parse(), "service", &mut errors));
-    let primary_site = required(wire.primary_site.as_deref(), "primary_site", &mut errors);
+        .and_then(|s| checked(s.parse(), "service", errors));
+    let primary_site = required(wire.primary_site.as_deref(), "primary_site", errors);
     let primary_key = match (wire.primary_key, wire.primary_key_file) {
         (Some(_), Some(_)) => {
             let message = "give either primary_key or primary_key_file, not both";
             errors.push(DescriptorError::at("primary_key_file", message));
             None
         }
-        (Some(pem), None) => check_key("primary_key", &pem, &mut errors),
+        (Some(pem), None) => check_key("primary_key", &pem, errors),
         (None, Some(path)) => match read_key(&path) {
-            Ok(pem) => check_key("primary_key_file", &pem, &mut errors),
+            Ok(pem) => check_key("primary_key_file", &pem, errors),
             Err(e) => {
                 let message = format!("{}: {e}", path.display());
                 errors.push(DescriptorError::at("primary_key_file", message));
@@ -109,24 +72,46 @@ fn validate(
         },
         (None, None) => None,
     };
-    if wire.confirm.is_some() {
-        errors.push(unsupported("confirm"));
-    }
-    let monitors = validate_monitors(wire.monitor, &mut errors);
-    match (vm, primary_site) {
-        (Some(vm), Some(primary_site)) if errors.is_empty() => Ok(Descriptor {
-            vm,
-            service,
-            primary_site,
-            primary_key,
-            monitors,
-        }),
-        _ => Err(errors),
-    }
+    let confirm = validate_confirms(wire.confirm, errors);
+    let monitors = validate_monitors(wire.monitor, errors);
+    Some(Descriptor {
+        vm: vm?,
+        service,
+        primary_site: primary_site?,
+        primary_key,
+        confirm,
+        monitors,
+    })
 }
 
-fn unsupported(key: impl Into<String>) -> DescriptorError {
-    DescriptorError::at(key, "not supported by this version of vmkpi; leave it out")
+fn validate_confirms(wire: Vec<WireConfirm>, errors: &mut Errors) -> Vec<Confirm> {
+    if wire.len() > MAX_CONFIRMS {
+        let message = format!(
+            "{} Consumers; at most {MAX_CONFIRMS} are allowed",
+            wire.len()
+        );
+        errors.push(DescriptorError::at("confirm", message));
+        return Vec::new();
+    }
+    let mut confirms: Vec<Confirm> = Vec::new();
+    for (place, wire) in (1..).zip(wire) {
+        let key = |field: &str| format!("confirm[{place}].{field}");
+        let name: Option<Label> = required(wire.name.as_deref(), &key("name"), errors);
+        let public = match &wire.key {
+            Some(text) => checked(keys::ed25519(text), &key("key"), errors),
+            None => required::<Label>(None, &key("key"), errors).map(|_| [0; 32]),
+        };
+        let (Some(name), Some(public)) = (name, public) else {
+            continue;
+        };
+        if confirms.iter().any(|known| known.name == name) {
+            let message = format!("{:?} is the name of an earlier Consumer", name.as_str());
+            errors.push(DescriptorError::at(key("name"), message));
+        } else {
+            confirms.push(Confirm { name, key: public });
+        }
+    }
+    confirms
 }
 
 fn required<T>(value: Option<&str>, key: &str, errors: &mut Errors) -> Option<T>
@@ -154,30 +139,8 @@ fn checked<T, E: std::fmt::Display>(
 }
 
 fn check_key(key: &str, pem: &str, errors: &mut Errors) -> Option<String> {
-    let problem = match rsa_bits(pem) {
-        Some(bits) if bits >= MIN_RSA_BITS => return Some(pem.trim().to_owned()),
-        Some(bits) => format!("an RSA key of {bits} bits; {MIN_RSA_BITS} or more are needed"),
-        None => "not an RSA public key in PEM (\"-----BEGIN PUBLIC KEY-----\")".to_owned(),
-    };
-    errors.push(DescriptorError::at(key, problem));
-    None
-}
-
-/// rsaEncryption (RFC 8017, appendix A.1).
-const RSA_ENCRYPTION: spki::ObjectIdentifier =
-    spki::ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
-
-/// The bits of the modulus of an RSA public key in PEM.
-fn rsa_bits(pem: &str) -> Option<usize> {
-    use spki::der::{Decode, DecodePem};
-    let info = spki::SubjectPublicKeyInfoOwned::from_pem(pem.trim()).ok()?;
-    if info.algorithm.oid != RSA_ENCRYPTION {
-        return None;
-    }
-    let key = pkcs1::RsaPublicKey::from_der(info.subject_public_key.as_bytes()?).ok()?;
-    let modulus = key.modulus.as_bytes();
-    let leading_zeros = modulus.first()?.leading_zeros() as usize;
-    Some(modulus.len() * 8 - leading_zeros)
+    checked(keys::check_rsa(pem), key, errors)?;
+    Some(pem.trim().replace("\r\n", "\n"))
 }
 
 fn validate_monitors(wire: Vec<WireMonitor>, errors: &mut Errors) -> Vec<Monitor> {
@@ -228,6 +191,7 @@ fn default_infra(taken: &HashSet<Label>) -> Monitor {
         interval_ms: 10_000,
         delivery_ms: 60_000,
         format: Format::Processed(Function::Mean),
+        when: None,
     }
 }
 
@@ -252,11 +216,11 @@ fn validate_monitor(
         place_key,
         errors,
     );
-    if wire.when.is_some() {
-        errors.push(unsupported(key("when")));
-    }
-    if wire.seal.is_some() {
-        errors.push(unsupported(key("seal")));
+    let when = wire.when.as_deref().map(str::parse);
+    let when = when.and_then(|parsed| checked(parsed, &key("when"), errors));
+    if wire.seal == Some(true) {
+        let message = "not supported by this version of vmkpi; leave it out";
+        errors.push(DescriptorError::at(key("seal"), message));
     }
     let monitor = Monitor {
         id: id?,
@@ -264,6 +228,7 @@ fn validate_monitor(
         interval_ms: interval_ms?,
         delivery_ms: delivery_ms?,
         format: format?,
+        when,
     };
     check_together(&monitor, place_key, errors);
     (errors.len() == before).then_some(monitor)
@@ -379,10 +344,30 @@ fn check_together(monitor: &Monitor, place_key: &str, errors: &mut Errors) {
             );
         }
     }
+    if let Some(when) = &monitor.when
+        && let Some(message) = check_when(when, monitor)
+    {
+        refuse("when", message);
+    }
     if !monitor.point.is_kpi() && (1..MIN_INFRA_INTERVAL_MS).contains(&interval) {
         refuse(
             "interval_ms",
             format!("infrastructure is sampled at most every {MIN_INFRA_INTERVAL_MS} ms"),
         );
     }
+}
+
+/// Why a predicate can never hold for what a specifier delivers, where that is certain: which columns a
+/// KPI has, only its application knows.
+fn check_when(when: &When, monitor: &Monitor) -> Option<String> {
+    if monitor.point.is_encrypted() {
+        return Some(
+            "an encrypted point has no values to ask: nobody but the key's owner reads it".into(),
+        );
+    }
+    let processed = matches!(monitor.format, Format::Processed(_));
+    let counter = when.columns().find_map(|c| c.strip_suffix(COUNTER));
+    counter.filter(|_| processed).map(|stem| {
+        format!("{stem}{COUNTER} is a counter, and processed as a rate: ask for {stem}{RATE}")
+    })
 }

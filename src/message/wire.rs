@@ -60,6 +60,8 @@ struct Wire<S, D> {
     base: Attribute,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     basekey: Option<RowKey>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    clockskewms: Option<i32>,
     data: D,
 }
 
@@ -131,6 +133,7 @@ impl Event {
             throughkey: self.through.key,
             base: Attribute(self.base.seq),
             basekey: self.base.key,
+            clockskewms: self.clock_skew_ms,
             data: data_out(&self.body),
         };
         serde_json::to_vec(&wire).expect("an event has string keys only")
@@ -162,6 +165,7 @@ impl Event {
             through: position(wire.through, wire.throughkey),
             base: position(wire.base, wire.basekey),
             time: wire.time,
+            clock_skew_ms: wire.clockskewms,
             body,
         })
     }

@@ -7,10 +7,11 @@ export PATH=/bin
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev
-mount -t tmpfs tmpfs /var
 for module in /modules/*; do
     insmod "$module"
 done
+# The store's disk; what the guest has not synced is lost with the VM's power.
+mount -t ext4 /dev/vdb /var
 
 say() { echo "lab: $*"; }
 
@@ -21,14 +22,23 @@ until [ -d /kpi/unencrypted ]; do
 done
 say ready
 
-# The disk says when to stop: the host writes a word to it.
-n=0
+plain() { printf 'n,half,word\n%d,%d.5,w%d\n' "$1" "$1" "$1" >"/kpi/unencrypted/$KPI"; }
+# Long, so that whoever is killed while it reads the link is in the middle of a line.
+opaque() { printf '\001\377%30000d' "$1" >"/kpi/encrypted/$KPI"; }
+
+# Goes on where it was when the power failed, in the middle of a pair perhaps.
+n=$(tail -n 1 "/kpi/unencrypted/$KPI" 2>/dev/null | cut -d, -f1)
+n=${n:-0}
+last=$(tail -c +3 "/kpi/encrypted/$KPI" 2>/dev/null | tr -d ' ')
+[ "${last:-0}" = "$n" ] || opaque "$n"
+say "woke at $n"
+
+# The first disk says when to stop: the host writes a word to it. What is said was stored.
 until [ "$(dd if=/dev/vda bs=512 count=1 iflag=direct status=none | head -c 4)" = stop ]; do
+    plain $((n + 1))
+    opaque $((n + 1))
     n=$((n + 1))
-    printf 'n,half,word\n%d,%d.5,w%d\n' "$n" "$n" "$n" >"/kpi/unencrypted/$KPI"
-    # Long, so that whoever is killed while it reads the link is in the middle of a line.
-    printf '\001\377%30000d' "$n" >"/kpi/encrypted/$KPI"
-    [ $((n % 10)) != 0 ] || say "at $n"
+    say "at $n"
 done
 say "wrote $n"
 while :; do

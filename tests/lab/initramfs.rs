@@ -15,12 +15,13 @@ pub const FILE: &str = "initramfs.cpio";
 
 const INIT: &str = include_str!("init.sh");
 
-/// What stock kernels have as modules: the bus, disk, balloon and port, and FUSE.
-const MODULES: [&str; 5] = [
+/// What stock kernels have as modules: the bus, disk, balloon and port, the disk's file system, and FUSE.
+const MODULES: [&str; 6] = [
     "virtio_pci",
     "virtio_blk",
     "virtio_balloon",
     "virtio_console",
+    "ext4",
     "fuse",
 ];
 

@@ -3,20 +3,24 @@
 use std::sync::Arc;
 
 use nix::errno::Errno;
+use vmkpi::clock::Timestamp;
 
 use super::tree::Ino;
 
 /// Tells whoever waits for a store.
 pub type Done = Box<dyn FnOnce(Result<(), Errno>) + Send>;
 
-/// An open file.
+/// An open file. What is written through it is a draft of its own until it is stored; without one, it sees
+/// the bytes of the last store.
 pub struct Handle {
     /// The file.
     pub ino: Ino,
     /// Whether it may be written to.
     pub writable: bool,
-    /// The bytes as this handle sees them; absent until they are read from the store.
-    bytes: Option<Arc<Vec<u8>>>,
+    /// The bytes as this handle sees them, if they are not the file's.
+    draft: Option<Arc<Vec<u8>>>,
+    /// When the draft last changed.
+    pub touched: Timestamp,
     /// Whether there are changes that no store was tried for.
     pub changed: bool,
     /// Whether the last try failed: a close or fsync tries again, the end of the handle does not.
@@ -32,12 +36,13 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// A handle just opened; one that truncates begins with nothing.
+    /// A handle just opened; one that truncates begins with an empty draft.
     pub fn new(ino: Ino, writable: bool, truncate: bool) -> Self {
         Self {
             ino,
             writable,
-            bytes: truncate.then(Arc::default),
+            draft: truncate.then(Arc::default),
+            touched: Timestamp::default(),
             changed: false,
             unsaved: false,
             cut: false,
@@ -47,27 +52,25 @@ impl Handle {
         }
     }
 
-    /// The bytes, if they have been loaded.
-    pub fn bytes(&self) -> Option<&Arc<Vec<u8>>> {
-        self.bytes.as_ref()
+    /// The draft, if there is one.
+    pub fn draft(&self) -> Option<&Arc<Vec<u8>>> {
+        self.draft.as_ref()
     }
 
-    /// Sets what the file held when the handle first looked.
-    pub fn load(&mut self, bytes: Arc<Vec<u8>>) {
-        self.bytes = Some(bytes);
+    /// Begins a draft with the file's bytes.
+    pub fn begin(&mut self, bytes: Arc<Vec<u8>>) {
+        self.draft.get_or_insert(bytes);
     }
 
-    /// Bytes held that are not in the store.
-    pub fn held(&self) -> usize {
-        match self.changed || self.unsaved {
-            true => self.len(),
-            false => 0,
-        }
+    /// Lets the draft go.
+    pub fn drop_draft(&mut self) {
+        self.draft = None;
+        (self.changed, self.unsaved, self.cut) = (false, false, false);
     }
 
-    /// Length in bytes.
+    /// Bytes of the draft.
     pub fn len(&self) -> usize {
-        self.bytes.as_ref().map_or(0, |b| b.len())
+        self.draft.as_ref().map_or(0, |b| b.len())
     }
 
     /// Writes at `offset`, or at the end, and says what is written. Holes are NULs, as in any file.
@@ -86,7 +89,7 @@ impl Handle {
         let end = at.checked_add(data.len()).filter(|end| *end <= limit);
         let end = end.ok_or_else(|| self.over())?;
         self.changed = true;
-        let bytes = Arc::make_mut(self.bytes.get_or_insert_default());
+        let bytes = Arc::make_mut(self.draft.get_or_insert_default());
         if at == length {
             bytes.extend_from_slice(data);
             return Ok(());
@@ -108,11 +111,11 @@ impl Handle {
         if size == 0 {
             // Whoever begins anew has nothing over the limit any more.
             self.cut = false;
-            self.bytes.get_or_insert_default();
+            self.draft.get_or_insert_default();
         }
         if size != self.len() {
             self.changed = true;
-            Arc::make_mut(self.bytes.get_or_insert_default()).resize(size, 0);
+            Arc::make_mut(self.draft.get_or_insert_default()).resize(size, 0);
         }
         Ok(())
     }
@@ -159,7 +162,7 @@ mod tests {
                     plain[at..at + data.len()].copy_from_slice(&data);
                 }
                 if !data.is_empty() {
-                    prop_assert_eq!(handle.bytes().map_or(&[][..], |b| b), &plain[..]);
+                    prop_assert_eq!(handle.draft().map_or(&[][..], |b| b), &plain[..]);
                 }
             }
         }

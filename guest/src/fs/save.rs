@@ -4,15 +4,17 @@ use std::sync::Arc;
 
 use nix::errno::Errno;
 
-use super::tree::{Ino, Name};
-use super::{Done, Fh, Partition, State};
-use crate::store::{Job, Point, RowData, StoreError, Stored, csv_errno};
+use super::state::State;
+use super::tree::Ino;
+use super::{Done, Fh, Partition};
+use crate::store::{Job, NameEffect, Point, RowData, StoreError, Stored, csv_errno};
 
 /// A store about to be tried.
 struct Attempt {
     fh: Fh,
     ino: Ino,
     point: Point,
+    name: NameEffect,
     bytes: Arc<Vec<u8>>,
     /// What is kept of an earlier try of the same handle.
     refused: Option<i64>,
@@ -35,8 +37,15 @@ enum Plan {
 
 impl State {
     fn plan(&mut self, fh: Fh) -> Plan {
-        let Some(handle) = self.handles.get_mut(&fh) else {
+        let (Some(handle), tree) = (self.handles.get_mut(&fh), &mut self.tree) else {
             return Plan::Fail(Errno::EBADF);
+        };
+        let ino = handle.ino;
+        let Ok(node) = tree.node_mut(ino) else {
+            return Plan::Fail(Errno::ESTALE);
+        };
+        let Some(point) = node.point() else {
+            return self.keep_scratch(fh, ino);
         };
         if !handle.changed && !handle.unsaved {
             return match handle.pending {
@@ -44,59 +53,77 @@ impl State {
                 _ => Plan::Wait,
             };
         }
-        let bytes = handle.bytes().cloned().unwrap_or_default();
-        let (ino, cut) = (handle.ino, handle.cut);
-        let Ok(node) = self.tree.node_mut(ino) else {
-            return Plan::Fail(Errno::ESTALE);
-        };
-        let point = match (&node.name, node.point()) {
-            // The name was removed or given to another file: there is nowhere to store it.
-            (Name::Kpi(_), _) if !node.linked => {
-                let settled = self.settle(fh);
-                return settled.map_or(Plan::Nothing, |()| Plan::Fail(Errno::ESTALE));
-            }
-            (Name::Kpi(_), Some(point)) => point,
-            _ => {
-                let _ = self.settle(fh);
-                if !cut {
-                    self.set_scratch(ino, bytes);
-                }
-                return if cut {
-                    Plan::Fail(Errno::EFBIG)
-                } else {
-                    Plan::Nothing
-                };
-            }
-        };
-        if bytes.is_empty() && !cut {
-            let _ = self.settle(fh);
+        let changed = std::mem::take(&mut handle.changed);
+        handle.unsaved = false;
+        let bytes = handle.draft().cloned().unwrap_or_default();
+        if bytes.is_empty() && !handle.cut {
+            // The draft stays: what is written to it later begins with nothing.
             return Plan::Nothing;
         }
-        node.pending += 1;
-        let changed = self.handles.get(&fh).is_some_and(|h| h.changed);
-        let _ = self.settle(fh);
-        let Some(handle) = self.handles.get_mut(&fh) else {
-            return Plan::Nothing;
+        let name = match (node.linked, node.stored) {
+            (false, _) => NameEffect::Nothing,
+            (true, true) => NameEffect::Content,
+            (true, false) => NameEffect::ContentAndMode(node.mode),
         };
+        node.pending += 1;
         handle.pending += 1;
         Plan::Try(Attempt {
             fh,
             ino,
             point,
+            name,
             bytes,
             refused: handle.refused.take(),
             changed,
-            cut,
+            cut: handle.cut,
         })
     }
 
-    /// The handle holds nothing that is not stored or given up.
-    fn settle(&mut self, fh: Fh) -> Option<()> {
-        self.account(fh, |handle| {
-            handle.changed = false;
-            handle.unsaved = false;
-        })
-        .ok()
+    /// What was written to a scratch file becomes its bytes.
+    fn keep_scratch(&mut self, fh: Fh, ino: Ino) -> Plan {
+        let Ok(handle) = self.handle(fh) else {
+            return Plan::Fail(Errno::EBADF);
+        };
+        (handle.changed, handle.unsaved) = (false, false);
+        if handle.cut {
+            return Plan::Fail(Errno::EFBIG);
+        }
+        if let Some(bytes) = handle.draft().cloned() {
+            let touched = handle.touched;
+            self.drop_draft(fh, ino);
+            self.set_bytes(ino, Some(bytes));
+            if let Ok(node) = self.tree.node_mut(ino) {
+                node.mtime = touched;
+            }
+        }
+        Plan::Nothing
+    }
+
+    /// A handle has gone: the last one takes along what is in memory for it alone.
+    fn closed(&mut self, ino: Ino) {
+        let Ok(node) = self.tree.node_mut(ino) else {
+            return;
+        };
+        node.handles -= 1;
+        match (node.handles, node.linked, node.is_scratch()) {
+            (0, false, _) => self.orphaned(ino),
+            (0, true, false) => self.set_bytes(ino, None),
+            _ => {}
+        }
+    }
+
+    /// A row is on disk: the file has these bytes, for those at least who have it open.
+    fn stored(&mut self, attempt: &Attempt, stored: Stored) {
+        let (ino, bytes) = (attempt.ino, &attempt.bytes);
+        self.tree.stored(ino, stored.size, stored.time);
+        match self.tree.node(ino).map(|n| (n.linked, n.handles > 0)) {
+            Ok((true, _)) => self.cache(ino, bytes),
+            Ok((false, true)) => {
+                self.set_bytes(ino, Some(Arc::clone(bytes)));
+                self.orphaned(ino);
+            }
+            _ => {}
+        }
     }
 
     /// A store has ended: returns who waits for it.
@@ -105,18 +132,22 @@ impl State {
             node.pending -= 1;
         }
         self.tree.forget(ino);
-        let waiting = self.account(fh, |handle| {
-            handle.pending -= 1;
-            handle.unsaved |= failed;
-            if failed {
-                handle.refused = refused;
-            }
-            match handle.pending {
-                0 => std::mem::take(&mut handle.waiting),
-                _ => Vec::new(),
-            }
-        });
-        waiting.unwrap_or_default()
+        let Ok(handle) = self.handle(fh) else {
+            return Vec::new();
+        };
+        handle.pending -= 1;
+        handle.unsaved |= failed;
+        if failed {
+            handle.refused = refused;
+        }
+        if handle.pending > 0 {
+            return Vec::new();
+        }
+        let waiting = std::mem::take(&mut handle.waiting);
+        if !handle.changed && !handle.unsaved {
+            self.drop_draft(fh, ino);
+        }
+        waiting
     }
 }
 
@@ -125,6 +156,9 @@ impl Partition {
     /// disk: EINVAL or EFBIG when it is refused, and what [`StoreError::errno`] says when the store fails.
     pub fn save(&self, fh: Fh, done: Done) {
         let mut state = self.lock();
+        if let Some(queue) = state.queue_of(fh) {
+            return queue.push(Box::new(move |partition| partition.save(fh, done)));
+        }
         match state.plan(fh) {
             Plan::Nothing => {
                 drop(state);
@@ -168,6 +202,7 @@ impl Partition {
             point: attempt.point.clone(),
             bytes: Arc::clone(&attempt.bytes),
             row,
+            name: attempt.name,
             withdraw: attempt.refused,
             done: Box::new(move |result| partition.stored(attempt, result, done)),
         });
@@ -178,9 +213,11 @@ impl Partition {
         let result = match result {
             Ok(stored) => {
                 let mut state = self.lock();
-                state.tree.stored(ino, stored.size, stored.time);
+                state.stored(&attempt, stored);
                 let waiting = state.ended(fh, ino, false, None);
+                let changed = state.must_forget(ino);
                 drop(state);
+                self.forget_attr(changed);
                 return tell(done, waiting, Ok(()));
             }
             Err(error @ StoreError::TooManyColumns { .. }) => {
@@ -217,26 +254,26 @@ impl Partition {
     /// The last descriptor of a handle is gone. What no close has tried to store is stored now, with
     /// nobody to tell; what a close has failed to store is not tried again.
     pub fn release(&self, fh: Fh) {
-        let untried = self.lock().handles.get(&fh).is_some_and(|h| h.changed);
-        if untried {
-            self.save(fh, Box::new(|_| {}));
-        }
         let mut state = self.lock();
-        let _ = state.settle(fh);
-        let Some(handle) = state.handles.remove(&fh) else {
+        if let Some(queue) = state.queue_of(fh) {
+            return queue.push(Box::new(move |partition| partition.release(fh)));
+        }
+        if state.handles.get(&fh).is_some_and(|h| h.changed) {
+            drop(state);
+            self.save(fh, Box::new(|_| {}));
+            state = self.lock();
+        }
+        let Some(ino) = state.handles.get(&fh).map(|h| h.ino) else {
             return;
         };
-        if let Ok(node) = state.tree.node_mut(handle.ino) {
-            node.handles -= 1;
-            node.writers -= u32::from(handle.writable);
-        }
-        if let Ok(node) = state.tree.node(handle.ino)
-            && !node.linked
-            && node.handles == 0
-        {
-            state.set_scratch(handle.ino, Arc::default());
-        }
-        state.tree.forget(handle.ino);
+        let drafted = state.handle(fh).is_ok_and(|h| h.draft().is_some());
+        state.drop_draft(fh, ino);
+        state.handles.remove(&fh);
+        state.closed(ino);
+        let changed = drafted.then(|| state.must_forget(ino)).flatten();
+        state.tree.forget(ino);
+        drop(state);
+        self.forget_attr(changed);
     }
 }
 

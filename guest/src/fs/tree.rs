@@ -1,24 +1,37 @@
 //! The names of the partition: two directories and the files in them. Pure: no disk, no kernel.
 
 use std::collections::{BTreeMap, HashMap};
-use std::ffi::OsStr;
 use std::sync::Arc;
 
 use nix::errno::Errno;
 use vmkpi::clock::Timestamp;
-use vmkpi::name::{Area, KpiName, MAX_NAME_BYTES, NameError};
+use vmkpi::name::{Area, KpiName};
 
+pub use super::node::{Name, Node};
 use crate::config::Limits;
 use crate::store::{Point, StoredFile};
 
 /// An inode number.
 pub type Ino = u64;
 
+/// A place in a directory's listing. A name keeps its place as long as it is there, whichever file it
+/// leads to, and places are never used again: who lists meanwhile sees each name that stays once.
+pub type Place = u64;
+
 /// The root directory.
 pub const ROOT: Ino = 1;
 
-/// Inodes of files begin here.
-const FIRST_FILE: Ino = 16;
+/// The inode of the owner's public key, where there is one.
+pub const PRIMARY_KEY: Ino = 4;
+
+/// Its name, at the top.
+pub const PRIMARY_KEY_NAME: &str = "primary-key.pem";
+
+/// Inodes of files begin here; those before are directories and the key.
+pub const FIRST_FILE: Ino = 16;
+
+/// Places of names begin here: before them come `.` and `..`.
+const FIRST_PLACE: Place = 3;
 
 /// The inode of a directory.
 pub fn area_ino(area: Area) -> Ino {
@@ -33,99 +46,40 @@ pub fn area_of(ino: Ino) -> Option<Area> {
     Area::ALL.into_iter().find(|area| area_ino(*area) == ino)
 }
 
-/// A file's name.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Name {
-    /// It is stored under this name.
-    Kpi(Arc<KpiName>),
-    /// It begins with a dot: held in memory, never stored.
-    Scratch(Arc<str>),
-}
-
-impl Name {
-    /// The name that a program gave, if it is one.
-    ///
-    /// # Errors
-    /// ENAMETOOLONG over [`MAX_NAME_BYTES`]; EINVAL for what is no KPI name.
-    pub fn new(name: &OsStr) -> Result<Self, Errno> {
-        if name.len() > MAX_NAME_BYTES {
-            return Err(Errno::ENAMETOOLONG);
-        }
-        let text = name.to_str().ok_or(Errno::EINVAL)?;
-        match text.parse::<KpiName>() {
-            Ok(name) => Ok(Self::Kpi(Arc::new(name))),
-            Err(NameError::Scratch(_)) => Ok(Self::Scratch(text.into())),
-            Err(NameError::TooLong(_)) => Err(Errno::ENAMETOOLONG),
-            Err(_) => Err(Errno::EINVAL),
-        }
-    }
-
-    /// The name as text.
-    pub fn as_str(&self) -> &str {
-        match self {
-            Self::Kpi(name) => name.as_str(),
-            Self::Scratch(name) => name,
-        }
-    }
-}
-
-/// A file.
+/// A KPI name that is taken, in every case.
 #[derive(Debug)]
-pub struct Node {
-    /// Its directory.
-    pub area: Area,
-    /// Its name; the last one it had when it was removed or replaced.
-    pub name: Name,
-    /// Whether the name still leads to it.
-    pub linked: bool,
-    /// Bytes of its last store.
-    pub size: u64,
-    /// When that was; of a file never stored, when it was made.
-    pub mtime: Timestamp,
-    /// Whether it was ever stored: otherwise it is in memory alone.
-    pub stored: bool,
-    /// Stores handed over and not yet done.
-    pub pending: u32,
-    /// Open handles.
-    pub handles: u32,
-    /// Those of them that can write.
-    pub writers: u32,
-    /// A scratch file's bytes.
-    pub scratch: Arc<Vec<u8>>,
-}
-
-impl Node {
-    /// The point that the file's stores go to; none for scratch.
-    pub fn point(&self) -> Option<Point> {
-        match &self.name {
-            Name::Kpi(name) => Some(Point {
-                area: self.area,
-                name: Arc::clone(name),
-            }),
-            Name::Scratch(_) => None,
-        }
-    }
+struct Claim {
+    /// As it is written.
+    exact: Arc<KpiName>,
+    /// Whether it has a table, which keeps it taken for good.
+    table: bool,
+    /// Files that have it, or had it when they were removed and are still open: their stores go there.
+    files: u32,
 }
 
 /// One directory's names.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Directory {
-    /// Every linked file, by its exact name.
-    names: HashMap<Box<str>, Ino>,
-    /// Every KPI name with a table or a file, ASCII case folded: the exact one, and whether it has a
-    /// table.
-    folded: HashMap<String, (Arc<KpiName>, bool)>,
+    /// Every linked file, by its exact name, and the name's place.
+    names: HashMap<Box<str>, (Ino, Place)>,
+    /// The same by place.
+    places: BTreeMap<Place, Ino>,
+    /// Every KPI name with a table or a file, ASCII case folded.
+    claims: HashMap<String, Claim>,
     /// Linked scratch files.
     scratch: usize,
+    /// When a name last came or went.
+    changed: Timestamp,
 }
 
 /// The names and files.
 #[derive(Debug)]
 pub struct Tree {
-    /// Every file that has a name or an open handle.
-    nodes: BTreeMap<Ino, Node>,
+    /// Every file that has a name or an open handle, or is known to the kernel.
+    nodes: HashMap<Ino, Node>,
     directories: [Directory; 2],
     next: Ino,
+    next_place: Place,
     limits: Limits,
 }
 
@@ -136,81 +90,109 @@ fn place(area: Area) -> usize {
     }
 }
 
+fn folded(name: &KpiName) -> String {
+    name.as_str().to_ascii_lowercase()
+}
+
+impl Directory {
+    fn new() -> Self {
+        Self {
+            names: HashMap::new(),
+            places: BTreeMap::new(),
+            claims: HashMap::new(),
+            scratch: 0,
+            changed: Timestamp::now(),
+        }
+    }
+
+    fn claim(&mut self, name: &Name) {
+        if let Name::Kpi(kpi) = name {
+            let claim = self.claims.entry(folded(kpi)).or_insert_with(|| Claim {
+                exact: Arc::clone(kpi),
+                table: false,
+                files: 0,
+            });
+            claim.files += 1;
+        }
+    }
+
+    fn give_up(&mut self, name: &Name) {
+        if let Name::Kpi(kpi) = name
+            && let Some(claim) = self.claims.get_mut(&folded(kpi))
+        {
+            claim.files -= 1;
+            if claim.files == 0 && !claim.table {
+                self.claims.remove(&folded(kpi));
+            }
+        }
+    }
+
+    /// Makes a name lead to a file.
+    fn link(&mut self, ino: Ino, name: &Name, fresh: Place) {
+        if let Some((old, place)) = self.names.get_mut(name.as_str()) {
+            *old = ino;
+            self.places.insert(*place, ino);
+        } else {
+            self.names.insert(name.as_str().into(), (ino, fresh));
+            self.places.insert(fresh, ino);
+            self.scratch += usize::from(matches!(name, Name::Scratch(_)));
+        }
+        self.changed = Timestamp::now();
+    }
+
+    /// Makes a name lead nowhere.
+    fn unlink(&mut self, name: &Name) {
+        if let Some((_, place)) = self.names.remove(name.as_str()) {
+            self.places.remove(&place);
+            self.scratch -= usize::from(matches!(name, Name::Scratch(_)));
+        }
+        self.changed = Timestamp::now();
+    }
+}
+
 impl Tree {
     /// The tree of the files that are stored.
     pub fn new(limits: Limits, files: Vec<StoredFile>) -> Self {
         let mut tree = Self {
-            nodes: BTreeMap::new(),
-            directories: Default::default(),
+            nodes: HashMap::new(),
+            directories: [Directory::new(), Directory::new()],
             next: FIRST_FILE,
+            next_place: FIRST_PLACE,
             limits,
         };
         for file in files {
             let Point { area, name } = file.point;
+            let claim = Claim {
+                exact: Arc::clone(&name),
+                table: true,
+                files: 0,
+            };
             let directory = &mut tree.directories[place(area)];
-            let folded = name.as_str().to_ascii_lowercase();
-            directory.folded.insert(folded, (Arc::clone(&name), true));
+            directory.claims.insert(folded(&name), claim);
             if !file.removed {
-                tree.insert(area, Name::Kpi(name), file.size, file.mtime, true);
+                tree.insert(Node {
+                    size: file.size,
+                    mode: file.mode,
+                    stored: true,
+                    ..Node::new(area, Name::Kpi(name), file.mtime)
+                });
             }
         }
         tree
     }
 
-    fn insert(&mut self, area: Area, name: Name, size: u64, mtime: Timestamp, stored: bool) -> Ino {
+    fn insert(&mut self, node: Node) -> Ino {
         let ino = self.next;
         self.next += 1;
-        self.link(ino, area, &name);
-        self.nodes.insert(
-            ino,
-            Node {
-                area,
-                name,
-                linked: true,
-                size,
-                mtime,
-                stored,
-                pending: 0,
-                handles: 0,
-                writers: 0,
-                scratch: Arc::default(),
-            },
-        );
+        self.directories[place(node.area)].claim(&node.name);
+        self.link(ino, node.area, &node.name);
+        self.nodes.insert(ino, node);
         ino
     }
 
-    /// Makes a name lead to a file.
     fn link(&mut self, ino: Ino, area: Area, name: &Name) {
-        let directory = &mut self.directories[place(area)];
-        directory.names.insert(name.as_str().into(), ino);
-        match name {
-            Name::Scratch(_) => directory.scratch += 1,
-            Name::Kpi(kpi) => {
-                let folded = kpi.as_str().to_ascii_lowercase();
-                let claim = directory.folded.entry(folded);
-                claim.or_insert_with(|| (Arc::clone(kpi), false));
-            }
-        }
-    }
-
-    /// Makes a name lead nowhere.
-    fn unlink_name(&mut self, area: Area, name: &Name) {
-        let directory = &mut self.directories[place(area)];
-        directory.names.remove(name.as_str());
-        match name {
-            Name::Scratch(_) => directory.scratch -= 1,
-            Name::Kpi(kpi) => {
-                let folded = kpi.as_str().to_ascii_lowercase();
-                // Its rows stay, and so does its claim on the name; but for one without a table.
-                if directory
-                    .folded
-                    .get(&folded)
-                    .is_some_and(|(_, table)| !table)
-                {
-                    directory.folded.remove(&folded);
-                }
-            }
-        }
+        self.directories[place(area)].link(ino, name, self.next_place);
+        self.next_place += 1;
     }
 
     /// A file.
@@ -231,20 +213,32 @@ impl Tree {
 
     /// The file of that name.
     pub fn find(&self, area: Area, name: &str) -> Option<Ino> {
-        self.directories[place(area)].names.get(name).copied()
+        let (ino, _) = self.directories[place(area)].names.get(name)?;
+        Some(*ino)
     }
 
-    /// The files of a directory whose inode is above `after`, in the order of their inodes.
-    pub fn list(&self, area: Area, after: Ino) -> impl Iterator<Item = (Ino, &Node)> {
-        self.nodes
+    /// The files of a directory after a place, in the order of their names' places.
+    pub fn list(&self, area: Area, after: Place) -> impl Iterator<Item = (Place, Ino, &Node)> {
+        self.directories[place(area)]
+            .places
             .range(after + 1..)
-            .map(|(ino, node)| (*ino, node))
-            .filter(move |(_, node)| node.linked && node.area == area)
+            .filter_map(|(place, ino)| Some((*place, *ino, self.nodes.get(ino)?)))
+    }
+
+    /// When a name of that directory last came or went.
+    pub fn changed(&self, area: Area) -> Timestamp {
+        self.directories[place(area)].changed
     }
 
     /// How many files have a name.
     pub fn count(&self) -> usize {
         self.directories.iter().map(|d| d.names.len()).sum()
+    }
+
+    /// How many names are taken: scratch, and KPI names with a table or a file.
+    pub fn taken(&self) -> usize {
+        let taken = |d: &Directory| d.claims.len() + d.scratch;
+        self.directories.iter().map(taken).sum()
     }
 
     /// Whether a new file may have that name.
@@ -258,10 +252,10 @@ impl Tree {
                 Err(Errno::ENOSPC)
             }
             Name::Scratch(_) => Ok(()),
-            Name::Kpi(kpi) => match directory.folded.get(&kpi.as_str().to_ascii_lowercase()) {
-                Some((exact, _)) if exact != kpi => Err(Errno::EEXIST),
+            Name::Kpi(kpi) => match directory.claims.get(&folded(kpi)) {
+                Some(claim) if claim.exact != *kpi => Err(Errno::EEXIST),
                 Some(_) => Ok(()),
-                None if directory.folded.len() >= self.limits.files => Err(Errno::ENOSPC),
+                None if directory.claims.len() >= self.limits.files => Err(Errno::ENOSPC),
                 None => Ok(()),
             },
         }
@@ -273,19 +267,25 @@ impl Tree {
     /// As [`Self::check_new`].
     pub fn create(&mut self, area: Area, name: Name) -> Result<Ino, Errno> {
         self.check_new(area, &name)?;
-        Ok(self.insert(area, name, 0, Timestamp::now(), false))
+        Ok(self.insert(Node::new(area, name, Timestamp::now())))
     }
 
     /// Takes a file's name away. The file goes when its last handle does.
     pub fn unlink(&mut self, ino: Ino) {
-        let Some(node) = self.nodes.get_mut(&ino) else {
+        let Some(node) = self.nodes.get_mut(&ino).filter(|n| n.linked) else {
             return;
         };
-        if std::mem::take(&mut node.linked) {
-            let (area, name) = (node.area, node.name.clone());
-            self.unlink_name(area, &name);
-            self.forget(ino);
+        self.directories[place(node.area)].unlink(&node.name);
+        self.orphan(ino);
+    }
+
+    /// The file has no name any more; it keeps its claim on it, as stores may follow.
+    fn orphan(&mut self, ino: Ino) {
+        if let Some(node) = self.nodes.get_mut(&ino) {
+            node.linked = false;
+            node.ctime = Timestamp::now();
         }
+        self.forget(ino);
     }
 
     /// Gives a file another name in its directory; whatever had that name loses it.
@@ -293,22 +293,24 @@ impl Tree {
         let Some((area, from)) = self.nodes.get(&ino).map(|n| (n.area, n.name.clone())) else {
             return;
         };
-        let replaced = self.find(area, to.as_str());
+        let replaced = self.find(area, to.as_str()).filter(|old| *old != ino);
         // The bytes of the last store are the name's, not the inode's.
-        let (size, mtime, stored) = replaced
+        let last = replaced
             .and_then(|old| self.nodes.get(&old))
             .filter(|_| matches!(to, Name::Kpi(_)))
-            .map_or((0, Timestamp::now(), false), |n| {
-                (n.size, n.mtime, n.stored)
-            });
-        if let Some(old) = replaced {
-            self.unlink(old);
-        }
-        self.unlink_name(area, &from);
+            .map(|n| (n.size, n.mtime, n.stored));
+        let directory = &mut self.directories[place(area)];
+        directory.unlink(&from);
+        directory.claim(&to);
+        directory.give_up(&from);
         self.link(ino, area, &to);
+        if let Some(old) = replaced {
+            self.orphan(old);
+        }
         if let Some(node) = self.nodes.get_mut(&ino) {
             node.name = to;
-            (node.size, node.mtime, node.stored) = (size, mtime, stored);
+            node.ctime = Timestamp::now();
+            (node.size, node.mtime, node.stored) = last.unwrap_or((0, node.mtime, false));
         }
     }
 
@@ -320,28 +322,52 @@ impl Tree {
         (node.size, node.mtime) = (size, mtime);
         if !std::mem::replace(&mut node.stored, true)
             && let Name::Kpi(kpi) = &node.name
+            && let Some(claim) = self.directories[place(node.area)]
+                .claims
+                .get_mut(&folded(kpi))
         {
-            let folded = kpi.as_str().to_ascii_lowercase();
-            self.directories[place(node.area)]
-                .folded
-                .insert(folded, (Arc::clone(kpi), true));
+            claim.table = true;
         }
     }
 
-    /// Drops a file that has neither a name nor a handle.
+    /// Lets the name of a removed file go when its last handle has, and the file when the kernel has, too.
     pub fn forget(&mut self, ino: Ino) {
-        if let Some(node) = self.nodes.get(&ino)
-            && !node.linked
-            && node.handles == 0
-            && node.pending == 0
-        {
+        let Some(node) = self.nodes.get_mut(&ino) else {
+            return;
+        };
+        if node.linked || node.handles > 0 || node.pending > 0 {
+            return;
+        }
+        if std::mem::take(&mut node.claimed) {
+            self.directories[place(node.area)].give_up(&node.name);
+        }
+        if node.lookups == 0 {
             self.nodes.remove(&ino);
         }
+    }
+
+    /// Counts a handle that is opened. A path may have been looked up before the file was removed.
+    ///
+    /// # Errors
+    /// ESTALE: there is no such file any more, or nobody can store it: the kernel looks the path up again.
+    pub fn open(&mut self, ino: Ino) -> Result<(), Errno> {
+        let node = self.node(ino)?;
+        if !node.claimed {
+            let (area, name) = (node.area, node.name.clone());
+            self.check_new(area, &name).map_err(|_| Errno::ESTALE)?;
+            self.directories[place(area)].claim(&name);
+        }
+        let node = self.node_mut(ino)?;
+        node.claimed = true;
+        node.handles += 1;
+        Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsStr;
+
     use super::*;
 
     fn name(text: &str) -> Name {
@@ -355,22 +381,6 @@ mod tests {
             ..Limits::default()
         };
         Tree::new(limits, Vec::new())
-    }
-
-    #[test]
-    fn a_name_is_checked_before_it_is_one() {
-        use std::os::unix::ffi::OsStrExt as _;
-        for (bad, errno) in [
-            (&b"a\nb"[..], Errno::EINVAL),
-            (b"\xff", Errno::EINVAL),
-            (b"sqlite_master", Errno::EINVAL),
-            (&[b'x'; 201], Errno::ENAMETOOLONG),
-            (&[b'.'; 201], Errno::ENAMETOOLONG),
-        ] {
-            assert_eq!(Name::new(OsStr::from_bytes(bad)).unwrap_err(), errno);
-        }
-        assert!(matches!(name(".tmp"), Name::Scratch(_)));
-        assert!(matches!(name("a\"; DROP TABLE x;--"), Name::Kpi(_)));
     }
 
     #[test]
@@ -421,8 +431,26 @@ mod tests {
         assert_eq!(tree.find(Area::Unencrypted, "web"), Some(new));
         assert_eq!(tree.find(Area::Unencrypted, ".tmp"), None);
         assert!(tree.node(old).is_err());
+        assert_eq!(
+            tree.list(Area::Unencrypted, 0).map(|(p, ..)| p).min(),
+            Some(FIRST_PLACE),
+            "and its place"
+        );
         assert_eq!(tree.node(new).unwrap().size, 7, "the bytes are the name's");
         tree.create(Area::Unencrypted, name(".tmp")).unwrap();
         assert_eq!(tree.count(), 2);
+    }
+
+    #[test]
+    fn the_name_of_a_removed_file_is_taken_in_every_case_as_long_as_somebody_may_store_it() {
+        let mut tree = tree();
+        let cpu = tree.create(Area::Unencrypted, name("cpu")).unwrap();
+        tree.node_mut(cpu).unwrap().handles = 1;
+        tree.unlink(cpu);
+        let twin = |tree: &Tree| tree.check_new(Area::Unencrypted, &name("CPU"));
+        assert_eq!(twin(&tree), Err(Errno::EEXIST));
+        tree.node_mut(cpu).unwrap().handles = 0;
+        tree.forget(cpu);
+        assert_eq!(twin(&tree), Ok(()));
     }
 }

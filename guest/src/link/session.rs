@@ -1,29 +1,78 @@
-//! A session with a host: messages in, lines out. Holds no socket. Rows are read from the databases, a
-//! bounded page at a time and only while the host takes them; every table gets its turn.
+//! A session with a host: messages in, lines out. Holds no socket. What is heard changes what is to be sent, and
+//! [`sending`] sends it.
+
+mod sending;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Instant;
 
+use vmkpi::clock::Timestamp;
 use vmkpi::link::{
-    From as FromSeq, GuestMessage, HostMessage, MAX_LINE_BYTES, Rows, TableId, VERSION, encode,
+    Budget, From as FromSeq, GuestMessage, HistoryQuery, HostMessage, MAX_CURSORS, MAX_PATTERNS,
+    MAX_POLL_ROWS, TableId, TableInfo, VERSION, encode,
 };
-use vmkpi::name::{Area, DataPoint, PointPattern};
-use vmkpi::position::{Mark, Nonce, Position, Seq, StreamId};
+use vmkpi::name::{Area, DataPoint, KpiName, PointPattern};
+use vmkpi::position::{Nonce, Position, Seq, StreamId};
 
+use crate::complaint::Complaint;
 use crate::counters::Counters;
-use crate::feed::Feed;
-use crate::store::inspect::{Page, Reader};
-use crate::store::{AckOutcome, HostClaim, Inventory, Job, Point, Store, StoreError};
-
-/// Bytes of rows in one line, about: more gains nothing, and each table gets its turn sooner.
-const PAGE_BYTES: usize = 64 << 10;
-
-/// Rows in one line.
-const PAGE_ROWS: usize = 500;
+use crate::feed::{Feed, Watch};
+use crate::store::inspect::Reader;
+use crate::store::{AckOutcome, HostClaim, Inventory, Job, Store, StoreError};
 
 /// Bytes waiting to be sent above which no more rows are read.
 const FULL_BYTES: usize = 256 << 10;
+
+/// Tables in one line of a `hello`: whatever their names are, it fits.
+const HELLO_TABLES: usize = 1000;
+
+/// Questions that wait for their turn; while there are so many, the host is not listened to.
+const MAX_QUESTIONS: usize = 16;
+
+/// New streams that a host can cause at once, and one more in each so many seconds. Each costs a copy of what
+/// is not acknowledged; over it, the host is not listened to for a while.
+const MINTS: (f64, f64) = (4.0, 10.0);
+
+/// How rows go to the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    /// Not at all yet.
+    Unasked,
+    /// As they are committed.
+    Pushed,
+    /// When the host polls.
+    Polled,
+}
+
+/// A poll that is being answered.
+struct Poll {
+    id: u64,
+    /// Rows that may still be sent.
+    left: usize,
+}
+
+/// A question that waits for its turn.
+enum Question {
+    Rows {
+        id: u64,
+        from: FromSeq,
+        limit: usize,
+    },
+    History {
+        id: u64,
+        query: HistoryQuery,
+    },
+}
+
+/// What is still to be said of a `hello`.
+struct Greeting {
+    nonce: Nonce,
+    stream: StreamId,
+    tables: Vec<TableInfo>,
+}
 
 /// How far a table was sent.
 struct Cursor {
@@ -42,10 +91,19 @@ pub struct Session {
     counters: Arc<Counters>,
     nonce: Option<Nonce>,
     stream: StreamId,
+    greeting: Option<Greeting>,
+    mode: Mode,
+    poll: Option<Poll>,
     patterns: Vec<PointPattern>,
     cursors: HashMap<TableId, Cursor>,
     turns: VecDeque<TableId>,
+    questions: VecDeque<Question>,
+    /// Acknowledgements that the store has not judged yet: many share one transaction.
+    acks: Vec<Receiver<Result<AckOutcome, StoreError>>>,
+    mints: Budget,
     readers: [Option<Reader>; 2],
+    /// About a store that does not answer.
+    complaint: Complaint,
 }
 
 impl Session {
@@ -57,52 +115,110 @@ impl Session {
             counters,
             nonce: None,
             stream: StreamId::default(),
+            greeting: None,
+            mode: Mode::Unasked,
+            poll: None,
             patterns: Vec::new(),
             cursors: HashMap::new(),
             turns: VecDeque::new(),
+            questions: VecDeque::new(),
+            acks: Vec::new(),
+            mints: Budget::new(MINTS.0, 1.0 / MINTS.1, Instant::now()),
             readers: [None, None],
+            complaint: Complaint::default(),
         }
     }
 
     /// The host is gone.
     pub fn end(&mut self) {
         self.nonce = None;
+        self.greeting = None;
+        self.mode = Mode::Unasked;
+        self.poll = None;
         self.patterns.clear();
         self.cursors.clear();
         self.turns.clear();
-        self.feed.watch(false);
+        self.questions.clear();
+        self.acks.clear();
+        self.feed.watch(Watch::Off);
     }
 
-    /// How many tables are pushed.
+    /// How many tables are pushed or polled.
     pub fn subscribed(&self) -> usize {
         self.cursors.len()
     }
 
-    /// Whether rows wait and there is room for them.
+    /// Whether something waits to be sent and there is room for it.
     pub fn has_more(&self, unsent: usize) -> bool {
-        !self.turns.is_empty() && unsent < FULL_BYTES
+        let waits = self.greeting.is_some()
+            || self.poll.is_some()
+            || !self.questions.is_empty()
+            || (self.mode == Mode::Pushed && !self.turns.is_empty());
+        waits && unsent < FULL_BYTES
     }
 
-    /// Takes a message and adds the answer to `out`.
-    pub fn hear(&mut self, message: HostMessage, out: &mut Vec<u8>) {
+    /// Whether the host has asked so much that answers come first.
+    pub fn is_full(&self) -> bool {
+        self.questions.len() >= MAX_QUESTIONS
+    }
+
+    /// Until when a host that makes the guest begin stream after stream is not listened to.
+    pub fn rests_until(&self) -> Option<Instant> {
+        self.mints.in_debt_until()
+    }
+
+    /// Takes a message; some are answered in [`Self::settle`] and [`Self::push`]. Says whether it was one of
+    /// this session, or began one.
+    pub fn hear(&mut self, message: HostMessage, out: &mut Vec<u8>) -> bool {
         if let HostMessage::Hello { .. } = message {
-            return self.greet(message, out);
+            self.greet(message);
+            return true;
         }
-        if self.nonce != Some(message.nonce()) {
-            self.counters.bad_lines.fetch_add(1, Ordering::Relaxed);
-            return;
-        }
+        let Some(nonce) = self.nonce.filter(|nonce| *nonce == message.nonce()) else {
+            return self.refuse();
+        };
         match message {
             HostMessage::Hello { .. } => {}
-            HostMessage::Subscribe { patterns, from, .. } => self.subscribe(patterns, &from),
+            HostMessage::Subscribe { patterns, from, .. } if patterns.len() <= MAX_PATTERNS => {
+                self.mode = Mode::Pushed;
+                self.poll = None;
+                self.follow(patterns, &from);
+            }
+            HostMessage::Poll {
+                id,
+                patterns,
+                from,
+                limit,
+                ..
+            } if patterns.len() <= MAX_PATTERNS => {
+                let left = limit.clamp(1, MAX_POLL_ROWS);
+                self.begin_poll(Poll { id, left }, patterns, &from);
+            }
             HostMessage::Query {
                 id, from, limit, ..
-            } => self.answer_query(id, &from, limit, out),
-            HostMessage::Ack { table, cursors, .. } => self.acknowledge(table, cursors, out),
+            } => self.questions.push_back(Question::Rows { id, from, limit }),
+            HostMessage::History { id, query, .. } => {
+                self.questions.push_back(Question::History { id, query });
+            }
+            HostMessage::Ack { table, cursors, .. } if cursors.len() <= MAX_CURSORS => {
+                self.acknowledge(table, cursors);
+            }
+            HostMessage::Ping { .. } => out.extend(encode(&GuestMessage::Alive {
+                nonce,
+                time: Timestamp::now(),
+            })),
+            // Over a limit.
+            _ => return self.refuse(),
         }
+        true
     }
 
-    fn greet(&mut self, message: HostMessage, out: &mut Vec<u8>) {
+    fn refuse(&self) -> bool {
+        self.counters.bad_lines.fetch_add(1, Ordering::Relaxed);
+        false
+    }
+
+    fn greet(&mut self, message: HostMessage) {
         let HostMessage::Hello {
             version,
             nonce,
@@ -119,9 +235,12 @@ impl Session {
             VERSION => self.store.ask(|done| Job::Hello { claim, done }),
             _ => self.store.ask(|done| Job::Tables { done }),
         };
-        let Some(Inventory { stream, tables, .. }) = logged(asked) else {
+        let Some(inventory) = self.heed(asked) else {
             return;
         };
+        if inventory.minted.is_some() {
+            self.mints.spend(1.0, Instant::now());
+        }
         if version == VERSION {
             self.nonce = Some(nonce);
             self.counters.sessions.fetch_add(1, Ordering::Relaxed);
@@ -132,33 +251,99 @@ impl Session {
                 "the host speaks another version of the link"
             );
         }
+        let Inventory { stream, tables, .. } = inventory;
         self.stream = stream;
-        out.extend(hello_line(nonce, stream, tables));
+        self.greeting = Some(Greeting {
+            nonce,
+            stream,
+            tables,
+        });
     }
 
-    fn subscribe(&mut self, patterns: Vec<PointPattern>, from: &[FromSeq]) {
+    /// Adds the next line of a `hello`; says whether there was one.
+    fn greet_on(&mut self, out: &mut Vec<u8>) -> bool {
+        let Some(mut greeting) = self.greeting.take() else {
+            return false;
+        };
+        let rest = greeting.tables.len().saturating_sub(HELLO_TABLES);
+        let tables = greeting.tables.split_off(rest);
+        out.extend(encode(&GuestMessage::Hello {
+            version: VERSION,
+            nonce: greeting.nonce,
+            stream: greeting.stream,
+            tables,
+            more: rest > 0,
+        }));
+        self.greeting = Some(greeting).filter(|_| rest > 0);
+        true
+    }
+
+    fn begin_poll(&mut self, poll: Poll, patterns: Vec<PointPattern>, from: &[FromSeq]) {
+        let goes_on = self.mode == Mode::Polled && from.is_empty() && self.patterns == patterns;
+        self.mode = Mode::Polled;
+        self.poll = Some(poll);
+        if !goes_on {
+            self.follow(patterns, from);
+        }
+    }
+
+    /// Takes up the tables that match. What a table not named was sent of is remembered.
+    fn follow(&mut self, patterns: Vec<PointPattern>, from: &[FromSeq]) {
         // Watched before the tables are listed: what is stored meanwhile is noticed twice, not never.
         let _ = self.feed.take();
-        self.feed.watch(true);
-        let Some(inventory) = logged(self.store.ask(|done| Job::Tables { done })) else {
+        self.feed.watch(match self.mode {
+            Mode::Polled => Watch::Quiet,
+            _ => Watch::Bell,
+        });
+        let Some(inventory) = self.heed(self.store.ask(|done| Job::Tables { done })) else {
             return;
         };
         self.patterns = patterns;
         let mut before = std::mem::take(&mut self.cursors);
         self.turns.clear();
         let from: HashMap<&TableId, Seq> = from.iter().map(|f| (&f.table, f.seq)).collect();
+        let mut wanted = Vec::new();
         for info in inventory.tables {
             if !self.wants(&info.table.point) {
                 continue;
             }
+            let known = before.remove(&info.table).map(|cursor| cursor.next);
+            if known.is_none() {
+                wanted.push(info.table.clone());
+            }
             let next = from
                 .get(&info.table)
                 .copied()
-                .or_else(|| before.remove(&info.table).map(|cursor| cursor.next))
+                .or(known)
                 .unwrap_or(info.acked.seq + 1)
-                .max(info.first.min(info.last + 1))
                 .max(1);
+            let held = info.first.min(info.last + 1);
+            // Behind acknowledged rows nothing is missed; behind others there is a gap to be told.
+            let next = match held > info.acked.seq + 1 {
+                true => next,
+                false => next.max(held),
+            };
             self.advance(info.table, next, info.last);
+        }
+        self.want(&wanted);
+    }
+
+    /// Tells the store that rows of these tables are asked for; not waited for.
+    fn want(&self, tables: &[TableId]) {
+        for area in Area::ALL {
+            let names: Vec<KpiName> = tables
+                .iter()
+                .filter(|table| table.stream == self.stream)
+                .filter_map(|table| match &table.point {
+                    DataPoint::Kpi(of, name) if *of == area => Some(name.clone()),
+                    _ => None,
+                })
+                .collect();
+            if !names.is_empty() {
+                // What fails is said by the store, and asked for again by the next session.
+                let done = Box::new(|_| ());
+                self.store.submit(Job::Wanted { area, names, done });
+            }
         }
     }
 
@@ -179,215 +364,47 @@ impl Session {
         }
     }
 
-    /// Adds rows to `out` as long as there is room.
-    pub fn push(&mut self, out: &mut Vec<u8>) {
-        for (Point { area, name }, end) in self.feed.take() {
-            let point = DataPoint::Kpi(area, (*name).clone());
-            if self.wants(&point) {
-                let stream = self.stream;
-                self.advance(TableId { stream, point }, 1, end);
-            }
-        }
-        let Some(nonce) = self.nonce else {
-            return;
-        };
-        while out.len() < FULL_BYTES
-            && let Some(table) = self.turns.pop_front()
-        {
-            self.push_page(nonce, table, out);
-        }
-    }
-
-    fn push_page(&mut self, nonce: Nonce, table: TableId, out: &mut Vec<u8>) {
-        let Some(from) = self.cursors.get(&table).map(|cursor| cursor.next) else {
-            return;
-        };
-        match self.read(&table, from, PAGE_ROWS) {
-            Ok(Some((page, acked, _))) => {
-                let Some(last) = page.rows.last().map(|row| row.seq) else {
-                    // Nothing there: the rows were taken by retention, or the stream has ended.
-                    self.cursors.remove(&table);
-                    return;
-                };
-                self.counters
-                    .rows_sent
-                    .fetch_add(page.rows.len() as u64, Ordering::Relaxed);
-                add_rows(out, nonce, &table, page, acked);
-                if let Some(cursor) = self.cursors.get_mut(&table) {
-                    cursor.next = last + 1;
-                    cursor.queued = false;
-                    let end = cursor.end;
-                    self.advance(table, last + 1, end);
-                }
-            }
-            Ok(None) => {
-                self.cursors.remove(&table);
-            }
-            Err(error) => {
-                tracing::error!(point = %table.point, %error, "rows cannot be read");
-                if let Some(cursor) = self.cursors.get_mut(&table) {
-                    cursor.queued = false;
-                }
-            }
-        }
-    }
-
-    fn read(
-        &mut self,
-        table: &TableId,
-        from: Seq,
-        limit: usize,
-    ) -> rusqlite::Result<Option<(Page, Mark, Mark)>> {
-        let DataPoint::Kpi(area, _) = table.point else {
-            return Ok(None);
-        };
-        let slot = &mut self.readers[usize::from(area == Area::Unencrypted)];
-        if slot.is_none() {
-            *slot = Some(Reader::open(self.store.directory(), area)?);
-        }
-        let Some(reader) = slot else {
-            return Ok(None);
-        };
-        let page = reader.page(table, from, limit, PAGE_BYTES)?;
-        let (acked, trimmed) = reader.marks(table)?;
-        Ok(page.map(|page| (page, acked, trimmed)))
-    }
-
-    fn answer_query(&mut self, id: u64, from: &FromSeq, limit: usize, out: &mut Vec<u8>) {
-        let Some(nonce) = self.nonce else {
-            return;
-        };
-        let (page, acked, trimmed) = match self.read(&from.table, from.seq, limit) {
-            Ok(Some(read)) => read,
-            Ok(None) => (Page::default(), Mark::default(), Mark::default()),
-            Err(error) => {
-                tracing::error!(point = %from.table.point, %error, "rows cannot be read");
-                return;
-            }
-        };
-        let mut message = rows_message(nonce, &from.table, page, acked);
-        message.query = Some(id);
-        message.trimmed = Some(trimmed);
-        add_fitting(out, message);
-    }
-
-    fn acknowledge(&mut self, table: TableId, cursors: Vec<Position>, out: &mut Vec<u8>) {
-        let asked = self.store.ask(|done| Job::Ack {
+    fn acknowledge(&mut self, table: TableId, cursors: Vec<Position>) {
+        let (tell, told) = channel();
+        self.store.submit(Job::Ack {
             table,
             cursors,
-            done,
+            // The session may be over by then.
+            done: Box::new(move |outcome| drop(tell.send(outcome))),
         });
-        if let Some(AckOutcome::Minted(reason)) = logged(asked)
-            && let Some(nonce) = self.nonce
-        {
-            out.extend(encode(&GuestMessage::Rehello { nonce, reason }));
-            self.end();
-        }
+        self.acks.push(told);
     }
 
-    /// Adds a mark for each table whose rows have all been sent.
-    pub fn promise(&mut self, out: &mut Vec<u8>) {
-        let Some(nonce) = self.nonce else {
-            return;
-        };
-        if self.cursors.is_empty() || out.len() >= FULL_BYTES {
-            return;
-        }
-        let tables: Vec<TableId> = self.cursors.keys().cloned().collect();
-        let Some(marks) = logged(self.store.ask(|done| Job::Marks { tables, done })) else {
-            return;
-        };
-        // Rows stored before the marks were given come before them.
-        self.push(out);
-        for mark in marks {
-            let sent = self.cursors.get(&mark.table).map(|cursor| cursor.next);
-            if sent.is_some_and(|next| next > mark.position.seq) {
-                out.extend(encode(&GuestMessage::Mark {
-                    nonce,
-                    table: mark.table,
-                    position: mark.position,
-                    epoch: mark.epoch,
-                    time: mark.time,
-                    acked: mark.acked,
-                }));
+    /// Waits for the store to judge what was acknowledged.
+    pub fn settle(&mut self, out: &mut Vec<u8>) {
+        for told in std::mem::take(&mut self.acks) {
+            let outcome = self.heed(told.recv().unwrap_or(Err(StoreError::Closed)));
+            let Some(AckOutcome::Minted(reason)) = outcome else {
+                continue;
+            };
+            self.mints.spend(1.0, Instant::now());
+            if let Some(nonce) = self.nonce {
+                out.extend(encode(&GuestMessage::Rehello { nonce, reason }));
+                self.end();
             }
         }
     }
-}
 
-fn logged<T>(asked: Result<T, StoreError>) -> Option<T> {
-    asked
-        .inspect_err(|error| tracing::error!(%error, "the host cannot be answered"))
-        .ok()
-}
-
-/// The answer to `hello`: as many tables as one line holds, those of the newest stream first. A host
-/// hears of the others by their rows and marks.
-fn hello_line(nonce: Nonce, stream: StreamId, mut tables: Vec<vmkpi::link::TableInfo>) -> Vec<u8> {
-    tables.sort_by_key(|info| info.table.stream != stream);
-    loop {
-        let line = encode(&GuestMessage::Hello {
-            version: VERSION,
-            nonce,
-            stream,
-            tables: tables.clone(),
-        });
-        if line.len() < MAX_LINE_BYTES || tables.is_empty() {
-            return line;
+    /// The store's answer; its failures are told once, then counted: a host asks again and again.
+    fn heed<T>(&mut self, asked: Result<T, StoreError>) -> Option<T> {
+        match asked {
+            Ok(answer) => {
+                if let Some(times) = self.complaint.over() {
+                    tracing::warn!(times, "the host is answered again");
+                }
+                Some(answer)
+            }
+            Err(error) => {
+                if let Some(times) = self.complaint.again(Instant::now()) {
+                    tracing::error!(%error, times, "the host cannot be answered");
+                }
+                None
+            }
         }
-        tables.truncate(tables.len() / 2);
-        tracing::warn!(tables = tables.len(), "not all tables fit into one hello");
     }
-}
-
-fn rows_message(nonce: Nonce, table: &TableId, page: Page, acked: Mark) -> Rows {
-    Rows {
-        nonce,
-        stream: table.stream,
-        point: table.point.clone(),
-        columns: page.columns,
-        rows: page.rows,
-        acked,
-        query: None,
-        trimmed: None,
-    }
-}
-
-fn add_rows(out: &mut Vec<u8>, nonce: Nonce, table: &TableId, page: Page, acked: Mark) {
-    add_fitting(out, rows_message(nonce, table, page, acked));
-}
-
-/// Adds a page of rows, in two lines if it is too long for one. A single row that is (text that JSON
-/// writes six times as long) becomes a gap that says so.
-fn add_fitting(out: &mut Vec<u8>, mut message: Rows) {
-    let line = encode(&GuestMessage::Rows(message.clone()));
-    if line.len() < MAX_LINE_BYTES || message.rows.is_empty() {
-        out.extend(line);
-        return;
-    }
-    if let [row] = &message.rows[..] {
-        let (after, through) = (
-            Position {
-                seq: row.seq - 1,
-                key: None,
-            },
-            row.mark(),
-        );
-        tracing::error!(point = %message.point, seq = row.seq, "a row is too long for the link");
-        out.extend(encode(&GuestMessage::Gap {
-            nonce: message.nonce,
-            table: message.table(),
-            after,
-            through,
-            reason: "row_too_long".into(),
-        }));
-        return;
-    }
-    let later = message.rows.split_off(message.rows.len() / 2);
-    let rest = Rows {
-        rows: later,
-        ..message.clone()
-    };
-    add_fitting(out, message);
-    add_fitting(out, rest);
 }

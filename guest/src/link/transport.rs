@@ -1,5 +1,6 @@
 //! Where the bytes of the link come from: a Unix socket on which the guest listens (as QEMU does for the
-//! host's end of a virtio-serial port, so that the host always connects), or a virtio-serial port.
+//! host's end of a virtio-serial port, so that the host always connects), a vsock port, likewise, or a
+//! virtio-serial port.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read as _, Write as _};
@@ -11,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use nix::fcntl::OFlag;
+use socket2::{Domain, SockAddr, Socket, Type};
 use vmkpi::link::{LineReader, LinkUrl};
 
 /// Where udev names virtio-serial ports.
@@ -21,6 +23,12 @@ const KERNEL_PORTS: &str = "/sys/class/virtio-ports";
 
 /// How often a port that is not there, or busy, is looked for.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Every context id of this machine (VMADDR_CID_ANY).
+const ANY_CID: u32 = u32::MAX;
+
+/// Connections that wait to be accepted; the newest wins anyway.
+const BACKLOG: i32 = 8;
 
 /// Bytes read in one turn.
 const READ_BYTES: usize = 16 << 10;
@@ -33,6 +41,13 @@ pub enum Transport {
         listener: UnixListener,
         /// Its path, removed at the end.
         path: PathBuf,
+    },
+    /// A listening vsock port.
+    Vsock {
+        /// The socket.
+        listener: Socket,
+        /// Who may connect.
+        cid: u32,
     },
     /// A port.
     Port {
@@ -53,6 +68,9 @@ impl Transport {
             LinkUrl::Unix(path) => {
                 listen(path).with_context(|| format!("cannot listen at {}", path.display()))
             }
+            LinkUrl::Vsock { cid, port } => {
+                listen_vsock(*cid, *port).with_context(|| format!("cannot listen at {url}"))
+            }
             LinkUrl::VirtioSerial(name) => Ok(Self::Port {
                 name: name.clone(),
                 next_look: Instant::now(),
@@ -64,6 +82,7 @@ impl Transport {
     pub fn listener(&self) -> Option<BorrowedFd<'_>> {
         match self {
             Self::Unix { listener, .. } => Some(listener.as_fd()),
+            Self::Vsock { listener, .. } => Some(listener.as_fd()),
             Self::Port { .. } => None,
         }
     }
@@ -77,14 +96,12 @@ impl Transport {
             Self::Unix { listener, .. } => match listener.accept() {
                 Ok((stream, _)) => {
                     stream.set_nonblocking(true)?;
-                    Ok(Some(Connection::new(
-                        File::from(OwnedFd::from(stream)),
-                        false,
-                    )))
+                    Ok(Some(Connection::socket(stream.into())))
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
                 Err(error) => Err(error),
             },
+            Self::Vsock { listener, cid } => accept_vsock(listener, *cid),
             Self::Port { name, next_look } => {
                 if connected || Instant::now() < *next_look {
                     return Ok(None);
@@ -141,6 +158,35 @@ fn listen(path: &Path) -> anyhow::Result<Transport> {
     })
 }
 
+fn listen_vsock(cid: u32, port: u32) -> anyhow::Result<Transport> {
+    let listener = Socket::new(Domain::VSOCK, Type::STREAM, None)
+        .context("this kernel has no vsock (AF_VSOCK)")?;
+    listener.bind(&SockAddr::vsock(ANY_CID, port))?;
+    listener.listen(BACKLOG)?;
+    listener.set_nonblocking(true)?;
+    Ok(Transport::Vsock { listener, cid })
+}
+
+/// A connection, if it comes from `cid`: programs in the guest could connect as well, where the kernel loops
+/// back.
+fn accept_vsock(listener: &Socket, cid: u32) -> std::io::Result<Option<Connection>> {
+    let (stream, from) = match listener.accept() {
+        Ok(accepted) => accepted,
+        Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    if from.as_vsock_address().is_none_or(|(from, _)| from != cid) {
+        tracing::warn!(
+            ?from,
+            allowed = cid,
+            "a connection from another context id is refused"
+        );
+        return Ok(None);
+    }
+    stream.set_nonblocking(true)?;
+    Ok(Some(Connection::socket(stream.into())))
+}
+
 /// A connection to a host.
 pub struct Connection {
     file: File,
@@ -160,6 +206,10 @@ pub struct Connection {
 }
 
 impl Connection {
+    fn socket(socket: OwnedFd) -> Self {
+        Self::new(File::from(socket), false)
+    }
+
     fn new(file: File, port: bool) -> Self {
         Self {
             file,

@@ -1,56 +1,16 @@
-//! `status` for people.
+//! `status` for people: at most 80 columns wide, names longer than their column cut.
 
 use std::fmt::Write as _;
 
-use super::Status;
+use vmkpi::clock::Timestamp;
+
+use super::{LiveStatus, Status, age_ms};
+
+/// The width that fits any terminal.
+const WIDTH: usize = 80;
 
 /// Inputs shown; the rest are counted.
 const SHOWN: usize = 10;
-
-/// What a person should do, most urgent first.
-pub fn advice(status: &Status) -> Vec<String> {
-    let mut advice = Vec::new();
-    for path in &status.set_aside {
-        advice.push(format!(
-            "{} was corrupt and set aside: recover what is needed from it (sqlite3 FILE .recover), \
-             then move it away",
-            path.display()
-        ));
-    }
-    match &status.live {
-        None => advice.push("vmkpi-guest does not run: start it, the stored rows wait".into()),
-        Some(live) => {
-            if live.failed_commits > 0 {
-                advice.push(format!(
-                    "{} commits failed and their writers were told: look at the log, the disk and \
-                     whoever locks the databases",
-                    live.failed_commits
-                ));
-            }
-            if let Some(problem) = &live.link.problem {
-                advice.push(format!(
-                    "the link {} is not there: {problem}",
-                    live.link_url
-                ));
-            } else if !live.link.connected {
-                advice.push(format!(
-                    "no host is connected to {}: rows wait here",
-                    live.link_url
-                ));
-            } else if live.link.last_message.is_none() {
-                advice.push("the host is connected and has said nothing yet".into());
-            }
-        }
-    }
-    if status.refused_total > 0 {
-        advice.push(
-            "inputs were refused: correct what writes them (the reasons are above); nothing of them \
-             is in a table"
-                .into(),
-        );
-    }
-    advice
-}
 
 /// The status as text.
 pub fn render(status: &Status) -> String {
@@ -62,59 +22,123 @@ pub fn render(status: &Status) -> String {
 
 fn lines(status: &Status, out: &mut String) -> std::fmt::Result {
     match &status.live {
-        Some(live) => {
-            writeln!(out, "running  pid {}, since {}", live.pid, live.started)?;
-            writeln!(out, "mount    {}", live.mount.display())?;
-            let host = match (live.link.connected, live.link.subscribed_tables) {
-                (false, _) => "no host".into(),
-                (true, tables) => format!("a host, {tables} tables subscribed"),
-            };
-            writeln!(out, "link     {}, {host}", live.link_url)?;
-            writeln!(
-                out,
-                "stored   {} rows in {} commits, {} failed; {} rows sent",
-                live.stores, live.commits, live.failed_commits, live.rows_sent
-            )?;
-        }
+        Some(live) => running(status, live, out)?,
         None => writeln!(out, "not running")?,
     }
+    disk(status, out)?;
     writeln!(out, "stream   {}", status.stream)?;
-    for disk in &status.disk {
-        writeln!(
-            out,
-            "disk     {}: {} KiB, log {} KiB",
-            disk.area,
-            disk.database_bytes / 1024,
-            disk.wal_bytes / 1024
-        )?;
-    }
     points(status, out)?;
+    polls(status, out)?;
     refused(status, out)?;
+    if status.advice.is_empty() {
+        writeln!(out, "\nall is well")?;
+    }
     for line in &status.advice {
-        writeln!(out, "\n=> {line}")?;
+        writeln!(out)?;
+        wrap(out, "=> ", line)?;
     }
     Ok(())
+}
+
+fn running(status: &Status, live: &LiveStatus, out: &mut String) -> std::fmt::Result {
+    let since = |time: Timestamp| age(age_ms(time, status.now));
+    let up = since(live.started);
+    wrap(
+        out,
+        "running  ",
+        &format!("pid {} for {up}, at {}", live.pid, live.mount.display()),
+    )?;
+    wrap(out, "link     ", &live.link_url)?;
+    let host = match (live.link.connected, live.link.since) {
+        (true, Some(connected)) => {
+            let heard = live
+                .link
+                .last_message
+                .map_or("never".into(), |t| since(t) + " ago");
+            let tables = live.link.subscribed_tables;
+            format!(
+                "a host for {}, heard {heard}, {tables} tables subscribed",
+                since(connected)
+            )
+        }
+        _ => "no host".into(),
+    };
+    wrap(
+        out,
+        "         ",
+        &format!("{host}, {} rows unacknowledged", status.unacknowledged),
+    )?;
+    let counts = format!(
+        "{} rows in {} commits, {} failed; {} rows sent",
+        live.stores, live.commits, live.failed_commits, live.rows_sent
+    );
+    wrap(out, "stored   ", &counts)?;
+    let (now, most) = (bytes(live.memory_rss_bytes), bytes(live.memory_peak_bytes));
+    let held = (live.open_handles, bytes(live.buffered_bytes as u64));
+    let memory = format!(
+        "{now}, at most {most}; {} open files with {} not stored",
+        held.0, held.1
+    );
+    wrap(out, "memory   ", &memory)
+}
+
+fn disk(status: &Status, out: &mut String) -> std::fmt::Result {
+    for disk in &status.disk {
+        let limit = status.live.as_ref().map(|live| live.limits.database_bytes);
+        let limit = limit.map_or(String::new(), |limit| format!(" of {}", bytes(limit)));
+        let (database, log) = (bytes(disk.database_bytes), bytes(disk.wal_bytes));
+        let name = format!("{}.db", disk.area);
+        writeln!(out, "disk     {name:<14} {database}{limit}, log {log}")?;
+    }
+    writeln!(out, "         {} free", bytes(status.free_bytes))
 }
 
 fn points(status: &Status, out: &mut String) -> std::fmt::Result {
     if status.points.is_empty() {
         return writeln!(out, "\nnothing is stored yet");
     }
+    let header = ("POINT", "ROWS", "LAST", "UNACKED", "LAST STORE");
     writeln!(
         out,
-        "\n{:<40} {:>10} {:>10} {:>10}  LAST STORE",
-        "POINT", "ROWS", "LAST", "ACKED"
+        "\n{:<34} {:>9} {:>10} {:>9}  {}",
+        header.0, header.1, header.2, header.3, header.4
     )?;
     for point in &status.points {
+        let when = match point.removed {
+            true => "removed".into(),
+            false => age(point.last_store_age_ms) + " ago",
+        };
+        let name = cut(&point.point.to_string(), 34);
         writeln!(
             out,
-            "{:<40} {:>10} {:>10} {:>10}  {}{}",
-            point.point.to_string(),
-            point.rows,
-            point.last,
-            point.acked,
-            point.last_store,
-            if point.removed { "  (removed)" } else { "" }
+            "{name:<34} {:>9} {:>10} {:>9}  {when}",
+            point.rows, point.last, point.unacknowledged
+        )?;
+    }
+    Ok(())
+}
+
+fn polls(status: &Status, out: &mut String) -> std::fmt::Result {
+    let polls = status.live.iter().flat_map(|live| &live.polls);
+    for (place, poll) in polls.enumerate() {
+        if place == 0 {
+            let header = ("POLL", "RUNS", "STORED", "FAILED", "MISSED", "LAST RUN");
+            writeln!(
+                out,
+                "\n{:<30} {:>8} {:>8} {:>7} {:>7}  {}",
+                header.0, header.1, header.2, header.3, header.4, header.5
+            )?;
+        }
+        let when = match (poll.running, poll.last_run) {
+            (true, _) => "now".into(),
+            (false, Some(time)) => age(age_ms(time, status.now)) + " ago",
+            (false, None) => "never".into(),
+        };
+        let name = cut(&poll.point, 30);
+        writeln!(
+            out,
+            "{name:<30} {:>8} {:>8} {:>7} {:>7}  {when}",
+            poll.runs, poll.stored, poll.failures, poll.missed
         )?;
     }
     Ok(())
@@ -126,13 +150,100 @@ fn refused(status: &Status, out: &mut String) -> std::fmt::Result {
     }
     writeln!(out, "\nrefused inputs: {} in all", status.refused_total)?;
     for input in status.refused.iter().take(SHOWN) {
+        let when = age(age_ms(input.time, status.now));
+        wrap(
+            out,
+            "  ",
+            &format!("{when} ago  {}: {}", input.point, input.reason),
+        )?;
         // Whatever was written may hold terminal control codes: shown escaped.
         let start: String = input.input.chars().take(60).collect();
-        writeln!(
-            out,
-            "  {}  {}  {}: {:?}",
-            input.time, input.point, input.reason, start
-        )?;
+        writeln!(out, "    {}", cut(&format!("{start:?}"), WIDTH - 4))?;
     }
     Ok(())
+}
+
+/// A duration in its largest unit.
+fn age(ms: u64) -> String {
+    match ms / 1000 {
+        s @ 0..120 => format!("{s}s"),
+        s @ 120..7_200 => format!("{}m", s / 60),
+        s @ 7_200..172_800 => format!("{}h", s / 3_600),
+        s => format!("{}d", s / 86_400),
+    }
+}
+
+fn bytes(bytes: u64) -> String {
+    let scaled = |unit: u64| {
+        let tenths = bytes.saturating_mul(10) / unit;
+        format!("{}.{}", tenths / 10, tenths % 10)
+    };
+    match bytes {
+        0..0x400 => format!("{bytes} B"),
+        0x400..0x10_0000 => scaled(0x400) + " KiB",
+        0x10_0000..0x4000_0000 => scaled(0x10_0000) + " MiB",
+        _ => scaled(0x4000_0000) + " GiB",
+    }
+}
+
+/// At most `width` characters; what was cut shows.
+fn cut(text: &str, width: usize) -> String {
+    match text.chars().count() <= width {
+        true => text.into(),
+        false => text.chars().take(width - 1).chain(['…']).collect(),
+    }
+}
+
+/// Writes words after `start`, at most [`WIDTH`] wide; what follows the first line is indented. A word that
+/// is wider alone (a path) is left whole, to be copied.
+fn wrap(out: &mut String, start: &str, text: &str) -> std::fmt::Result {
+    let indent = start.chars().count();
+    let mut at = indent;
+    out.write_str(start)?;
+    for word in text.split(' ') {
+        let width = word.chars().count();
+        if at > indent && at + 1 + width > WIDTH {
+            write!(out, "\n{:indent$}", "")?;
+            at = indent;
+        } else if at > indent {
+            out.push(' ');
+            at += 1;
+        }
+        out.push_str(word);
+        at += width;
+    }
+    out.push('\n');
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ages_and_sizes_are_in_the_largest_unit_that_says_enough() {
+        assert_eq!(
+            [0, 119_999, 120_000, 7_200_000, 172_800_000].map(age),
+            ["0s", "119s", "2m", "2h", "2d"]
+        );
+        assert_eq!(bytes(1023), "1023 B");
+        assert_eq!(bytes(1536), "1.5 KiB");
+        assert_eq!(bytes(4 << 30), "4.0 GiB");
+    }
+
+    #[test]
+    fn lines_are_wrapped_between_words_and_names_are_cut() {
+        let mut out = String::new();
+        wrap(&mut out, "=> ", &"word ".repeat(40)).unwrap();
+        assert!(
+            out.lines().all(|line| line.chars().count() <= WIDTH),
+            "{out}"
+        );
+        assert!(
+            out.lines().skip(1).all(|line| line.starts_with("   word")),
+            "{out}"
+        );
+        assert_eq!(cut("abcdef", 4), "abc…");
+        assert_eq!(cut("äöü", 3), "äöü");
+    }
 }

@@ -11,16 +11,17 @@ use serde::Serialize;
 use vmkpi::clock::Timestamp;
 use vmkpi::link::{MAX_ROWS, Payload, Row, TableId};
 use vmkpi::name::{Area, DataPoint, KpiName};
-use vmkpi::position::{Mark, Seq, StreamId};
+use vmkpi::position::{Seq, StreamId};
 use vmkpi::value::{Base64Bytes, Value};
 
+use super::marks::{self, Marks};
 use super::schema::{OWN_COLUMNS, file_name, history_name, meta, quote};
-use super::table::{key_from_sql, read_marks};
+use super::table::key_from_sql;
 use super::{files, refused};
 
 /// A reader of one database.
 pub struct Reader {
-    conn: Connection,
+    pub(super) conn: Connection,
     area: Area,
     path: PathBuf,
 }
@@ -131,7 +132,7 @@ impl Reader {
         Ok(Some(page))
     }
 
-    fn has_table(&self, name: &str) -> rusqlite::Result<bool> {
+    pub(super) fn has_table(&self, name: &str) -> rusqlite::Result<bool> {
         self.conn
             .prepare_cached(
                 "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?1)",
@@ -139,16 +140,35 @@ impl Reader {
             .query_row([name], |row| row.get(0))
     }
 
-    /// What is acknowledged and what is trimmed of a table.
+    /// What is acknowledged, trimmed and lost of a table.
     ///
     /// # Errors
     /// The database failed.
-    pub fn marks(&self, table: &TableId) -> rusqlite::Result<(Mark, Mark)> {
+    pub fn marks(&self, table: &TableId) -> rusqlite::Result<Marks> {
         let DataPoint::Kpi(_, name) = &table.point else {
-            return Ok(Default::default());
+            return Ok(Marks::default());
         };
-        let (_, acked, trimmed) = read_marks(&self.conn, table.stream, name.as_str())?;
-        Ok((acked, trimmed))
+        marks::read(&self.conn, table.stream, name.as_str())
+    }
+
+    /// Rows of a name that were dropped before they were acknowledged, in every stream still held.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub fn lost(&self, name: &KpiName) -> rusqlite::Result<u64> {
+        marks::lost(&self.conn, name.as_str())
+    }
+
+    /// Bytes of the database that are free and used again.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub fn free_bytes(&self) -> rusqlite::Result<u64> {
+        let pragma = |name| -> rusqlite::Result<i64> {
+            self.conn
+                .query_row(&format!("PRAGMA {name}"), [], |row| row.get(0))
+        };
+        Ok((pragma("freelist_count")? * pragma("page_size")?).cast_unsigned())
     }
 
     /// How many inputs were ever refused, and the last ones.
@@ -207,7 +227,7 @@ impl Reader {
     }
 }
 
-fn columns_of(row: &SqlRow<'_>) -> Arc<[Box<str>]> {
+pub(super) fn columns_of(row: &SqlRow<'_>) -> Arc<[Box<str>]> {
     let statement: &rusqlite::Statement<'_> = row.as_ref();
     statement
         .column_names()
@@ -216,7 +236,7 @@ fn columns_of(row: &SqlRow<'_>) -> Arc<[Box<str>]> {
         .collect()
 }
 
-fn read_row(row: &SqlRow<'_>, area: Area, columns: usize) -> rusqlite::Result<Row> {
+pub(super) fn read_row(row: &SqlRow<'_>, area: Area, columns: usize) -> rusqlite::Result<Row> {
     let payload = match area {
         Area::Encrypted => Payload::Data(Base64Bytes(
             row.get_ref(OWN_COLUMNS)?
@@ -228,7 +248,7 @@ fn read_row(row: &SqlRow<'_>, area: Area, columns: usize) -> rusqlite::Result<Ro
         )),
         Area::Unencrypted => Payload::Values(
             (OWN_COLUMNS..OWN_COLUMNS + columns)
-                .map(|at| row.get_ref(at).map(value))
+                .map(|at| row.get_ref(at).map(read_value))
                 .collect::<Result<_, _>>()?,
         ),
     };
@@ -241,7 +261,8 @@ fn read_row(row: &SqlRow<'_>, area: Area, columns: usize) -> rusqlite::Result<Ro
     })
 }
 
-fn value(value: ValueRef<'_>) -> Value {
+/// A value as SQLite holds it.
+pub fn read_value(value: ValueRef<'_>) -> Value {
     match value {
         ValueRef::Null => Value::Null,
         ValueRef::Integer(integer) => Value::Integer(integer),
@@ -253,7 +274,7 @@ fn value(value: ValueRef<'_>) -> Value {
 }
 
 /// About what a row takes in JSON.
-fn size_of(payload: &Payload) -> usize {
+pub(super) fn size_of(payload: &Payload) -> usize {
     const FRAME: usize = 120;
     FRAME
         + match payload {

@@ -9,13 +9,15 @@ use vmkpi::position::StreamId;
 use super::StoreError;
 use super::database::Database;
 use super::schema::{create_table, history_name, meta, quote, set_meta};
-use super::table::{read_columns, read_marks};
+use super::table::read_columns;
+use super::writer::Patience;
+use super::{files, marks};
 
 /// How many earlier streams are kept, for consumers that are still behind in one.
 const KEPT_STREAMS: usize = 8;
 
 /// The key in `.meta` that lists the earlier streams, oldest first, separated by blanks.
-const HISTORY: &str = "earlier_streams";
+pub(super) const HISTORY: &str = "earlier_streams";
 
 /// 128 random bits.
 pub fn new_stream() -> anyhow::Result<StreamId> {
@@ -64,8 +66,10 @@ pub fn mint(databases: &mut [Database]) -> Result<StreamId, StoreError> {
     })?;
     for db in databases {
         let old = db.stream;
-        db.transaction(|db| move_rows(db.connection()?, old, stream))
-            .map_err(|failure| failure.error)?;
+        db.transaction(Patience::Full, |db| {
+            move_rows(db.connection()?, old, stream)
+        })
+        .map_err(|failure| failure.error)?;
         db.forget_tables();
         db.stream = stream;
     }
@@ -92,11 +96,14 @@ fn move_table(
     new: StreamId,
     name: &KpiName,
 ) -> rusqlite::Result<()> {
-    let (_, acked, _) = read_marks(conn, old, name.as_str())?;
+    let before = marks::read(conn, old, name.as_str())?;
+    files::settle(conn, name.as_str())?;
     let columns = read_columns(conn, name.as_str())?;
     let table = quote(name.as_str());
     let history = history_name(old, name);
-    let (past, through) = (quote(&history), acked.seq.cast_signed());
+    // Rows that were dropped are no rows of the new stream: their gap stays in the old one.
+    let through = before.acked.seq.max(before.trimmed.seq).cast_signed();
+    let past = quote(&history);
     conn.execute_batch(&format!("ALTER TABLE {table} RENAME TO {past}"))?;
     conn.execute_batch(&create_table(
         name.as_str(),
@@ -118,12 +125,18 @@ fn move_table(
             params![old.to_string(), name.as_str()],
         )?;
     }
+    // What rows weigh is measured again in both.
     conn.execute(
-        "INSERT INTO \".marks\" (stream, name, moved) VALUES (?1, ?2, ?3)",
+        "UPDATE \".marks\" SET bytes = 0, sized_seq = 0 WHERE stream = ?1 AND name = ?2",
+        params![old.to_string(), name.as_str()],
+    )?;
+    conn.execute(
+        "INSERT INTO \".marks\" (stream, name, moved, wanted) VALUES (?1, ?2, ?3, ?4)",
         params![
             new.to_string(),
             name.as_str(),
-            i64::try_from(moved).unwrap_or(i64::MAX)
+            i64::try_from(moved).unwrap_or(i64::MAX),
+            before.kept.wanted
         ],
     )?;
     Ok(())

@@ -11,20 +11,21 @@ use vmkpi::name::Area;
 use vmkpi::position::StreamId;
 
 use super::database::Database;
-use super::{StoredFile, files, mint, schema};
+use super::{StoredFile, files, log, marks, mint, schema};
 use crate::config::Limits;
 
 /// Small pages: a store changes two or three of them, and each goes through the log whole.
 const PAGE_BYTES: i64 = 1024;
 
 /// How long a writer waits for another program's lock before its stores fail with EAGAIN.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
+pub const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What the write-ahead log is cut back to after a long reader let it grow.
-const WAL_BYTES: i64 = 16 << 20;
+pub const WAL_BYTES: u64 = 16 << 20;
 
-/// Larger databases are not read through at start: it would take seconds.
-const CHECKED_BYTES: u64 = 1 << 30;
+/// Pages in the log at which a commit copies them into the database: the more often a page was written
+/// meanwhile, the fewer copies.
+const CHECKPOINT_PAGES: i64 = 4096;
 
 /// Opens both databases, in the order of [`Area::ALL`], as one store of one stream.
 pub fn open_both(
@@ -80,15 +81,52 @@ fn open_or_set_aside(path: &Path, limits: Limits) -> anyhow::Result<Connection> 
 
 fn open_checked(path: &Path, limits: Limits) -> anyhow::Result<Connection> {
     let size = std::fs::metadata(path).map_or(0, |m| m.len());
+    // SQLite itself would take the log up to the damage and say nothing.
+    if let Some(damage) = log::damage(path)? {
+        return Err(Corrupt(damage).into());
+    }
     let conn = connect(path, limits)?;
-    if size > 0 && size <= CHECKED_BYTES {
-        let verdict: String = conn.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
-        if verdict != "ok" {
-            return Err(Corrupt(verdict).into());
-        }
+    if size > limits.checked_bytes {
+        check_ends(&conn)?;
+    } else if size > 0 {
+        check(&conn, "PRAGMA quick_check(1)")?;
     }
     begin_epoch(&conn)?;
     Ok(conn)
+}
+
+fn check(conn: &Connection, pragma: &str) -> anyhow::Result<()> {
+    let verdict: String = conn.query_row(pragma, [], |row| row.get(0))?;
+    match verdict.as_str() {
+        "ok" => Ok(()),
+        _ => Err(Corrupt(verdict).into()),
+    }
+}
+
+/// Where new rows go and old ones are taken from: of a database too large to be read through, the own
+/// tables whole, and of each other table the first and the last rows. What lies between is noticed when it
+/// is read.
+fn check_ends(conn: &Connection) -> anyhow::Result<()> {
+    const ROWS: usize = 100;
+    for own in [".meta", ".marks", ".refused"] {
+        check(conn, &format!("PRAGMA quick_check('{own}')"))?;
+    }
+    let tables = marks::list(conn)?;
+    let stream = stream_of(conn)?;
+    for (of, name) in tables {
+        let table = schema::quote(&schema::sql_name(stream, of, &name));
+        for order in ["ASC", "DESC"] {
+            let sql = format!("SELECT * FROM {table} ORDER BY _seq {order} LIMIT {ROWS}");
+            let mut statement = conn.prepare(&sql)?;
+            let mut rows = statement.query([])?;
+            while let Some(row) = rows.next()? {
+                for at in 0..row.as_ref().column_count() {
+                    row.get_ref(at)?;
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Opens a database again after a write failed: no check of the whole file, as writers wait.
@@ -116,10 +154,22 @@ fn connect(path: &Path, limits: Limits) -> anyhow::Result<Connection> {
     conn.pragma_update(None, "journal_mode", "WAL")?;
     conn.pragma_update(None, "synchronous", "FULL")?;
     conn.pragma_update(None, "cache_size", -512)?;
-    conn.pragma_update(None, "journal_size_limit", WAL_BYTES)?;
+    let log = i64::try_from(WAL_BYTES.min(limits.log_bytes)).unwrap_or(i64::MAX);
+    conn.pragma_update(None, "journal_size_limit", log)?;
+    conn.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
     conn.pragma_update(None, "trusted_schema", false)?;
     let pages = i64::try_from(limits.database_bytes).unwrap_or(i64::MAX) / PAGE_BYTES;
     conn.pragma_update(None, "max_page_count", pages)?;
+    let first = log::FIRST_BYTES;
+    log::settle(
+        &conn,
+        path,
+        if 4 * first <= limits.log_bytes {
+            first
+        } else {
+            0
+        },
+    )?;
     schema::migrate(&mut conn)?;
     if schema::meta::<String>(&conn, "stream")?.is_none() {
         schema::set_meta(&conn, "stream", mint::new_stream()?.to_string())?;
@@ -132,7 +182,7 @@ fn stream_of(conn: &Connection) -> anyhow::Result<StreamId> {
     Ok(text.parse()?)
 }
 
-/// What `quick_check` found.
+/// What `quick_check` or the look through the log found.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct Corrupt(String);

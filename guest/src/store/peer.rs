@@ -3,17 +3,19 @@
 
 use std::sync::Arc;
 
-use rusqlite::{Connection, params};
+use rusqlite::Connection;
 use vmkpi::clock::Timestamp;
-use vmkpi::delivery::head::AckVerdict;
+use vmkpi::delivery::head::{AckVerdict, Stamp, TableHead};
 use vmkpi::link::{Have, TableId, TableInfo};
 use vmkpi::name::{DataPoint, KpiName};
-use vmkpi::position::{Mark, Position, RowKey, Seq, StreamId};
+use vmkpi::position::{Position, RowKey, Seq, StreamId};
 
 use super::database::{Database, Outcome};
-use super::schema::{history_name, meta, quote, set_meta};
-use super::table::{key_to_sql, read_marks, read_row_mark};
-use super::{AckOutcome, HostClaim, Inventory, StoreError, TableMark, mint, retention};
+use super::marks::{self, Marks};
+use super::schema::{history_name, meta, quote, set_meta, sql_name};
+use super::table::read_row_mark;
+use super::writer::Patience;
+use super::{AckOutcome, HostClaim, Inventory, StoreError, TableMark, mint};
 
 /// Answers a host's `hello`; mints first where the host's memory or the VM's identity refutes the store.
 ///
@@ -96,7 +98,7 @@ fn remember_vm(databases: &mut [Database], claim: &HostClaim) -> Result<(), Stor
     for (key, now) in [("vm_uuid", &claim.uuid), ("vm_genid", &claim.genid)] {
         let Some(now) = now else { continue };
         if read(db, |conn| meta::<String>(conn, key))?.as_ref() != Some(now) {
-            db.transaction(|db| set_meta(db.connection()?, key, now))
+            db.transaction(Patience::Full, |db| set_meta(db.connection()?, key, now))
                 .map_err(|failure| failure.error)?;
         }
     }
@@ -132,20 +134,16 @@ pub fn inventory(databases: &[Database]) -> Result<Inventory, StoreError> {
 }
 
 fn list_tables(conn: &Connection, db: &Database) -> rusqlite::Result<Vec<TableInfo>> {
-    let mut statement = conn.prepare_cached("SELECT stream, name FROM \".marks\"")?;
-    let found: Vec<(String, String)> = statement
-        .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
-        .collect::<Result<_, _>>()?;
+    let found = marks::list(conn)?;
     let mut tables = Vec::with_capacity(found.len());
     for (stream, name) in found {
-        let (Ok(stream), Ok(name)) = (stream.parse::<StreamId>(), name.parse::<KpiName>()) else {
-            continue;
-        };
-        let table = match stream == db.stream {
-            true => name.as_str().to_owned(),
-            false => history_name(stream, &name),
-        };
-        let (moved, acked, trimmed) = read_marks(conn, stream, name.as_str())?;
+        let table = sql_name(db.stream, stream, &name);
+        let Marks {
+            moved,
+            acked,
+            trimmed,
+            ..
+        } = marks::read(conn, stream, name.as_str())?;
         let first: Option<i64> = conn
             .prepare_cached(&format!("SELECT min(_seq) FROM {}", quote(&table)))?
             .query_row([], |row| row.get(0))?;
@@ -214,8 +212,8 @@ fn history_mark(
     name: &KpiName,
     now: Timestamp,
 ) -> rusqlite::Result<Option<TableMark>> {
-    let (_, acked, trimmed) = read_marks(conn, table.stream, name.as_str())?;
-    if acked == Mark::default() {
+    let Marks { acked, trimmed, .. } = marks::read(conn, table.stream, name.as_str())?;
+    if acked.seq == 0 && trimmed.seq == 0 {
         return Ok(None);
     }
     let history = history_name(table.stream, name);
@@ -240,54 +238,84 @@ impl Database {
             return Ok(Outcome::Ack(AckOutcome::Ignored));
         };
         let name = Arc::new(name.clone());
-        if table.stream != self.stream || !self.touch(&name)? {
+        if table.stream != self.stream {
+            return self.acknowledge_earlier(table.stream, &name, cursors);
+        }
+        if !self.touch(&name)? {
             return Ok(Outcome::Ack(AckOutcome::Ignored));
         }
-        let Some(mut head) = self.table_mut(&name).map(|t| t.state.head.clone()) else {
+        let Some(mut state) = self.table_mut(&name).map(|t| t.state.clone()) else {
             return Ok(Outcome::Ack(AckOutcome::Ignored));
         };
-        let (conn, retain, stream) = (self.connection()?, self.limits.retain_rows, self.stream);
+        let conn = self.connection()?;
+        let head = &mut state.head;
         let through = match head.judge_ack(cursors, key_of(conn, &name)) {
             AckVerdict::Refuted => return Ok(Outcome::Refuted),
             AckVerdict::Nothing => return Ok(Outcome::Ack(AckOutcome::Acked(head.acked))),
             AckVerdict::Through(seq) => seq,
         };
-        let Some(acked) = read_row_mark(conn, name.as_str(), Some(through))? else {
+        let row = read_row_mark(conn, name.as_str(), Some(through))?;
+        let Some(acked) = head.mark_at(through, row) else {
+            // A row within a gap: the gap is confirmed whole.
             return Ok(Outcome::Ack(AckOutcome::Acked(head.acked)));
         };
         head.acked = acked;
-        retention::trim(conn, name.as_str(), &mut head, retain)?;
-        write_marks(conn, stream, &name, head.acked, head.trimmed)?;
+        state.kept.wanted = true;
+        state.kept.settle(state.head.last);
+        marks::write(conn, self.stream, name.as_str(), &state.head, &state.kept)?;
         if let Some(found) = self.table_mut(&name) {
-            found.state.head = head;
+            found.set_state(state);
         }
         Ok(Outcome::Ack(AckOutcome::Acked(acked)))
     }
-}
 
-fn write_marks(
-    conn: &Connection,
-    stream: StreamId,
-    name: &KpiName,
-    acked: Mark,
-    trimmed: Mark,
-) -> rusqlite::Result<()> {
-    conn.prepare_cached(
-        "UPDATE \".marks\" SET acked_seq = ?3, acked_key = ?4, acked_epoch = ?5, \
-         acked_timestamp = ?6, trimmed_seq = ?7, trimmed_key = ?8, trimmed_epoch = ?9, \
-         trimmed_timestamp = ?10 WHERE stream = ?1 AND name = ?2",
-    )?
-    .execute(params![
-        stream.to_string(),
-        name.as_str(),
-        acked.seq.cast_signed(),
-        acked.key.map(key_to_sql),
-        acked.epoch.cast_signed(),
-        acked.time.as_micros(),
-        trimmed.seq.cast_signed(),
-        trimmed.key.map(key_to_sql),
-        trimmed.epoch.cast_signed(),
-        trimmed.time.as_micros(),
-    ])?;
-    Ok(())
+    /// Of an earlier stream only acknowledged rows are kept: what is left to acknowledge is a gap.
+    fn acknowledge_earlier(
+        &mut self,
+        stream: StreamId,
+        name: &KpiName,
+        cursors: &[Position],
+    ) -> rusqlite::Result<Outcome> {
+        let conn = self.connection()?;
+        let found = marks::read(conn, stream, name.as_str())?;
+        let Some(gap) = found.gap() else {
+            return Ok(Outcome::Ack(AckOutcome::Ignored));
+        };
+        let last = Stamp {
+            seq: gap.through.seq,
+            time: gap.through.time,
+            epoch: gap.through.epoch,
+        };
+        let mut head = TableHead::restored(last, found.acked, found.trimmed, found.moved);
+        if head.judge_ack(cursors, |_| None) != AckVerdict::Through(gap.through.seq) {
+            return Ok(Outcome::Ack(AckOutcome::Acked(found.acked)));
+        }
+        head.acked = gap.through;
+        marks::write(conn, stream, name.as_str(), &head, &found.kept)?;
+        Ok(Outcome::Ack(AckOutcome::Acked(gap.through)))
+    }
+
+    /// Notes that a host has asked for these tables, within the open transaction.
+    pub fn want(&mut self, names: &[KpiName]) -> rusqlite::Result<Outcome> {
+        for name in names {
+            let (name, stream) = (Arc::new(name.clone()), self.stream);
+            if !self.touch(&name)? {
+                continue;
+            }
+            let Some(table) = self.table_mut(&name).filter(|t| !t.state.kept.wanted) else {
+                continue;
+            };
+            table.state.kept.wanted = true;
+            table.state.kept.settle(table.state.head.last);
+            let state = table.state.clone();
+            marks::write(
+                self.connection()?,
+                stream,
+                name.as_str(),
+                &state.head,
+                &state.kept,
+            )?;
+        }
+        Ok(Outcome::Done)
+    }
 }

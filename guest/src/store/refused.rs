@@ -1,5 +1,6 @@
 //! `.refused`: inputs that could not be stored, with the reason, so that bad input loses nothing.
-//! Bounded: the last [`KEPT`] of them, the first [`KEPT_BYTES`] bytes of each, and a total.
+//! Bounded: the last [`KEPT`] of them, the first [`KEPT_BYTES`] bytes of each, [`TOTAL_BYTES`] together,
+//! and a count of all.
 
 use rusqlite::{Connection, params};
 use vmkpi::clock::Timestamp;
@@ -11,6 +12,12 @@ pub const KEPT: i64 = 100;
 
 /// How many bytes of each.
 pub const KEPT_BYTES: usize = 4096;
+
+/// How many bytes of inputs and reasons together; the newest is kept in any case.
+const TOTAL_BYTES: i64 = 256 << 10;
+
+/// How many characters of a reason.
+const REASON_CHARS: usize = 500;
 
 /// The key in `.meta` that counts every refused input.
 pub const TOTAL: &str = "refused_total";
@@ -24,16 +31,18 @@ pub fn keep(conn: &Connection, name: &str, reason: &str, bytes: &[u8]) -> rusqli
     .execute(params![
         name,
         Timestamp::now().as_micros(),
-        reason,
+        reason.chars().take(REASON_CHARS).collect::<String>(),
         i64::try_from(bytes.len()).unwrap_or(i64::MAX),
         &bytes[..bytes.len().min(KEPT_BYTES)],
     ])?;
     let id = conn.last_insert_rowid();
     conn.prepare_cached(
-        "DELETE FROM \".refused\" WHERE id NOT IN \
-         (SELECT id FROM \".refused\" ORDER BY id DESC LIMIT ?1)",
+        "DELETE FROM \".refused\" WHERE id <> ?1 AND id NOT IN (SELECT id FROM (SELECT id, \
+         row_number() OVER newest AS place, \
+         sum(length(input) + length(name) + length(reason)) OVER newest AS bytes \
+         FROM \".refused\" WINDOW newest AS (ORDER BY id DESC)) WHERE place <= ?2 AND bytes <= ?3)",
     )?
-    .execute([KEPT])?;
+    .execute([id, KEPT, TOTAL_BYTES])?;
     set_meta(conn, TOTAL, total + 1)?;
     Ok(id)
 }

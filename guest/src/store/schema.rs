@@ -9,7 +9,8 @@ use vmkpi::position::StreamId;
 pub const APPLICATION_ID: i32 = 0x766b_7069;
 
 /// Each brings a database from the version of its index to the next.
-const MIGRATIONS: &[&str] = &[r#"
+const MIGRATIONS: &[&str] = &[
+    r#"
 CREATE TABLE ".meta" (
     key TEXT NOT NULL PRIMARY KEY,
     value NOT NULL
@@ -44,7 +45,39 @@ CREATE TABLE ".refused" (
     size INTEGER NOT NULL,
     input BLOB NOT NULL
 );
-"#];
+"#,
+    // While the last row of a file gives its bytes back, how: see form.rs.
+    r#"
+ALTER TABLE ".files" ADD COLUMN form BLOB;
+"#,
+    RETENTION,
+    // Permission bits after a chmod.
+    r#"
+ALTER TABLE ".files" ADD COLUMN mode INTEGER;
+"#,
+];
+
+/// What retention goes by; and ids of refused inputs that are never given twice, as a handle may hold one
+/// for long.
+const RETENTION: &str = r#"
+ALTER TABLE ".marks" ADD COLUMN bytes INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE ".marks" ADD COLUMN sized_seq INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE ".marks" ADD COLUMN wanted INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE ".marks" ADD COLUMN lost INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE ".marks" ADD COLUMN lost_reason TEXT;
+UPDATE ".marks" SET wanted = 1 WHERE acked_seq > 0;
+CREATE TABLE ".refused-new" (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    name TEXT NOT NULL,
+    timestamp INTEGER NOT NULL,
+    reason TEXT NOT NULL,
+    size INTEGER NOT NULL,
+    input BLOB NOT NULL
+);
+INSERT INTO ".refused-new" SELECT id, name, timestamp, reason, size, input FROM ".refused";
+DROP TABLE ".refused";
+ALTER TABLE ".refused-new" RENAME TO ".refused";
+"#;
 
 /// A database that a newer program has written.
 #[derive(Debug, thiserror::Error)]
@@ -88,6 +121,14 @@ pub fn quote(name: &str) -> String {
 /// The table that holds what was acknowledged of `name` in the earlier stream `stream`.
 pub fn history_name(stream: StreamId, name: &KpiName) -> String {
     format!(".stream-{stream}/{name}")
+}
+
+/// The table that holds the rows of `name` in `stream`, where `current` is the stream of new rows.
+pub fn sql_name(current: StreamId, stream: StreamId, name: &KpiName) -> String {
+    match stream == current {
+        true => name.as_str().to_owned(),
+        false => history_name(stream, name),
+    }
 }
 
 /// The statement that makes a KPI's table. Columns have no declared type, so a value keeps its own.

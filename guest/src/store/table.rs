@@ -1,14 +1,20 @@
 //! One KPI's table: its end, its columns, what is acknowledged of it, and the row that is added.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
-use rusqlite::{Connection, OptionalExtension as _, Row, params};
+use rusqlite::{Connection, OptionalExtension as _};
 use vmkpi::clock::Timestamp;
 use vmkpi::delivery::head::{Stamp, TableHead};
 use vmkpi::name::{Area, KpiName};
 use vmkpi::position::{Mark, Position, RowKey, Seq, StreamId};
 use vmkpi::value::Value;
 
+use super::files::Filing;
+use super::form::Form;
+use super::keeper;
+use super::marks::{self, Kept, Marks, mark_from};
+use super::retention::row_bytes;
 use super::schema::{DATA_COLUMN, OWN_COLUMNS, create_table, quote};
 use super::{Point, RowData, StoreError};
 use crate::csv::Columns;
@@ -20,6 +26,8 @@ pub struct State {
     pub head: TableHead,
     /// The last row's key.
     pub last_key: Option<RowKey>,
+    /// What retention goes by.
+    pub kept: Kept,
 }
 
 impl State {
@@ -42,6 +50,8 @@ pub struct Table {
     columns: Option<HashSet<String>>,
     /// The labels of the last row and the statement for them: rows of a table are mostly alike.
     insert: Option<(Vec<Box<str>>, String)>,
+    /// The form and the epoch that `.files` has of the file; none when it has its bytes.
+    filed: Option<(Form, u64)>,
 }
 
 /// A failure while a job is carried out.
@@ -66,40 +76,6 @@ pub fn key_to_sql(key: RowKey) -> i64 {
 /// The reverse of [`key_to_sql`].
 pub fn key_from_sql(key: i64) -> RowKey {
     RowKey(key.cast_unsigned())
-}
-
-/// A mark from four columns beginning at `at`: seq, key, epoch, timestamp.
-pub fn mark_from(row: &Row<'_>, at: usize) -> rusqlite::Result<Mark> {
-    Ok(Mark {
-        seq: row.get::<_, i64>(at)?.cast_unsigned(),
-        key: row.get::<_, Option<i64>>(at + 1)?.map(key_from_sql),
-        epoch: row.get::<_, i64>(at + 2)?.cast_unsigned(),
-        time: Timestamp::from_micros(row.get(at + 3)?),
-    })
-}
-
-/// What `.marks` says of a table: rows moved, acknowledged, trimmed.
-pub fn read_marks(
-    conn: &Connection,
-    stream: StreamId,
-    name: &str,
-) -> rusqlite::Result<(u64, Mark, Mark)> {
-    let found = conn
-        .prepare_cached(
-            "SELECT moved, acked_seq, acked_key, acked_epoch, acked_timestamp, trimmed_seq, \
-             trimmed_key, trimmed_epoch, trimmed_timestamp FROM \".marks\" \
-             WHERE stream = ?1 AND name = ?2",
-        )?
-        .query_row(params![stream.to_string(), name], |row| {
-            let moved: i64 = row.get(0)?;
-            Ok((
-                moved.cast_unsigned(),
-                mark_from(row, 1)?,
-                mark_from(row, 5)?,
-            ))
-        })
-        .optional()?;
-    Ok(found.unwrap_or_default())
 }
 
 /// The row of `table` (an SQLite name) with the number `seq`, or its last one.
@@ -143,8 +119,14 @@ impl Table {
         let Some((file, epoch)) = found else {
             return Ok(None);
         };
-        let (moved, acked, trimmed) = read_marks(conn, stream, name.as_str())?;
-        // Only acknowledged rows are trimmed: when no row is left, the last one was the trimmed one.
+        let marks = marks::read(conn, stream, name.as_str())?;
+        let Marks {
+            moved,
+            acked,
+            trimmed,
+            ..
+        } = marks;
+        // When no row is left, the last one was the trimmed one: no number is given twice.
         let last = read_row_mark(conn, name.as_str(), None)?.unwrap_or(trimmed);
         let stamp = Stamp {
             seq: last.seq,
@@ -158,9 +140,11 @@ impl Table {
             state: State {
                 head: TableHead::restored(stamp, acked, trimmed, moved),
                 last_key: last.key,
+                kept: keeper::sized(conn, name.as_str(), &marks, last.seq)?,
             },
             columns: None,
             insert: None,
+            filed: None,
         }))
     }
 
@@ -189,6 +173,7 @@ impl Table {
             state: State::default(),
             columns: None,
             insert: None,
+            filed: None,
         })
     }
 
@@ -197,6 +182,37 @@ impl Table {
         self.state = state;
         self.columns = None;
         self.insert = None;
+        self.filed = None;
+    }
+
+    /// The next store says in `.files` what the file gives.
+    pub fn unfile(&mut self) {
+        self.filed = None;
+    }
+
+    /// Notes what was acknowledged and trimmed.
+    pub fn set_state(&mut self, state: State) {
+        if state.head.trimmed.seq == state.head.last {
+            // The last row is gone, and with it what the form is filled from.
+            self.unfile();
+        }
+        self.state = state;
+    }
+
+    /// What `.files` has to be told after a row was added; nothing while the row gives the bytes back
+    /// in the form that is there.
+    pub fn file(&mut self, data: &RowData, bytes: &Arc<Vec<u8>>, stamp: Stamp) -> Option<Filing> {
+        let known = |(form, epoch): &(Form, u64)| *epoch == stamp.epoch && form.gives(bytes, data);
+        if self.filed.as_ref().is_some_and(known) {
+            return None;
+        }
+        let form = Form::of(bytes, data);
+        self.filed = form.clone().map(|form| (form, stamp.epoch));
+        Some(Filing {
+            form,
+            bytes: Arc::clone(bytes),
+            mtime: stamp.time,
+        })
     }
 
     /// Adds a row and returns its number, time and epoch.
@@ -208,6 +224,7 @@ impl Table {
         data: &RowData,
         bytes: &[u8],
     ) -> Result<Stamp, Fault> {
+        self.state.kept.add(row_bytes(data, bytes));
         match data {
             RowData::Bytes => {
                 if self.insert.is_none() {

@@ -9,7 +9,14 @@
     reason = "helpers of tests: a panic is a failed test"
 )]
 
-use std::io::{Read, Write};
+pub mod disk;
+pub mod host;
+pub mod ledger;
+pub mod lossy;
+pub mod rig;
+pub mod seed;
+
+use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -24,6 +31,8 @@ pub struct Guest {
     dir: TempDir,
     child: Child,
     args: Vec<String>,
+    /// What the program is started under, with its arguments: strace, env; it must become the program.
+    wrapper: Vec<String>,
 }
 
 impl Guest {
@@ -32,15 +41,68 @@ impl Guest {
     }
 
     pub fn start_with(args: &[&str]) -> Self {
-        let dir = TempDir::with_prefix("vmkpi-guest-").unwrap();
-        let args: Vec<String> = args.iter().map(ToString::to_string).collect();
-        let child = spawn(dir.path(), &args);
-        let guest = Self { dir, child, args };
+        Self::start_under(&[], args)
+    }
+
+    /// Starts under a program that becomes the guest, such as `env` or `strace -D`.
+    pub fn start_under(wrapper: &[&str], args: &[&str]) -> Self {
+        let guest = Self::launch(wrapper, args);
         guest.wait_until_mounted();
         guest
     }
 
-    fn wait_until_mounted(&self) {
+    /// A guest whose configuration file holds `config`, started with a descriptor that it must not hand on
+    /// to its own children.
+    pub fn start_with_config(config: &str, args: &[&str]) -> Self {
+        let dir = TempDir::with_prefix("vmkpi-guest-").unwrap();
+        let file = dir.path().join("guest.toml");
+        std::fs::write(&file, config).unwrap();
+        let wrapper = ["sh", "-c", "exec 9</dev/null; exec \"$0\" \"$@\""].map(str::to_owned);
+        let named = ["--config".to_owned(), file.display().to_string()];
+        let args = named
+            .into_iter()
+            .chain(args.iter().map(ToString::to_string));
+        let guest = Self::spawned(dir, wrapper.to_vec(), args.collect());
+        guest.wait_until_mounted();
+        guest
+    }
+
+    /// Writes the configuration file anew.
+    pub fn configure(&self, config: &str) {
+        std::fs::write(self.dir.path().join("guest.toml"), config).unwrap();
+    }
+
+    /// SIGHUP.
+    pub fn hang_up(&self) {
+        let pid = self.child.id().to_string();
+        assert!(
+            Command::new("kill")
+                .arg("-HUP")
+                .arg(pid)
+                .status()
+                .unwrap()
+                .success()
+        );
+    }
+
+    /// Starts without waiting for anything.
+    pub fn launch(wrapper: &[&str], args: &[&str]) -> Self {
+        let dir = TempDir::with_prefix("vmkpi-guest-").unwrap();
+        let owned = |words: &[&str]| words.iter().map(ToString::to_string).collect();
+        Self::spawned(dir, owned(wrapper), owned(args))
+    }
+
+    fn spawned(dir: TempDir, wrapper: Vec<String>, args: Vec<String>) -> Self {
+        let child = spawn(dir.path(), &wrapper, &args);
+        Self {
+            dir,
+            child,
+            args,
+            wrapper,
+        }
+    }
+
+    pub fn wait_until_mounted(&self) {
         let status = self.state().join("control.sock");
         until("the mount", || {
             self.path("unencrypted").is_dir() && UnixStream::connect(&status).is_ok()
@@ -49,8 +111,28 @@ impl Guest {
 
     /// Starts again after [`Self::kill`] or [`Self::terminate`].
     pub fn restart(&mut self) {
-        self.child = spawn(self.dir.path(), &self.args);
+        self.relaunch();
         self.wait_until_mounted();
+    }
+
+    /// Like [`Self::restart`], without waiting for anything.
+    pub fn relaunch(&mut self) {
+        self.child = spawn(self.dir.path(), &self.wrapper, &self.args);
+    }
+
+    /// What the program is started under from now on.
+    pub fn wrap(&mut self, wrapper: &[&str]) {
+        self.wrapper = wrapper.iter().map(ToString::to_string).collect();
+    }
+
+    /// Whether it has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
+    /// What the program has logged since it was started last.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
     }
 
     pub fn kill(&mut self) {
@@ -73,11 +155,7 @@ impl Guest {
             );
             std::thread::sleep(Duration::from_millis(5));
         };
-        let mut log = String::new();
-        if let Some(mut stderr) = self.child.stderr.take() {
-            stderr.read_to_string(&mut log).unwrap();
-        }
-        (code, log)
+        (code, self.log())
     }
 
     pub fn pid(&self) -> u32 {
@@ -153,19 +231,32 @@ pub fn close(file: std::fs::File) -> std::io::Result<()> {
     nix::unistd::close(file).map_err(Into::into)
 }
 
+/// A figure of `/proc/PID/status`, such as `VmRSS:`, in bytes.
+pub fn memory_bytes(pid: u32, key: &str) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let rest = text
+        .lines()
+        .find_map(|line| line.strip_prefix(key))
+        .unwrap();
+    let kib = rest.split_whitespace().next().unwrap();
+    kib.parse::<u64>().unwrap() << 10
+}
+
 pub fn until(what: &str, mut done: impl FnMut() -> bool) {
     let started = Instant::now();
     while !done() {
         assert!(
-            started.elapsed() < Duration::from_secs(15),
+            started.elapsed() < Duration::from_secs(60),
             "waited too long for {what}"
         );
         std::thread::sleep(Duration::from_millis(10));
     }
 }
 
-fn spawn(dir: &Path, args: &[String]) -> Child {
-    let mut command = Command::new(PROGRAM);
+fn spawn(dir: &Path, wrapper: &[String], args: &[String]) -> Child {
+    let mut words = wrapper.iter().map(String::as_str).chain([PROGRAM]);
+    let mut command = Command::new(words.next().unwrap());
+    command.args(words);
     command.arg("run").arg("--mount").arg(dir.join("mnt"));
     if !args.iter().any(|arg| arg == "--state") {
         command.arg("--state").arg(dir.join("state"));
@@ -175,7 +266,7 @@ fn spawn(dir: &Path, args: &[String]) -> Child {
         .arg(format!("unix:{}", dir.join("link.sock").display()))
         .args(args)
         .env_remove("RUST_LOG")
-        .stderr(Stdio::piped())
+        .stderr(std::fs::File::create(dir.join("log")).unwrap())
         .spawn()
         .unwrap()
 }

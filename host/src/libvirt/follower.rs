@@ -196,6 +196,7 @@ impl Follower {
             name: domain.name()?.into(),
             metadata: metadata(domain)?.map(Arc::from),
             channel: xml.channel.filter(|_| state != State::Off),
+            cid: xml.cid.filter(|_| state != State::Off),
             genid: xml.genid,
             interfaces: xml.interfaces,
             uuid,

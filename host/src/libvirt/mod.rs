@@ -98,6 +98,8 @@ pub struct Domain {
     pub genid: Option<String>,
     /// The host's socket of its KPI port, if it runs and has one.
     pub channel: Option<PathBuf>,
+    /// Its context id (vsock), if it runs and has one.
+    pub cid: Option<u32>,
     /// The `<vmkpi:monitoring>` element of its metadata, if it has one.
     pub metadata: Option<Arc<str>>,
     /// Guest-side names of its network interfaces, by the host's device name.

@@ -28,6 +28,8 @@ pub struct DomainXml {
     pub genid: Option<String>,
     /// The Unix socket of the virtio port that was asked for.
     pub channel: Option<PathBuf>,
+    /// `<vsock><cid address=...>`: the context id that this run was assigned.
+    pub cid: Option<u32>,
     /// Guest-side names of the network interfaces (`net0`), by the host's device (`vnet7`): the tap's
     /// name is the host's own and changes with every start.
     pub interfaces: BTreeMap<String, String>,
@@ -58,6 +60,9 @@ pub fn read(text: &str, port: &str) -> Result<DomainXml, XmlError> {
             Event::Start(element) => {
                 path.push(element.name().as_ref().to_owned());
                 start(&element, &path, &mut device);
+                if is(&path, &["domain", "devices", "vsock", "cid"]) {
+                    found.cid = attribute(&element, "address").and_then(|cid| cid.parse().ok());
+                }
             }
             Event::Text(text) if is(&path, &["domain", "genid"]) => {
                 found.genid = Some(text.trim().to_owned()).filter(|g| !g.is_empty());
@@ -134,6 +139,7 @@ mod tests {
       <source mode='bind' path='/var/lib/libvirt/qemu/channel/target/domain-3-a&amp;b/org.vmkpi.kpi.0'/>
       <target type='virtio' name='org.vmkpi.kpi.0' state='disconnected'/><alias name='channel1'/>
     </channel>
+    <vsock model='virtio'><cid auto='yes' address='7'/><alias name='vsock0'/></vsock>
     <channel type='pty'><source path='/dev/pts/1'/><target type='virtio' name='org.vmkpi.kpi.0'/></channel>
   </devices>
 </domain>"#;
@@ -143,6 +149,7 @@ mod tests {
         let found = read(LIVE, "org.vmkpi.kpi.0").unwrap();
         let path = "/var/lib/libvirt/qemu/channel/target/domain-3-a&b/org.vmkpi.kpi.0";
         assert_eq!(found.channel, Some(path.into()));
+        assert_eq!(found.cid, Some(7));
         assert_eq!(
             found.genid.as_deref(),
             Some("43dc0cf8-809b-4adb-9bea-a9abb5f3d90e")

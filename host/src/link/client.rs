@@ -6,12 +6,13 @@ use std::io;
 use std::time::Duration;
 
 use tokio::net::UnixStream;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 use vmkpi::link::codec::LineError;
-use vmkpi::link::{GuestMessage, HostMessage, LineReader, MAX_ROWS, Rows, encode};
+use vmkpi::link::{Budget, GuestMessage, HostMessage, LineReader, MAX_ROWS, Rows, encode};
 use vmkpi::position::Nonce;
 
-use super::{Budget, Endpoint, Fault};
+use super::stream::connect;
+use super::{Endpoint, Fault};
 
 /// What a guest may do. Far above what an honest one does.
 #[derive(Clone, Copy, Debug)]
@@ -57,8 +58,6 @@ pub enum Event {
     Down(Fault),
 }
 
-/// How long connecting to a Unix socket may take: its other end is on this machine.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Bytes read at once.
 const READ_BYTES: usize = 64 << 10;
 /// A link that was up for so long has earned a quick return.
@@ -133,6 +132,11 @@ impl Client {
         }
     }
 
+    /// The session whose lines are taken, if there is one.
+    pub fn nonce(&self) -> Option<Nonce> {
+        self.stream.as_ref().and_then(|open| open.nonce)
+    }
+
     /// Queues a line for the guest; [`Client::next`] writes it. Dropped while the link is down.
     pub fn send(&mut self, message: &HostMessage) {
         if let Some(open) = &mut self.stream {
@@ -165,9 +169,8 @@ impl Client {
         let Some(endpoint) = &self.endpoint else {
             return std::future::pending().await;
         };
-        let stream = match timeout(CONNECT_TIMEOUT, UnixStream::connect(&endpoint.path)).await {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(_)) | Err(_) => return self.close(Fault::Connect),
+        let Ok(stream) = connect(&endpoint.address).await else {
+            return self.close(Fault::Connect);
         };
         let now = Instant::now();
         let rate = self.limits.lines_per_second;
@@ -182,8 +185,12 @@ impl Client {
             ahead: VecDeque::new(),
             unsent: VecDeque::new(),
             nonce: None,
-            lines: Budget::new(2.0 * rate, rate, now),
-            bad: Budget::new(self.limits.bad_lines, self.limits.bad_lines_per_second, now),
+            lines: Budget::new(2.0 * rate, rate, now.into_std()),
+            bad: Budget::new(
+                self.limits.bad_lines,
+                self.limits.bad_lines_per_second,
+                now.into_std(),
+            ),
             since: now,
         });
         Event::Up
@@ -210,7 +217,7 @@ impl Client {
         // Lines of an earlier session are honest: virtio-serial had them buffered. They cost their
         // share of the rate, and no more.
         let honest = fault == Fault::Stale;
-        if honest || open.bad.spend(1.0, Instant::now()) {
+        if honest || open.bad.spend(1.0, Instant::now().into_std()) {
             return Event::Refused(fault);
         }
         self.close(Fault::Banned)
@@ -251,11 +258,11 @@ impl Client {
                 }
                 () = async {
                     match rest {
-                        Some(until) => sleep_until(until).await,
+                        Some(until) => sleep_until(until.into()).await,
                         None => std::future::pending().await,
                     }
                 } => {
-                    open.lines.spend(0.0, Instant::now());
+                    open.lines.spend(0.0, Instant::now().into_std());
                 }
             }
         }
@@ -271,7 +278,7 @@ impl Open {
                 self.reader.push(&self.buffer[..count]);
                 self.pending = true;
                 let kib = count as f64 / 1024.0;
-                self.lines.spend(kib, Instant::now());
+                self.lines.spend(kib, Instant::now().into_std());
                 Ok(count as u64)
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
@@ -321,7 +328,7 @@ impl Open {
             self.pending = false;
             return None;
         };
-        self.lines.spend(1.0, Instant::now());
+        self.lines.spend(1.0, Instant::now().into_std());
         Some(match line {
             Ok(message) if Some(message.nonce()) == self.nonce => Event::Message(message),
             Ok(_) => Event::Refused(Fault::Stale),

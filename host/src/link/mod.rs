@@ -8,13 +8,15 @@
 //!    └── backoff ─────┴─ end of file, I/O error, too many bad lines, guest does not read
 //! ```
 
-mod budget;
 mod client;
+mod history;
+mod stream;
 
+use std::fmt;
 use std::path::PathBuf;
 
-pub use budget::Budget;
 pub use client::{Client, Event, Limits};
+pub use history::{Ask, Histories, HistoryClient, HistoryError};
 
 /// Why a session ended, or a line was refused: the `reason` of `vmkpi_link_errors_total`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -68,9 +70,32 @@ impl Fault {
 /// Where a VM's link is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
-    /// The Unix socket that the guest, or QEMU for it, listens on.
-    pub path: PathBuf,
+    /// Where to connect to.
+    pub address: Address,
     /// Whether the stream may begin in the middle of a line: it does on virtio-serial, which has no
     /// connections.
     pub joining: bool,
+}
+
+/// What a link's socket is called.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Address {
+    /// The Unix socket that the guest, or QEMU for it, listens on.
+    Unix(PathBuf),
+    /// A port of the guest, by the context id that libvirt assigned to its domain.
+    Vsock {
+        /// The guest's context id.
+        cid: u32,
+        /// The port.
+        port: u32,
+    },
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Vsock { cid, port } => write!(f, "vsock:{cid}:{port}"),
+        }
+    }
 }

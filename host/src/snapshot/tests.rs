@@ -39,6 +39,9 @@ fn report() -> Report {
         messages_acknowledged: 9,
         acknowledged_time: Some(1_795_194_000.75),
         in_flight: 1,
+        suppressed: 3,
+        when_errors: 2,
+        clock_skew_ms: Some(-1500),
         kpis: vec![KpiRow {
             point: "unencrypted/web".into(),
             time_seconds: 1_795_194_000.5,

@@ -24,7 +24,7 @@ use super::report::Report;
 use super::{Shared, Spec};
 use crate::infra::{Lane, Of, measurements};
 use crate::libvirt::{State, Taken};
-use crate::link::{Client, Event, Fault};
+use crate::link::{Ask, Client, Event, Fault, Histories};
 use crate::mqtt::{Job, Outcome, Reply};
 use crate::outbox::{Left, Page, Ticket};
 use crate::random;
@@ -38,8 +38,13 @@ const KPI_LANE: u64 = 0;
 /// Residences whose measurements are still on their way; over it, the oldest is given up.
 const MAX_LANES: usize = 16;
 
-pub(super) async fn run(spec: watch::Receiver<Spec>, shared: Shared, left: Vec<Left>) {
-    let mut actor = Actor::new(spec, shared);
+pub(super) async fn run(
+    spec: watch::Receiver<Spec>,
+    shared: Shared,
+    asked: mpsc::Receiver<Ask>,
+    left: Vec<Left>,
+) {
+    let mut actor = Actor::new(spec, shared, asked);
     actor.take_over(&left);
     actor.run().await;
 }
@@ -54,6 +59,8 @@ struct Actor {
     started: Instant,
     link: Client,
     link_open: bool,
+    asked: mpsc::Receiver<Ask>,
+    histories: Histories,
     kpi: Producer,
     lanes: VecDeque<Lane>,
     pages: (mpsc::UnboundedSender<Page>, mpsc::UnboundedReceiver<Page>),
@@ -68,11 +75,13 @@ struct Actor {
 }
 
 impl Actor {
-    fn new(mut follow: watch::Receiver<Spec>, shared: Shared) -> Self {
+    fn new(mut follow: watch::Receiver<Spec>, shared: Shared, asked: mpsc::Receiver<Ask>) -> Self {
         let spec = follow.borrow_and_update().clone();
         let mut actor = Self {
             link: Client::new(shared.limits),
-            kpi: kpi_producer(&spec, 0),
+            asked,
+            histories: Histories::default(),
+            kpi: kpi_producer(&spec, &shared, 0),
             follow,
             committed: shared.outbox.committed.clone(),
             shared,
@@ -128,6 +137,7 @@ impl Actor {
                     Err(_) => return,
                 },
                 event = self.link.next(reads) => self.on_link(event),
+                Some(ask) = self.asked.recv() => self.on_ask(ask),
                 Some(reply) = self.replies.1.recv() => self.on_replies(reply),
                 Some(page) = self.pages.1.recv() => self.on_page(page),
                 Ok(()) = self.committed.changed(), if disk => {}
@@ -155,9 +165,10 @@ impl Actor {
         let now_ms = self.now_ms();
         if before.domain.genid != self.spec.domain.genid {
             self.past.count(self.kpi.counters());
-            self.kpi = kpi_producer(&self.spec, now_ms);
+            self.kpi = kpi_producer(&self.spec, &self.shared, now_ms);
             self.link.set_endpoint(None);
             self.link_open = false;
+            self.histories.disconnected();
         }
         if before.descriptor != self.spec.descriptor {
             self.kpi.adopt(&self.spec.descriptor, now_ms);
@@ -233,6 +244,7 @@ impl Actor {
         if self.link.set_endpoint(link) {
             self.link_open = false;
             self.kpi.disconnected();
+            self.histories.disconnected();
         }
     }
 
@@ -248,6 +260,7 @@ impl Actor {
             Event::Down(fault) => {
                 self.link_open = false;
                 self.kpi.disconnected();
+                self.histories.disconnected();
                 self.fault(fault);
             }
         }
@@ -268,24 +281,51 @@ impl Actor {
     fn greet(&mut self) {
         let nonce = Nonce(random::u128());
         self.link.expect(nonce);
+        self.histories.disconnected();
         let now_ms = self.now_ms();
         self.kpi.connected(nonce, now_ms);
     }
 
+    fn on_ask(&mut self, ask: Ask) {
+        let session = self.link.nonce().filter(|_| self.kpi.is_subscribed());
+        if let Some(line) = self.histories.ask(ask, session, Instant::now()) {
+            self.link.send(&line);
+        }
+    }
+
+    /// The guest said something impossible.
+    fn impossible(&mut self) {
+        let down = self.link.impossible();
+        self.fault(Fault::Impossible);
+        if let Some(down) = down {
+            self.on_link(down);
+        }
+    }
+
     fn on_message(&mut self, message: GuestMessage) {
+        let message = match message {
+            GuestMessage::History(page) => {
+                if !self.histories.answered(page) {
+                    self.impossible();
+                }
+                return;
+            }
+            GuestMessage::Failed { id, ref reason, .. } => {
+                self.histories.failed(id, reason);
+                message
+            }
+            message => message,
+        };
         let (now_ms, refused) = (self.now_ms(), self.kpi.counters().lines_refused);
         if matches!(message, GuestMessage::Rows(_)) {
             self.past.rows_time = Some(Timestamp::now().as_seconds_f64());
         }
+        if let GuestMessage::Mark { time, .. } = &message {
+            self.kpi.observe_clock(*time, Timestamp::now(), now_ms);
+        }
         self.kpi.on_message(message, now_ms);
         if self.kpi.counters().lines_refused > refused {
-            match self.link.impossible() {
-                Some(down) => {
-                    self.fault(Fault::Impossible);
-                    self.on_link(down);
-                }
-                None => self.fault(Fault::Impossible),
-            }
+            self.impossible();
         }
         if self.kpi.needs_hello(now_ms) {
             self.greet();
@@ -354,6 +394,7 @@ impl Actor {
     fn tick(&mut self) {
         let now_ms = self.now_ms();
         self.kpi.tick(now_ms);
+        self.histories.expire(Instant::now());
         if self.link_open && self.kpi.needs_hello(now_ms) {
             self.greet();
         }
@@ -405,6 +446,7 @@ impl Actor {
         report.received_bytes = self.link.received_bytes();
         report.count(self.kpi.counters());
         report.in_flight = self.kpi.outstanding();
+        report.clock_skew_ms = self.kpi.clock_skew_ms();
         for lane in &self.lanes {
             report.count(lane.producer().counters());
             report.in_flight += lane.producer().outstanding();
@@ -418,12 +460,16 @@ impl Actor {
     }
 }
 
-fn kpi_producer(spec: &Spec, now_ms: u64) -> Producer {
+fn kpi_producer(spec: &Spec, shared: &Shared, now_ms: u64) -> Producer {
     let identity = Identity {
         uuid: Some(spec.domain.uuid.to_string()),
         genid: spec.domain.genid.clone(),
     };
-    Producer::new(Source::Kpi, identity, &spec.descriptor, now_ms)
+    let mut producer = Producer::new(Source::Kpi, identity, &spec.descriptor, now_ms);
+    if let Some(interval) = shared.poll_interval {
+        producer.poll_every(u64::try_from(interval.as_millis()).unwrap_or(u64::MAX));
+    }
+    producer
 }
 
 fn job(lane: u64, publication: &Publication, reply: &mpsc::UnboundedSender<Reply>) -> Job {

@@ -6,13 +6,14 @@ mod report;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use vmkpi::descriptor::Descriptor;
 
 use crate::libvirt::{Domain, Sampling};
-use crate::link::{Endpoint, Limits};
+use crate::link::{Endpoint, HistoryClient, Limits};
 use crate::mqtt::Publisher;
 use crate::outbox::{Left, Outbox};
 
@@ -69,6 +70,8 @@ pub struct Shared {
     pub outbox: Outbox,
     /// What a guest may do.
     pub limits: Limits,
+    /// How often guests are asked for rows; `None` has them pushed.
+    pub poll_interval: Option<Duration>,
 }
 
 /// A running VM.
@@ -78,11 +81,18 @@ pub struct Handle {
     pub spec: watch::Sender<Spec>,
     /// The actor. It ends by itself some time after `leaving`.
     pub task: JoinHandle<()>,
+    /// Rows of an earlier time, from the guest.
+    pub history: HistoryClient,
 }
 
 /// Starts the actor of a VM. `left` is what an earlier daemon left of its measurements.
 pub fn start(spec: Spec, shared: Shared, left: Vec<Left>) -> Handle {
     let (spec, follow) = watch::channel(spec);
-    let task = tokio::spawn(actor::run(follow, shared, left));
-    Handle { spec, task }
+    let (history, asked) = HistoryClient::new();
+    let task = tokio::spawn(actor::run(follow, shared, asked, left));
+    Handle {
+        spec,
+        task,
+        history,
+    }
 }

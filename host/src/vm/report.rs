@@ -55,6 +55,12 @@ pub struct Report {
     pub tables_refused: u64,
     /// Samples that went into messages.
     pub samples: u64,
+    /// Samples and results that `when` kept back.
+    pub suppressed: u64,
+    /// Those of them of which `when` was neither true nor false.
+    pub when_errors: u64,
+    /// The guest's clock minus the host's, in milliseconds, if it was measured.
+    pub clock_skew_ms: Option<i32>,
     /// Ranges that were lost.
     pub gaps: u64,
     /// Messages made.
@@ -88,6 +94,8 @@ impl Report {
         self.repairs += counters.repairs;
         self.tables_refused += counters.tables_refused;
         self.samples += counters.samples;
+        self.suppressed += counters.suppressed;
+        self.when_errors += counters.when_errors;
         self.gaps += counters.gaps;
         self.messages += counters.messages;
         self.messages_acknowledged += counters.messages_acknowledged;

@@ -181,6 +181,73 @@ fn wrong_types(mut s: Session) {
     while wrong.iter().all(|l| s.line(l)) {}
 }
 
+/// What a protocol with binary lengths would take for 4 GiB to come.
+fn a_length_of_4_gib(mut s: Session) {
+    let _ = s.stream.write_all(&[0xff; 8]);
+    let _ = s.stream.write_all(&[0; 1000]);
+    s.linger();
+}
+
+fn one_byte_a_second(mut s: Session) {
+    s.hello();
+    let line = s.rows("unencrypted/web", 1, "00000000000000aa", &[1]);
+    for byte in line.as_bytes() {
+        if s.stream.write_all(&[*byte]).is_err() {
+            return;
+        }
+        std::thread::sleep(Duration::from_secs(1));
+    }
+}
+
+fn another_vms_name(mut s: Session) {
+    let hello = json!({
+        "op": "hello", "version": 1, "nonce": s.nonce, "stream": STREAM, "tables": [],
+        "vm": "honest", "uuid": "honest", "domain": "honest",
+    });
+    s.line(hello.to_string());
+    let row = s.rows("unencrypted/web", 1, "00000000000000aa", &[31_337]);
+    s.line(row.replace("{\"op\"", "{\"vm\":\"honest\",\"op\""));
+    s.linger();
+}
+
+fn an_acknowledgement_of_what_was_never_sent(mut s: Session) {
+    s.hello();
+    let line = s.rows("unencrypted/web", 1, "00000000000000aa", &[1]);
+    s.line(line.replace(r#""acked":{"seq":0"#, r#""acked":{"seq":9000000000"#));
+    s.line(&line);
+    s.linger();
+}
+
+fn a_hello_without_end(mut s: Session) {
+    for n in 0.. {
+        let table = json!({
+            "stream": format!("{n:032x}"), "point": "unencrypted/web", "first": 1, "last": 0,
+            "acked": {"seq": 0},
+        });
+        let hello = json!({
+            "op": "hello", "version": 1, "nonce": s.nonce, "stream": STREAM,
+            "tables": vec![table; 100], "more": true,
+        });
+        if !s.line(hello.to_string()) {
+            return;
+        }
+    }
+}
+
+fn answers_that_nobody_asked_for(mut s: Session) {
+    s.hello();
+    let history = json!({
+        "op": "history", "nonce": s.nonce, "id": 7, "point": "unencrypted/web", "stream": STREAM,
+        "rows": [],
+    });
+    let polled = json!({"op": "polled", "nonce": s.nonce, "id": 7, "more": true});
+    let failed = json!({"op": "failed", "nonce": s.nonce, "id": 7, "reason": "x".repeat(10_000)});
+    while [&history, &polled, &failed]
+        .into_iter()
+        .all(|l| s.line(l.to_string()))
+    {}
+}
+
 const HOSTILE: &[(&str, Behaviour, &str)] = &[
     ("endless-line", endless_line, "too_long"),
     ("random-bytes", random_bytes, "banned"),
@@ -192,6 +259,20 @@ const HOSTILE: &[(&str, Behaviour, &str)] = &[
     ("half-a-line", half_a_line_then_silence, ""),
     ("huge-numbers", huge_numbers, "banned"),
     ("wrong-types", wrong_types, "banned"),
+    ("a-length-of-4-gib", a_length_of_4_gib, ""),
+    ("one-byte-a-second", one_byte_a_second, ""),
+    ("another-vms-name", another_vms_name, ""),
+    (
+        "ack-of-never-sent",
+        an_acknowledgement_of_what_was_never_sent,
+        "",
+    ),
+    ("hello-without-end", a_hello_without_end, ""),
+    (
+        "answers-to-nothing",
+        answers_that_nobody_asked_for,
+        "impossible",
+    ),
 ];
 
 fn serve(path: &Path, behaviour: Behaviour) {
@@ -212,7 +293,7 @@ fn resident_bytes() -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ten_hostile_guests_do_not_slow_an_honest_one() {
+async fn hostile_guests_all_at_once_do_not_slow_an_honest_one() {
     let broker = Mosquitto::start("allow_anonymous true");
     let subscriber = Subscriber::start(&broker).await;
     let dir = tempfile::tempdir().unwrap();
@@ -261,6 +342,15 @@ async fn ten_hostile_guests_do_not_slow_an_honest_one() {
     }
     let seqs = subscriber.seqs("honest", "unencrypted/web");
     assert!(seqs.values().all(|n| *n == 1), "each once");
+    until("the VM that gave another's name is told by its own", || {
+        !subscriber
+            .seqs("another-vms-name", "unencrypted/web")
+            .is_empty()
+    })
+    .await;
+    let forged =
+        |e: &vmkpi::message::Event| e.vm.as_str() == "honest" && e.stream.to_string() == STREAM;
+    assert!(!subscriber.events().iter().any(forged));
     let grown = resident_bytes().saturating_sub(before);
     assert!(grown < 300 << 20, "{grown} bytes more in memory");
     daemon.stop().await;

@@ -6,8 +6,10 @@
 )]
 
 mod exporter;
+mod history;
 mod hostile;
 mod libvirt;
+mod metadata;
 mod publisher;
 mod support;
 mod whole;

@@ -192,9 +192,15 @@ pub struct Guest {
 
 impl Guest {
     pub fn start(path: &Path) -> Self {
+        Self::start_keeping(path, 0)
+    }
+
+    /// The same, with so many acknowledged rows kept.
+    pub fn start_keeping(path: &Path, acknowledged_rows: usize) -> Self {
         let stream = StreamId(u128::from(getrandom::u64().unwrap()));
         let limits = SpoolLimits {
             rows: 1_000_000,
+            acknowledged_rows,
             ..SpoolLimits::default()
         };
         let guest = Self {
@@ -321,6 +327,16 @@ pub struct Daemon {
 impl Daemon {
     /// Starts it for these domains: name, descriptor in TOML, socket of the guest.
     pub fn start(broker: &str, vms: &[(&str, &str, &Path)], limits: Limits) -> Self {
+        Self::start_polling(broker, vms, limits, None)
+    }
+
+    /// The same, with a daemon that polls.
+    pub fn start_polling(
+        broker: &str,
+        vms: &[(&str, &str, &Path)],
+        limits: Limits,
+        poll_interval: Option<Duration>,
+    ) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mut config = Config {
             libvirt_uri: "test:///default".to_owned(),
@@ -331,6 +347,7 @@ impl Daemon {
             descriptors: BTreeMap::new(),
             limits,
             outbox_bytes: vmkpi_host::outbox::DEFAULT_MAX_BYTES,
+            poll_interval,
         };
         for (name, descriptor, socket) in vms {
             let path = dir.path().join(format!("{name}.toml"));
@@ -341,6 +358,27 @@ impl Daemon {
                 .guests
                 .insert((*name).to_owned(), url.parse().unwrap());
         }
+        Self::run(config, dir)
+    }
+
+    /// Starts it for domains that say in their metadata what is monitored: name, socket of the guest.
+    pub fn of_metadata(broker: &str, vms: &[(&str, &Path)], limits: Limits) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let guest = |(name, socket): &(&str, &Path)| {
+            let url = format!("unix:{}", socket.display());
+            ((*name).to_owned(), url.parse().unwrap())
+        };
+        let config = Config {
+            libvirt_uri: "test:///default".to_owned(),
+            broker: broker.parse().unwrap(),
+            listen: SocketAddr::from(([127, 0, 0, 1], free_port())),
+            state: dir.path().join("state"),
+            guests: vms.iter().map(guest).collect(),
+            descriptors: BTreeMap::new(),
+            limits,
+            outbox_bytes: vmkpi_host::outbox::DEFAULT_MAX_BYTES,
+            poll_interval: None,
+        };
         Self::run(config, dir)
     }
 

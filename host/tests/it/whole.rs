@@ -63,6 +63,46 @@ async fn rows_and_measurements_arrive_and_are_acknowledged_and_shown() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_that_polls_gets_each_row_once_and_closes_windows_without_a_subscription() {
+    let broker = Mosquitto::start(ANONYMOUS);
+    let subscriber = Subscriber::start(&broker).await;
+    let _domain = TestDomain::running("polled");
+    let dir = tempfile::tempdir().unwrap();
+    let guest = Guest::start(&dir.path().join("guest"));
+    let windows = "[[monitor]]\nid = \"sum\"\npoint = \"unencrypted/*\"\ndelivery = \"1s\"\nfunction = \"sum\"\n";
+    let text = descriptor("polled") + windows;
+    let vms = [("polled", text.as_str(), guest.path.as_path())];
+    let every = Some(Duration::from_secs(1));
+    let daemon = Daemon::start_polling(&broker.url(), &vms, Limits::default(), every);
+    for value in 1..=3000 {
+        guest.store("unencrypted/web", value);
+        if value % 1000 == 0 {
+            let due = usize::try_from(value).unwrap();
+            until("all rows arrive", || {
+                subscriber.seqs("polled", "unencrypted/web").len() == due
+            })
+            .await;
+        }
+    }
+    let seqs = subscriber.seqs("polled", "unencrypted/web");
+    assert!(seqs.values().all(|n| *n == 1), "each once");
+    let in_windows = || {
+        let events = subscriber.events();
+        let sums = events.iter().filter(|e| e.specifier.as_str() == "sum");
+        sums.map(|e| e.through.seq).max()
+    };
+    until("a mark closes the last window", || {
+        in_windows() == Some(3000)
+    })
+    .await;
+    until("the guest is acknowledged", || {
+        guest.unacknowledged("unencrypted/web") == 0
+    })
+    .await;
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_broker_that_is_away_costs_nothing() {
     let mut broker = Mosquitto::start(ANONYMOUS);
     let subscriber = Subscriber::start(&broker).await;

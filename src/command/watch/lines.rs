@@ -153,6 +153,7 @@ mod tests {
             through: Position { seq: 3, key: None },
             base: Position::START,
             time: Timestamp::from_micros(0),
+            clock_skew_ms: None,
             body,
         }
     }

@@ -228,6 +228,7 @@ mod tests {
             through: Position { seq: 1, key: None },
             base: Position::START,
             time: Timestamp::from_micros(0),
+            clock_skew_ms: None,
             body: Body::Raw(vec![sample]),
         }
     }

@@ -8,6 +8,7 @@ use vmkpi::message::{Body, Event};
 use super::super::Format;
 use super::super::print::Console;
 use super::cursor::Missing;
+use super::join::Windows;
 use super::lines;
 use super::table::{self, Table};
 
@@ -16,6 +17,7 @@ pub struct View {
     format: Format,
     show_gaps: bool,
     table: Table,
+    windows: Windows,
 }
 
 impl View {
@@ -25,6 +27,7 @@ impl View {
             format,
             show_gaps,
             table: Table::default(),
+            windows: Windows::default(),
         }
     }
 
@@ -36,6 +39,7 @@ impl View {
         let in_place = self.format == Format::Table && console.is_terminal();
         if in_place {
             self.table.update(event);
+            self.windows.update(event);
             if let Body::Gap(reason) = &event.body {
                 console.say(&table::gap(event, reason));
             }
@@ -87,7 +91,18 @@ impl View {
         if self.format != Format::Table || !console.is_terminal() {
             return Ok(());
         }
-        let lines = self.table.render(Timestamp::now(), console.size());
+        let (width, height) = console.size();
+        // Joined windows take at most half of the terminal, below the table.
+        let columns = usize::from(width).saturating_sub(1);
+        let joined = self.windows.render((columns, usize::from(height / 2)));
+        let left = u16::try_from(joined.len() + 1).unwrap_or(u16::MAX);
+        let left = if joined.is_empty() { 0 } else { left };
+        let size = (width, height.saturating_sub(left));
+        let mut lines = self.table.render(Timestamp::now(), size);
+        if !joined.is_empty() {
+            lines.push(String::new());
+            lines.extend(joined);
+        }
         console.block(&lines)
     }
 }

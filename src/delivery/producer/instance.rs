@@ -6,24 +6,15 @@ use std::sync::Arc;
 
 use super::Counters;
 use super::outbox::Outbox;
+use super::publish::{post, publish};
 use super::repair::Repair;
 use crate::clock::Timestamp;
-use crate::delivery::window::{Closed, Content, Windower};
-use crate::descriptor::{Format, Monitor};
+use crate::delivery::window::{Closed, Windower};
+use crate::descriptor::Monitor;
 use crate::link::TableId;
-use crate::message::{Body, Event, MAX_MESSAGE_BYTES, Processed, Sample};
+use crate::message::Body;
 use crate::name::Label;
 use crate::position::{Mark, Position, Seq};
-
-/// A sample larger than this, in bytes of JSON, cannot be delivered and becomes a gap. One over
-/// [`MAX_MESSAGE_BYTES`] still gets a message of its own.
-pub const MAX_SAMPLE_BYTES: usize = 3 << 19;
-
-/// What a message costs a producer besides its samples, in bytes, about.
-const MESSAGE_OVERHEAD_BYTES: usize = 512;
-
-/// Why a sample could not be delivered, in a gap's `reason`.
-pub(super) const SAMPLE_TOO_LARGE: &str = "sample_too_large";
 
 /// How long a cursor may stand still before it is repaired unasked, in milliseconds; it doubles up
 /// to the second figure, and progress resets it.
@@ -31,6 +22,13 @@ const PATIENCE_MS: (u64, u64) = (30_000, 600_000);
 
 /// A silent instance says where it is at least this often, in milliseconds.
 const HEARTBEAT_MS: u64 = 60_000;
+
+/// Rows that `when` suppressed are covered by an empty message after this time at the latest, in
+/// milliseconds: until then the guest keeps them.
+const COVER_MS: u64 = 10_000;
+
+/// Or when there are so many of them.
+const MAX_UNCOVERED_ROWS: Seq = 1500;
 
 /// Who publishes: the same for every message of one descriptor.
 #[derive(Clone, Debug)]
@@ -46,6 +44,7 @@ pub(super) struct Scope<'a> {
     pub(super) table: &'a TableId,
     pub(super) acked: Mark,
     pub(super) moved: u64,
+    pub(super) clock_skew_ms: Option<i32>,
     pub(super) now_ms: u64,
     pub(super) out: &'a mut Outbox,
     pub(super) counters: &'a mut Counters,
@@ -66,6 +65,11 @@ impl Progress {
             published: position,
             covered: position,
         }
+    }
+
+    /// Rows accounted for in no message yet.
+    pub(super) fn uncovered(&self) -> Seq {
+        self.covered.seq.saturating_sub(self.published.seq)
     }
 }
 
@@ -213,9 +217,21 @@ impl Instance {
     /// Publishes closed windows of the live rows.
     pub(super) fn publish_live(&mut self, closed: Vec<Closed>, scope: &mut Scope<'_>) {
         let base = self.base(scope.acked);
-        if publish(&self.monitor, &mut self.live, closed, base, scope) {
+        let before = scope.counters.messages;
+        publish(&self.monitor, &mut self.live, closed, base, scope);
+        if scope.counters.messages > before {
             self.published_ms = scope.now_ms;
         }
+        if self.live.uncovered() > MAX_UNCOVERED_ROWS {
+            self.cover_live(scope);
+        }
+    }
+
+    fn cover_live(&mut self, scope: &mut Scope<'_>) {
+        self.published_ms = scope.now_ms;
+        let mut live = self.live;
+        self.cover(&mut live, scope);
+        self.live = live;
     }
 
     /// Publishes closed windows of a repair.
@@ -262,6 +278,9 @@ impl Instance {
         let mut closed = Vec::new();
         self.window.close(&mut closed);
         self.publish_live(closed, scope);
+        if self.live.uncovered() > 0 {
+            self.cover_live(scope);
+        }
         let mut live = self.live;
         self.gap(&mut live, through, reason, scope);
         self.live = live;
@@ -270,11 +289,12 @@ impl Instance {
 
     /// A silent instance says where it is.
     pub(super) fn heartbeat(&mut self, scope: &mut Scope<'_>) {
-        if scope.now_ms.saturating_sub(self.published_ms) >= HEARTBEAT_MS {
-            self.published_ms = scope.now_ms;
-            let mut live = self.live;
-            self.cover(&mut live, scope);
-            self.live = live;
+        let due_ms = match self.live.uncovered() {
+            0 => HEARTBEAT_MS,
+            _ => COVER_MS,
+        };
+        if scope.now_ms.saturating_sub(self.published_ms) >= due_ms {
+            self.cover_live(scope);
         }
     }
 
@@ -304,172 +324,6 @@ impl Instance {
             scope,
         );
     }
-}
-
-/// Makes messages of closed windows. Whether there were any.
-fn publish(
-    monitor: &Monitor,
-    progress: &mut Progress,
-    closed: Vec<Closed>,
-    base: Position,
-    scope: &mut Scope<'_>,
-) -> bool {
-    if closed.is_empty() {
-        return false;
-    }
-    match monitor.format {
-        Format::Raw => publish_raw(monitor, progress, closed, base, scope),
-        Format::Processed(_) => {
-            for window in closed {
-                publish_processed(monitor, progress, window, base, scope);
-            }
-        }
-    }
-    true
-}
-
-/// Windows closed together go out together, cut where a message is full.
-fn publish_raw(
-    monitor: &Monitor,
-    progress: &mut Progress,
-    closed: Vec<Closed>,
-    base: Position,
-    scope: &mut Scope<'_>,
-) {
-    let Some((through, time)) = closed.last().map(|c| (c.through, c.time)) else {
-        return;
-    };
-    let samples = closed.into_iter().flat_map(|c| match c.content {
-        Content::Raw(samples) => samples,
-        Content::Processed(..) => Vec::new(),
-    });
-    let mut chunk = Chunk::default();
-    for sample in samples {
-        let bytes = sample.size_bytes();
-        if bytes > MAX_SAMPLE_BYTES {
-            chunk.post(monitor, progress, base, scope);
-            lose_sample(monitor, progress, &sample, base, scope);
-            continue;
-        }
-        if chunk.bytes + bytes > MAX_MESSAGE_BYTES {
-            chunk.post(monitor, progress, base, scope);
-        }
-        chunk.bytes += bytes;
-        chunk.samples.push(sample);
-    }
-    if !chunk.samples.is_empty() {
-        scope.counters.samples += chunk.samples.len() as u64;
-        let body = Body::Raw(chunk.samples);
-        let range = (progress.published, through, base);
-        post(&monitor.id, range, time, body, chunk.bytes, scope);
-        progress.published = through;
-    }
-    progress.covered = through;
-}
-
-/// Samples on their way into one message.
-#[derive(Default)]
-struct Chunk {
-    samples: Vec<Sample>,
-    bytes: usize,
-}
-
-impl Chunk {
-    /// Publishes what is there through its last sample.
-    fn post(
-        &mut self,
-        monitor: &Monitor,
-        progress: &mut Progress,
-        base: Position,
-        scope: &mut Scope<'_>,
-    ) {
-        let samples = std::mem::take(&mut self.samples);
-        let bytes = std::mem::take(&mut self.bytes);
-        let Some(last) = samples.last() else { return };
-        let (through, time) = (Position::new(last.seq, last.key), last.time);
-        scope.counters.samples += samples.len() as u64;
-        let range = (progress.published, through, base);
-        post(&monitor.id, range, time, Body::Raw(samples), bytes, scope);
-        *progress = Progress::at(through);
-    }
-}
-
-fn lose_sample(
-    monitor: &Monitor,
-    progress: &mut Progress,
-    sample: &Sample,
-    base: Position,
-    scope: &mut Scope<'_>,
-) {
-    scope.counters.gaps += 1;
-    let through = Position::new(sample.seq, sample.key);
-    let body = Body::Gap(SAMPLE_TOO_LARGE.into());
-    post(
-        &monitor.id,
-        (progress.published, through, base),
-        sample.time,
-        body,
-        0,
-        scope,
-    );
-    *progress = Progress::at(through);
-}
-
-fn publish_processed(
-    monitor: &Monitor,
-    progress: &mut Progress,
-    window: Closed,
-    base: Position,
-    scope: &mut Scope<'_>,
-) {
-    let Content::Processed(aggregate, from, to) = window.content else {
-        return;
-    };
-    let (values, count) = aggregate.result();
-    let bytes = 100 * values.len();
-    let body = Body::Processed(Processed {
-        function: aggregate.function().as_str().into(),
-        from,
-        to,
-        values,
-        count,
-        rows_after: window.after.seq,
-        rows_after_key: window.after.key,
-        partial: window.partial,
-        forked: window.first <= scope.moved,
-    });
-    scope.counters.samples += 1;
-    let range = (progress.published, window.through, base);
-    post(&monitor.id, range, window.time, body, bytes, scope);
-    *progress = Progress::at(window.through);
-}
-
-/// Puts one message into the outbox; `range` is after, through and base.
-fn post(
-    specifier: &Label,
-    (after, through, base): (Position, Position, Position),
-    time: Timestamp,
-    body: Body,
-    bytes: usize,
-    scope: &mut Scope<'_>,
-) {
-    scope.counters.messages += 1;
-    let event = Event {
-        site: scope.origin.site.clone(),
-        vm: scope.origin.vm.clone(),
-        point: scope.table.point.clone(),
-        specifier: specifier.clone(),
-        revision: scope.origin.revision.clone(),
-        stream: scope.table.stream,
-        after,
-        through,
-        base,
-        time,
-        body,
-    };
-    scope
-        .out
-        .publish(scope.table, event, bytes + MESSAGE_OVERHEAD_BYTES);
 }
 
 #[cfg(test)]

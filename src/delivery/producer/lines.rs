@@ -5,13 +5,42 @@ use std::collections::BTreeMap;
 
 use super::repair::Asker;
 use super::table::Table;
-use super::{MAX_HELD_BYTES, MAX_TABLES, Producer, RESUBSCRIBE_MS, Refused, Source};
+use super::{
+    MAX_HELD_BYTES, MAX_HELLO_TABLES, MAX_LIST_BYTES, MAX_TABLES, Producer, RESUBSCRIBE_MS,
+    Refused, Source, fits,
+};
 use crate::link::{From, HostMessage, Payload, Rows, TableId, TableInfo};
 use crate::name::DataPoint;
-use crate::position::{MAX_SEQ, Mark, Position};
+use crate::position::{MAX_SEQ, Mark, Nonce, Position, StreamId};
 
 impl Producer {
-    pub(super) fn on_hello(&mut self, tables: &[TableInfo], now_ms: u64) {
+    /// Takes one line of a `hello`. What is kept until the last one is bounded by what is followed.
+    pub(super) fn on_hello_line(
+        &mut self,
+        stream: StreamId,
+        tables: Vec<TableInfo>,
+        more: bool,
+        now_ms: u64,
+    ) -> Result<(), Refused> {
+        let Some(session) = &mut self.session else {
+            return Ok(());
+        };
+        let monitors = &self.monitors;
+        let follows = |t: &TableInfo| monitors.iter().any(|m| m.point.matches(&t.table.point));
+        let mut followed = tables.into_iter().filter(follows);
+        let room = MAX_HELLO_TABLES.saturating_sub(session.told.len());
+        session.told.extend(followed.by_ref().take(room));
+        self.counters.tables_refused += followed.count() as u64;
+        if more {
+            return Ok(());
+        }
+        (session.greeted, session.stream) = (true, Some(stream));
+        let told = std::mem::take(&mut session.told);
+        self.on_hello(&told, now_ms);
+        Ok(())
+    }
+
+    fn on_hello(&mut self, tables: &[TableInfo], now_ms: u64) {
         let told: BTreeMap<_, _> = tables.iter().map(|t| (&t.table, t)).collect();
         // Whatever the guest has less of than this host has read is of another history.
         self.tables.retain(|id, table| {
@@ -35,19 +64,52 @@ impl Producer {
             return;
         };
         let nonce = session.nonce;
-        let from = self.tables.iter_mut().map(|(id, table)| {
+        // A table that is not named begins after its acknowledged row: rows come again, and none is missing.
+        let mut room = MAX_LIST_BYTES;
+        let tables = self.tables.iter_mut();
+        let named = tables.take_while(|(id, _)| fits(id, &mut room));
+        let from = named.map(|(id, table)| {
             table.subscribed_ms = Some(now_ms);
             From {
                 table: id.clone(),
                 seq: table.received.max(1),
             }
         });
-        let message = HostMessage::Subscribe {
-            nonce,
-            from: from.collect(),
-            patterns: self.patterns(),
+        let from = from.collect();
+        self.ask_rows(nonce, from, now_ms);
+    }
+
+    /// Asks for rows, pushed from now on or once, as this producer was told to.
+    fn ask_rows(&mut self, nonce: Nonce, from: Vec<From>, now_ms: u64) {
+        let patterns = self.patterns();
+        let message = match &mut self.polling {
+            Some(polling) => polling.ask(nonce, patterns, from, now_ms),
+            None => HostMessage::Subscribe {
+                nonce,
+                patterns,
+                from,
+            },
         };
         self.out.send(message);
+    }
+
+    /// Polls, when it is time to. What a table was sent of is the guest's to remember within a session.
+    pub(super) fn poll_if_due(&mut self, now_ms: u64) {
+        let session = self.session.as_ref().filter(|s| s.greeted && !s.over);
+        let (Some(session), Some(polling)) = (session, &self.polling) else {
+            return;
+        };
+        if polling.is_due(now_ms) && self.out.has_room() {
+            self.ask_rows(session.nonce, Vec::new(), now_ms);
+        }
+    }
+
+    pub(super) fn on_polled(&mut self, id: u64, more: bool, now_ms: u64) -> Result<(), Refused> {
+        let polling = self.polling.as_mut().ok_or(Refused)?;
+        // An answer to an earlier poll of this session is late, not wrong.
+        polling.answered(id, more, now_ms);
+        self.poll_if_due(now_ms);
+        Ok(())
     }
 
     /// Makes the instances of a table that match and are not there yet.
@@ -91,12 +153,7 @@ impl Producer {
             seq: table.received.max(1),
         };
         let nonce = session.nonce;
-        let patterns = self.patterns();
-        self.out.send(HostMessage::Subscribe {
-            nonce,
-            patterns,
-            from: vec![from],
-        });
+        self.ask_rows(nonce, vec![from], now_ms);
     }
 
     /// What each line about a table says besides: the acknowledged row, and that the table exists.
@@ -255,6 +312,9 @@ impl Producer {
             return Ok(());
         }
         table.received = table.received.max(through.seq);
+        if through.seq > table.highest.seq {
+            table.highest = through.position();
+        }
         let reason: String = reason.chars().take(64).collect();
         let Some(mut hands) = self.hands(id, now_ms) else {
             return Ok(());

@@ -132,7 +132,7 @@ impl Instance {
             let mut closed = Vec::new();
             repair.window.close(&mut closed);
             self.publish_repair(&mut repair.progress, closed, scope);
-            if repair.progress.covered.seq > repair.progress.published.seq {
+            if repair.progress.uncovered() > 0 {
                 self.cover(&mut repair.progress, scope);
             }
             return;
@@ -184,7 +184,7 @@ impl Instance {
         }
         scope.counters.rows_replayed += page.rows.len() as u64;
         self.publish_repair(&mut repair.progress, closed, scope);
-        if repair.progress.covered.seq - repair.progress.published.seq > 3 * PAGE_ROWS {
+        if repair.progress.uncovered() > 3 * PAGE_ROWS {
             self.cover(&mut repair.progress, scope);
         }
         let more = !page.rows.is_empty() || repair.window.fed() >= published;
@@ -211,6 +211,9 @@ impl Instance {
         }
         if trimmed.seq > published {
             return false;
+        }
+        if repair.progress.uncovered() > 0 {
+            self.cover(&mut repair.progress, scope);
         }
         let lost = crate::delivery::spool::RETENTION_ROWS;
         self.gap(&mut repair.progress, trimmed, lost, scope);

@@ -183,6 +183,7 @@ pub(super) struct Hands<'a> {
     pub(super) origin: &'a Origin,
     pub(super) out: &'a mut Outbox,
     pub(super) counters: &'a mut Counters,
+    pub(super) clock_skew_ms: Option<i32>,
     pub(super) now_ms: u64,
 }
 
@@ -193,6 +194,7 @@ impl Hands<'_> {
             table: &self.id,
             acked: self.acked,
             moved: self.moved,
+            clock_skew_ms: self.clock_skew_ms,
             now_ms: self.now_ms,
             out: self.out,
             counters: self.counters,

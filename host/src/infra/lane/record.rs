@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use vmkpi::delivery::head::{Stamp, TableHead};
-use vmkpi::descriptor::{Descriptor, Format};
+use vmkpi::descriptor::{Descriptor, Spelling};
 use vmkpi::position::Mark;
 
 /// What is kept of a table's head.
@@ -42,32 +42,8 @@ pub(super) fn json<T: Serialize>(value: &T) -> String {
     serde_json::to_string(value).expect("keys are text")
 }
 
-/// The descriptor as JSON that can be read again, for the case that its VM is gone by then.
+/// The descriptor as JSON that can be read again, for the case that its VM is gone by then. The revision
+/// stays the same.
 pub(super) fn spelled(descriptor: &Descriptor) -> String {
-    let monitors = descriptor.monitors.iter().map(|m| {
-        let mut monitor = serde_json::json!({
-            "id": m.id, "point": m.point, "interval_ms": m.interval_ms, "delivery_ms": m.delivery_ms,
-        });
-        if let Format::Processed(function) = m.format {
-            monitor["format"] = "processed".into();
-            monitor["function"] = function.as_str().into();
-        }
-        monitor
-    });
-    let mut text = serde_json::json!({
-        "vm": descriptor.vm, "primary_site": descriptor.primary_site,
-        "monitor": monitors.collect::<Vec<_>>(),
-    });
-    for (key, value) in [
-        (
-            "service",
-            descriptor.service.as_ref().map(ToString::to_string),
-        ),
-        ("primary_key", descriptor.primary_key.clone()),
-    ] {
-        if let Some(value) = value {
-            text[key] = value.into();
-        }
-    }
-    text.to_string()
+    descriptor.write(Spelling::Json)
 }

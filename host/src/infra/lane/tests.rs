@@ -241,11 +241,22 @@ fn a_residence_that_ended_is_delivered_to_its_last_window() {
 
 #[test]
 fn the_descriptor_that_is_kept_is_the_same_one() {
-    let text = "service = \"w\"\n[[monitor]]\nid = \"a\"\npoint = \"unencrypted/x*\"\ninterval_ms = 10\n\
-                [[monitor]]\npoint = \"infra/*\"\ninterval_ms = 1000\ndelivery_ms = 5000\nfunction = \"p90\"\n";
-    let descriptor = descriptor(text);
-    let no_files = |_: &std::path::Path| Err(std::io::ErrorKind::NotFound.into());
-    let again = Descriptor::parse(&spelled(&descriptor), Spelling::Json, &no_files).unwrap();
-    assert_eq!(again, descriptor);
-    assert_eq!(again.revision(), descriptor.revision());
+    let processed = "[[monitor]]\npoint = \"infra/*\"\ninterval_ms = 1000\ndelivery_ms = 5000\nfunction = \"p90\"\n";
+    let confirm =
+        "[[confirm]]\nname = \"ops\"\nkey = \"11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=\"\n";
+    let when = "when = 'cpu_time_seconds_per_second > 0.5 && vm == \"v\\\"w\"'\n";
+    for text in [
+        String::new(),
+        format!(
+            "service = \"w\"\n[[monitor]]\nid = \"a\"\npoint = \"unencrypted/x*\"\ninterval_ms = 10\n{processed}"
+        ),
+        format!("{confirm}{processed}"),
+        format!("{processed}{when}"),
+    ] {
+        let descriptor = descriptor(&text);
+        let no_files = |_: &std::path::Path| Err(std::io::ErrorKind::NotFound.into());
+        let again = Descriptor::parse(&spelled(&descriptor), Spelling::Json, &no_files).unwrap();
+        assert_eq!(again, descriptor);
+        assert_eq!(again.revision(), descriptor.revision());
+    }
 }

@@ -26,6 +26,7 @@ fn event(stream: StreamId, after: Seq, through: Seq, body: Body) -> Event {
         },
         base: Position::START,
         time: Timestamp::from_micros(0),
+        clock_skew_ms: None,
         body,
     }
 }

@@ -1,6 +1,7 @@
-//! A budget that refills with time: a token bucket.
+//! A budget that refills with time: a token bucket. What the other end may cost, in whatever unit. Reads
+//! no clock: the instants are given.
 
-use tokio::time::Instant;
+use std::time::{Duration, Instant};
 
 /// So many units at once, and so many more a second.
 #[derive(Clone, Copy, Debug)]
@@ -33,7 +34,7 @@ impl Budget {
     /// When the budget is out of debt, if it is in debt.
     pub fn in_debt_until(&self) -> Option<Instant> {
         let debt = -self.left;
-        (debt > 0.0).then(|| self.at + std::time::Duration::from_secs_f64(debt / self.per_second))
+        (debt > 0.0).then(|| self.at + Duration::from_secs_f64(debt / self.per_second))
     }
 
     fn refill(&mut self, now: Instant) {
@@ -46,7 +47,6 @@ impl Budget {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     #[test]
     fn a_budget_is_spent_and_comes_back() {

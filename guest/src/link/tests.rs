@@ -1,0 +1,129 @@
+//! A host that is there and says nothing, on a real socket.
+
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+
+use vmkpi::link::{VERSION, encode};
+use vmkpi::position::Nonce;
+
+use super::*;
+use crate::config::Limits;
+
+const SILENCE: Duration = Duration::from_millis(1500);
+const NONCE: Nonce = Nonce(7);
+
+struct Running {
+    link: Link,
+    store: Store,
+    dir: tempfile::TempDir,
+}
+
+fn start() -> Running {
+    let dir = tempfile::tempdir().unwrap();
+    let counters = Arc::new(Counters::default());
+    let feed = Arc::new(Feed::new().unwrap());
+    let limits = Limits::default();
+    let opened = Store::open(dir.path(), limits, Arc::clone(&counters), Arc::clone(&feed)).unwrap();
+    let url = format!("unix:{}", dir.path().join("link.sock").display());
+    let url = url.parse().unwrap();
+    let link = Link::start_patient(&url, opened.store.clone(), feed, counters, SILENCE).unwrap();
+    Running {
+        link,
+        store: opened.store,
+        dir,
+    }
+}
+
+impl Running {
+    fn connect(&self) -> UnixStream {
+        let stream = UnixStream::connect(self.dir.path().join("link.sock")).unwrap();
+        let patience = Some(Duration::from_millis(50));
+        stream.set_read_timeout(patience).unwrap();
+        stream
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.link.stop();
+        self.store.close();
+    }
+}
+
+/// Reads until the guest hangs up, and says something each time there is nothing to read; how long that was.
+fn until_hung_up(
+    stream: &mut UnixStream,
+    mut say: impl FnMut(&mut UnixStream) -> bool,
+) -> Duration {
+    let begun = Instant::now();
+    let mut bytes = [0; 4096];
+    loop {
+        assert!(
+            begun.elapsed() < Duration::from_secs(60),
+            "it never hangs up"
+        );
+        match stream.read(&mut bytes) {
+            Ok(0) => return begun.elapsed(),
+            Ok(_) => {}
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                if !say(stream) {
+                    return begun.elapsed();
+                }
+            }
+            // What was said last was not read any more.
+            Err(_) => return begun.elapsed(),
+        }
+    }
+}
+
+fn hello() -> Vec<u8> {
+    encode(&HostMessage::Hello {
+        version: VERSION,
+        nonce: NONCE,
+        uuid: None,
+        genid: None,
+        have: Vec::new(),
+    })
+}
+
+#[test]
+fn a_host_that_says_nothing_is_hung_up_on() {
+    let guest = start();
+    assert!(until_hung_up(&mut guest.connect(), |_| true) >= SILENCE);
+    let mut greeted = guest.connect();
+    greeted.write_all(&hello()).unwrap();
+    assert!(until_hung_up(&mut greeted, |_| true) >= SILENCE);
+}
+
+#[test]
+fn half_a_line_byte_by_byte_and_lines_of_another_session_are_silence() {
+    let guest = start();
+    let mut slow = guest.connect();
+    let hung_up = until_hung_up(&mut slow, |stream| {
+        let _ = stream.write_all(b"x");
+        true
+    });
+    assert!(hung_up >= SILENCE);
+    let mut stranger = guest.connect();
+    let ping = encode(&HostMessage::Ping { nonce: Nonce(8) });
+    let hung_up = until_hung_up(&mut stranger, |stream| {
+        let _ = stream.write_all(&ping);
+        true
+    });
+    assert!(hung_up >= SILENCE);
+}
+
+#[test]
+fn a_host_that_pings_may_stay_as_long_as_it_likes() {
+    let guest = start();
+    let mut host = guest.connect();
+    host.write_all(&hello()).unwrap();
+    let ping = encode(&HostMessage::Ping { nonce: NONCE });
+    let begun = Instant::now();
+    let stayed = until_hung_up(&mut host, |stream| {
+        stream.write_all(&ping).unwrap();
+        begun.elapsed() < 3 * SILENCE
+    });
+    assert!(stayed >= 3 * SILENCE);
+    assert!(guest.link.state().connected);
+}

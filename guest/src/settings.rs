@@ -1,0 +1,211 @@
+//! Every setting of the guest program, once: its key in the configuration file, its flag, its
+//! environment variable, its help, how it is read and how it is written. The command line, the file's
+//! reader, the annotated example and the reference in docs/GUEST.md all come from [`SETTINGS`].
+//!
+//! ```text
+//! defaults <── /etc/vmkpi/guest.toml <── VMKPI_GUEST_* <── flags        (the later wins)
+//! ```
+
+pub mod accounts;
+mod catalogue;
+mod example;
+mod file;
+mod nearest;
+mod poll;
+mod problem;
+mod sources;
+pub mod units;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use vmkpi::link::LinkUrl;
+use vmkpi::name::Label;
+use vmkpi::seal::{MAX_PEM_BYTES, SealingKey};
+
+use crate::config::{Access, AllowOther, Limits, RunConfig};
+use crate::poller::Poll;
+
+pub use catalogue::SETTINGS;
+pub use example::{example, reference};
+pub use problem::{Problem, Problems};
+pub use sources::{DEFAULT_FILE, Loaded, Sources};
+
+/// The value of every setting.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// Where to mount the partition.
+    pub mount: PathBuf,
+    /// Where the databases are.
+    pub state: PathBuf,
+    /// Where the host is.
+    pub link: LinkUrl,
+    /// Who may use the partition.
+    pub allow_other: AllowOther,
+    /// What is logged.
+    pub log_level: String,
+    /// The VM's name, as its owner gave it.
+    pub vm: Option<Label>,
+    /// The owner's public key.
+    pub primary_key_file: Option<PathBuf>,
+    /// The bounds.
+    pub limits: Limits,
+    /// The owner of everything in the partition; the program's user unless set.
+    pub owner: Option<String>,
+    /// Its group; the program's unless set.
+    pub group: Option<String>,
+    /// Permission bits of files.
+    pub file_mode: u16,
+    /// Permission bits of directories.
+    pub directory_mode: u16,
+    /// The commands to run.
+    pub polls: Vec<Poll>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        let access = Access::default();
+        Self {
+            mount: "/kpi".into(),
+            state: "/var/lib/vmkpi".into(),
+            link: LinkUrl::default(),
+            allow_other: AllowOther::default(),
+            log_level: "warn".into(),
+            vm: None,
+            primary_key_file: None,
+            limits: Limits::default(),
+            owner: None,
+            group: None,
+            file_mode: access.file_mode,
+            directory_mode: access.directory_mode,
+            polls: Vec::new(),
+        }
+    }
+}
+
+/// What a value looks like in the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A string.
+    Text,
+    /// An integer that is not negative.
+    Integer,
+    /// true or false.
+    Boolean,
+    /// A string of octal digits.
+    Mode,
+    /// A name, or a number.
+    Account,
+}
+
+impl Kind {
+    /// The kind in words.
+    pub fn describe(self) -> &'static str {
+        match self {
+            Self::Text => "a string",
+            Self::Integer => "a whole number",
+            Self::Boolean => "true or false",
+            Self::Mode => "octal digits in a string, such as \"0660\"",
+            Self::Account => "a name or a number",
+        }
+    }
+}
+
+/// One setting.
+pub struct Setting {
+    /// Its key in the file, with the section before a dot.
+    pub key: &'static str,
+    /// Its flag, without the dashes.
+    pub flag: &'static str,
+    /// What stands for the value in help.
+    pub value: &'static str,
+    /// What it is, in a line.
+    pub help: &'static str,
+    /// What it looks like.
+    pub kind: Kind,
+    /// Whether SIGHUP changes it in a program that runs.
+    pub reloads: bool,
+    /// Reads it from text, or says why not.
+    set: fn(&mut Settings, &str) -> Result<(), String>,
+    /// Writes it as text; none when it is not set.
+    get: fn(&Settings) -> Option<String>,
+}
+
+impl Setting {
+    /// Its environment variable.
+    pub fn env(&self) -> String {
+        let name = self.flag.replace('-', "_").to_ascii_uppercase();
+        format!("{}{name}", sources::ENV_PREFIX)
+    }
+
+    /// Its value as text.
+    pub fn get(&self, settings: &Settings) -> Option<String> {
+        (self.get)(settings)
+    }
+
+    /// Sets it from text.
+    ///
+    /// # Errors
+    /// Why the text is no value of it.
+    pub fn set(&self, settings: &mut Settings, text: &str) -> Result<(), String> {
+        (self.set)(settings, text)
+    }
+
+    /// Section and name of its key.
+    fn section(&self) -> (&'static str, &'static str) {
+        self.key.rsplit_once('.').unwrap_or(("", self.key))
+    }
+}
+
+impl Settings {
+    /// What a run is told: names are looked up and the key is read.
+    ///
+    /// # Errors
+    /// An account is unknown, or the key cannot be read or used.
+    pub fn run_config(&self) -> anyhow::Result<RunConfig> {
+        let mut access = Access {
+            file_mode: self.file_mode,
+            directory_mode: self.directory_mode,
+            ..Access::default()
+        };
+        if let Some(owner) = &self.owner {
+            access.uid = accounts::user(owner).context("access.owner")?.uid;
+        }
+        if let Some(group) = &self.group {
+            access.gid = accounts::group(group).context("access.group")?;
+        }
+        let primary_key = match &self.primary_key_file {
+            Some(_) => Some(Arc::from(self.primary_key()?.0.as_bytes())),
+            None => None,
+        };
+        for poll in &self.polls {
+            let at = || format!("[[poll]] {}: user", poll.point);
+            poll.account().with_context(at)?;
+        }
+        Ok(RunConfig {
+            mount: self.mount.clone(),
+            state: self.state.clone(),
+            link: self.link.clone(),
+            allow_other: self.allow_other,
+            limits: self.limits,
+            access,
+            primary_key,
+            polls: self.polls.clone(),
+        })
+    }
+
+    /// The owner's public key, as text and ready to seal to.
+    ///
+    /// # Errors
+    /// None is set, or it cannot be read or used.
+    pub fn primary_key(&self) -> anyhow::Result<(String, SealingKey)> {
+        let path = self.primary_key_file.as_ref().context(
+            "there is no key to seal to: set primary_key_file in the configuration, or give --key FILE",
+        )?;
+        let at = || format!("primary_key_file {}", path.display());
+        let pem = units::read_bounded(path, MAX_PEM_BYTES).with_context(at)?;
+        let key = SealingKey::from_pem(&pem).with_context(at)?;
+        Ok((pem, key))
+    }
+}

@@ -1,0 +1,239 @@
+//! The settings themselves.
+
+use super::units::{duration, mode, number, parse_duration, path, show_mode};
+use super::{Kind, Setting};
+use crate::config::MAX_STORE_BYTES;
+
+/// Every setting, in the order in which the file, the help and the reference show them. `[[poll]]` is
+/// beside them: it has no flags.
+pub static SETTINGS: &[Setting] = &[
+    Setting {
+        key: "mount",
+        flag: "mount",
+        value: "DIR",
+        help: "Where to mount the partition; made if it is not there",
+        kind: Kind::Text,
+        reloads: false,
+        set: |s, text| path(text).map(|p| s.mount = p),
+        get: |s| Some(s.mount.display().to_string()),
+    },
+    Setting {
+        key: "state",
+        flag: "state",
+        value: "DIR",
+        help: "Where the databases are; made if it is not there",
+        kind: Kind::Text,
+        reloads: false,
+        set: |s, text| path(text).map(|p| s.state = p),
+        get: |s| Some(s.state.display().to_string()),
+    },
+    Setting {
+        key: "link",
+        flag: "link",
+        value: "URL",
+        help: "Where the host is: virtio-serial:NAME, vsock:2:PORT or unix:/PATH",
+        kind: Kind::Text,
+        reloads: false,
+        set: |s, text| {
+            let link = text.parse().map_err(|e| format!("{e}"))?;
+            s.link = link;
+            Ok(())
+        },
+        get: |s| Some(s.link.to_string()),
+    },
+    Setting {
+        key: "allow_other",
+        flag: "allow-other",
+        value: "WHO",
+        help: "Who may use the partition: all, owner, or auto (all where the system permits it)",
+        kind: Kind::Text,
+        reloads: false,
+        set: |s, text| text.parse().map(|who| s.allow_other = who),
+        get: |s| Some(s.allow_other.as_str().into()),
+    },
+    Setting {
+        key: "log_level",
+        flag: "log-level",
+        value: "FILTER",
+        help: "What is logged to standard error: error, warn, info, debug, or TARGET=LEVEL, with commas",
+        kind: Kind::Text,
+        reloads: true,
+        set: |s, text| {
+            crate::logging::filter(text)?;
+            s.log_level = text.into();
+            Ok(())
+        },
+        get: |s| Some(s.log_level.clone()),
+    },
+    Setting {
+        key: "vm",
+        flag: "vm",
+        value: "NAME",
+        help: "The VM's name in its descriptor, which `vmkpi-guest seal` binds envelopes to",
+        kind: Kind::Text,
+        reloads: false,
+        set: |s, text| {
+            let vm = text.parse().map_err(|e| format!("{e}"))?;
+            s.vm = Some(vm);
+            Ok(())
+        },
+        get: |s| s.vm.as_ref().map(|vm| vm.as_str().to_owned()),
+    },
+    Setting {
+        key: "primary_key_file",
+        flag: "primary-key-file",
+        value: "FILE",
+        help: "The owner's RSA public key (PEM, 3072 bits or more), shown as primary-key.pem at the top of the partition",
+        kind: Kind::Text,
+        reloads: false,
+        set: |s, text| path(text).map(|p| s.primary_key_file = Some(p)),
+        get: |s| s.primary_key_file.as_ref().map(|p| p.display().to_string()),
+    },
+    Setting {
+        key: "limits.store_bytes",
+        flag: "max-store-bytes",
+        value: "N",
+        help: "Bytes of one store, at most 1048576; more is EFBIG",
+        kind: Kind::Integer,
+        reloads: false,
+        set: |s, text| {
+            let n = number(text, 1, MAX_STORE_BYTES as u64)?;
+            s.limits.store_bytes = usize::try_from(n).map_err(|e| e.to_string())?;
+            Ok(())
+        },
+        get: |s| Some(s.limits.store_bytes.to_string()),
+    },
+    Setting {
+        key: "limits.columns",
+        flag: "max-columns",
+        value: "N",
+        help: "Columns of one table, at most 1900; more is EFBIG",
+        kind: Kind::Integer,
+        reloads: false,
+        set: |s, text| {
+            let n = number(text, 1, 1_900)?;
+            s.limits.columns = usize::try_from(n).map_err(|e| e.to_string())?;
+            Ok(())
+        },
+        get: |s| Some(s.limits.columns.to_string()),
+    },
+    Setting {
+        key: "limits.files",
+        flag: "max-files",
+        value: "N",
+        help: "Names in each directory, removed ones included, at most 10000; more is ENOSPC",
+        kind: Kind::Integer,
+        reloads: false,
+        set: |s, text| {
+            let n = number(text, 1, 10_000)?;
+            s.limits.files = usize::try_from(n).map_err(|e| e.to_string())?;
+            Ok(())
+        },
+        get: |s| Some(s.limits.files.to_string()),
+    },
+    Setting {
+        key: "limits.database_bytes",
+        flag: "max-database-bytes",
+        value: "N",
+        help: "Bytes of each database, at least 65536; acknowledged rows go, then ENOSPC",
+        kind: Kind::Integer,
+        reloads: false,
+        set: |s, text| number(text, 65_536, 1 << 46).map(|n| s.limits.database_bytes = n),
+        get: |s| Some(s.limits.database_bytes.to_string()),
+    },
+    Setting {
+        key: "limits.log_bytes",
+        flag: "max-log-bytes",
+        value: "N",
+        help: "Bytes of each database's write-ahead log, at least 1048576, which another program's long read makes grow; more is EAGAIN",
+        kind: Kind::Integer,
+        reloads: false,
+        set: |s, text| number(text, 1 << 20, 1 << 46).map(|n| s.limits.log_bytes = n),
+        get: |s| Some(s.limits.log_bytes.to_string()),
+    },
+    Setting {
+        key: "retention.rows",
+        flag: "retain-rows",
+        value: "N",
+        help: "Rows to keep of each table; older ones go when they are acknowledged",
+        kind: Kind::Integer,
+        reloads: false,
+        set: |s, text| number(text, 0, i64::MAX as u64).map(|n| s.limits.retain_rows = n),
+        get: |s| Some(s.limits.retain_rows.to_string()),
+    },
+    Setting {
+        key: "retention.bytes",
+        flag: "retain-bytes",
+        value: "N",
+        help: "Bytes of rows to keep of each table; likewise",
+        kind: Kind::Integer,
+        reloads: false,
+        set: |s, text| number(text, 0, i64::MAX as u64).map(|n| s.limits.retain_bytes = n),
+        get: |s| Some(s.limits.retain_bytes.to_string()),
+    },
+    Setting {
+        key: "retention.age",
+        flag: "retain-age",
+        value: "DURATION",
+        help: "How long to keep rows, such as 12h or 7d; likewise, and rows of a table that no host has ever asked for in any case",
+        kind: Kind::Text,
+        reloads: false,
+        set: |s, text| parse_duration(text).map(|d| s.limits.retain_age = d),
+        get: |s| Some(duration(s.limits.retain_age)),
+    },
+    Setting {
+        key: "retention.drop_unacknowledged",
+        flag: "drop-unacknowledged",
+        value: "BOOL",
+        help: "Whether the three bounds above count for rows that nobody has acknowledged, too, and such rows go before a writer is told ENOSPC; each loss is counted and told as a gap",
+        kind: Kind::Boolean,
+        reloads: false,
+        set: |s, text| {
+            s.limits.drop_unacknowledged = text
+                .parse()
+                .map_err(|_| format!("{text:?} is neither true nor false"))?;
+            Ok(())
+        },
+        get: |s| Some(s.limits.drop_unacknowledged.to_string()),
+    },
+    Setting {
+        key: "access.owner",
+        flag: "owner",
+        value: "USER",
+        help: "The owner of the partition's files, by name or number; otherwise who runs the program",
+        kind: Kind::Account,
+        reloads: false,
+        set: |s, text| super::accounts::name(text).map(|name| s.owner = Some(name)),
+        get: |s| s.owner.clone(),
+    },
+    Setting {
+        key: "access.group",
+        flag: "group",
+        value: "GROUP",
+        help: "Their group, by name or number; otherwise that of who runs the program",
+        kind: Kind::Account,
+        reloads: false,
+        set: |s, text| super::accounts::name(text).map(|name| s.group = Some(name)),
+        get: |s| s.group.clone(),
+    },
+    Setting {
+        key: "access.file_mode",
+        flag: "file-mode",
+        value: "MODE",
+        help: "Permission bits of files, in octal",
+        kind: Kind::Mode,
+        reloads: false,
+        set: |s, text| mode(text).map(|m| s.file_mode = m),
+        get: |s| Some(show_mode(s.file_mode)),
+    },
+    Setting {
+        key: "access.directory_mode",
+        flag: "directory-mode",
+        value: "MODE",
+        help: "Permission bits of directories, in octal",
+        kind: Kind::Mode,
+        reloads: false,
+        set: |s, text| mode(text).map(|m| s.directory_mode = m),
+        get: |s| Some(show_mode(s.directory_mode)),
+    },
+];
