@@ -11,6 +11,7 @@
 //! The VM says what to monitor in its metadata, and nobody tells the host where its link is: both
 //! sides find `org.vmkpi.kpi.0` by themselves, as they do by default.
 
+pub mod herd;
 mod hypervisor;
 mod initramfs;
 mod kernel;
@@ -306,6 +307,33 @@ fn prepare() -> Result<Kernel> {
         bail!("install {}", packages.join(" "));
     }
     kernel::fetch().context("the VM's kernel")
+}
+
+/// Whether a libvirtd of its own and all of `needed` are there; if not, it is said.
+///
+/// # Errors
+/// They are not, in continuous integration, where nothing is skipped.
+fn require(needed: &[(&str, &str)]) -> Result<bool> {
+    let mut missing: Vec<&str> = needed
+        .iter()
+        .filter(|(file, _)| !Path::new(file).exists())
+        .map(|(_, package)| *package)
+        .collect();
+    if !rustix::process::geteuid().is_root() {
+        missing.push("(and be root)");
+    }
+    if missing.is_empty() {
+        return Ok(true);
+    }
+    let missing = missing.join(" ");
+    if std::env::var_os("CI").is_some_and(|ci| ci == "true") {
+        bail!("no hypervisor: install {missing}");
+    }
+    writeln!(
+        std::io::stderr(),
+        "skipped, no hypervisor: install {missing}"
+    )?;
+    Ok(false)
 }
 
 /// Starts the host daemon where libvirt's files are, as on a hypervisor host. Neither a link nor a

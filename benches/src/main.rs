@@ -1,8 +1,10 @@
 //! `vmkpi-bench store`: what a store through the partition costs, beside a no-op FUSE file system, files
 //! with fsync on the same disk, and a file system that commits each row in its handler, interleaved in one
-//! run. Absolute figures drift with the machine; the ratios are what counts.
+//! run. Absolute figures drift with the machine; the ratios are what counts. `scrape` and `outbox`: what
+//! the host's exporter and its outbox cost at 10, 100 and 1,000 VMs.
 
 mod floor;
+mod host;
 mod processes;
 mod report;
 mod sqlite;
@@ -50,6 +52,14 @@ enum Command {
         #[arg(long, value_enum, default_value_t = Format::Table)]
         format: Format,
     },
+    /// A scrape of 10, 100 and 1,000 VMs with every series
+    Scrape,
+    /// Keeping a sample of 10, 100 and 1,000 VMs on disk
+    Outbox {
+        /// Where to keep it; a disk, not a tmpfs
+        #[arg(long, value_name = "DIR", default_value = "/var/tmp")]
+        dir: PathBuf,
+    },
     /// Serve the no-op file system of the floor (used by `store`)
     #[command(hide = true)]
     Floor {
@@ -65,6 +75,8 @@ enum Command {
 fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Floor { mount, commit } => floor::serve(&mount, commit.as_deref()),
+        Command::Scrape => host::scrape(),
+        Command::Outbox { dir } => host::outbox(&dir),
         Command::Store {
             guest,
             rounds,

@@ -70,6 +70,15 @@ pub struct Run {
     )]
     state: PathBuf,
 
+    /// What the outbox of infrastructure measurements may hold on disk, in bytes; beyond, the oldest go
+    #[arg(
+        long = "outbox.max-bytes",
+        value_name = "BYTES",
+        env = "VMKPI_HOST_OUTBOX_MAX_BYTES",
+        default_value_t = crate::outbox::DEFAULT_MAX_BYTES
+    )]
+    outbox_bytes: u64,
+
     /// The link of a domain that is not the virtio-serial port in its XML: unix:/PATH, or vsock:CID:PORT with the CID in
     /// its XML; may be repeated
     #[arg(long = "guest", value_name = "DOMAIN=URL", env = "VMKPI_HOST_GUEST", value_delimiter = ',', value_parser = pair::<LinkUrl>)]
@@ -130,6 +139,7 @@ impl Run {
             guests: unique(self.guests, "--guest")?,
             descriptors: unique(self.descriptors, "--descriptor")?,
             limits: Limits::default(),
+            outbox_bytes: self.outbox_bytes,
             poll_interval: self.poll_interval.map(Duration::from_secs),
         })
     }

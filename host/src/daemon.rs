@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -14,14 +14,15 @@ use anyhow::Context as _;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, timeout};
-use vmkpi::descriptor::Descriptor;
+use vmkpi::descriptor::{Descriptor, Spelling};
 use vmkpi::link::LinkUrl;
 
 use crate::descriptors::{Descriptors, Files, is_named, read_file};
 use crate::libvirt::{Domain, Libvirt, State};
 use crate::link::{Address, Endpoint, Limits};
 use crate::mqtt::{Broker, Publisher};
-use crate::snapshot::{DescriptorStatus, Snapshot};
+use crate::outbox::{Left, Outbox};
+use crate::snapshot::{DescriptorStatus, Scraped, Snapshot};
 use crate::state::StateDir;
 use crate::vm::{Handle, Reports, Shared, Spec, start};
 use crate::{exporter, infra};
@@ -48,6 +49,8 @@ pub struct Config {
     pub descriptors: BTreeMap<String, PathBuf>,
     /// What a guest may do.
     pub limits: Limits,
+    /// What the outbox may hold on disk, in bytes.
+    pub outbox_bytes: u64,
     /// How often guests are asked for rows; `None` has them pushed.
     pub poll_interval: Option<Duration>,
 }
@@ -59,6 +62,8 @@ pub struct Config {
 /// a descriptor's file. What comes and goes, libvirt and the broker, is waited for.
 pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
     let _state = StateDir::open(&config.state)?;
+    let (outbox, left) = Outbox::open(&config.state, config.outbox_bytes)
+        .with_context(|| format!("the outbox in {}", config.state.display()))?;
     for path in config.descriptors.values() {
         read_file(path).context("a descriptor given on the command line is refused")?;
     }
@@ -71,7 +76,11 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> anyhow::
         version = env!("CARGO_PKG_VERSION"), libvirt = %config.libvirt_uri, broker = %config.broker,
         metrics = %listener.local_addr()?, "vmkpi-host started"
     );
-    let mut daemon = Daemon::new(config, libvirt, publisher);
+    let mut daemon = Daemon::new(config, libvirt, publisher, outbox);
+    for stream in left {
+        let uuid = Arc::from(&*stream.0.uuid);
+        daemon.left.entry(uuid).or_default().push(stream);
+    }
     let exporting = daemon.export(listener);
     daemon.supervise(shutdown).await;
     tracing::info!("vmkpi-host stops");
@@ -92,12 +101,14 @@ struct Daemon {
     vms: BTreeMap<Arc<str>, Handle>,
     /// VMs that have left and have still something to say.
     leaving: Vec<Handle>,
+    /// What an earlier daemon left of VMs' measurements, by UUID, until somebody goes on with it.
+    left: BTreeMap<Arc<str>, Vec<Left>>,
     status: Arc<Mutex<DescriptorStatus>>,
     said_unknown: bool,
 }
 
 impl Daemon {
-    fn new(config: Config, libvirt: Libvirt, publisher: Publisher) -> Self {
+    fn new(config: Config, libvirt: Libvirt, publisher: Publisher, outbox: Outbox) -> Self {
         Self {
             guests: config.guests,
             descriptors: Descriptors::new(config.descriptors),
@@ -106,12 +117,14 @@ impl Daemon {
                 sampling: libvirt.sampling.clone(),
                 publisher,
                 reports: Reports::default(),
+                outbox,
                 limits: config.limits,
                 poll_interval: config.poll_interval,
             },
             libvirt,
             vms: BTreeMap::new(),
             leaving: Vec::new(),
+            left: BTreeMap::new(),
             status: Arc::default(),
             said_unknown: false,
         }
@@ -124,6 +137,7 @@ impl Daemon {
             Arc::clone(&self.shared.publisher.status),
         );
         let status = Arc::clone(&self.status);
+        let outbox = Arc::clone(&self.shared.outbox.status);
         let source = move || Snapshot {
             domains: Arc::clone(&domains.borrow()),
             sampling: sampling.borrow().clone(),
@@ -133,6 +147,8 @@ impl Daemon {
                 .unwrap_or_else(PoisonError::into_inner)
                 .clone(),
             broker: Arc::clone(&broker),
+            outbox: Arc::clone(&outbox),
+            exporter: Scraped::default(),
         };
         tokio::spawn(exporter::serve(listener, Box::new(source)))
     }
@@ -185,8 +201,12 @@ impl Daemon {
             }
         }
         self.leaving.retain(|handle| !handle.task.is_finished());
-        let pace = in_force.values().filter_map(|d| infra::pace(d)).min();
-        self.libvirt.pace.set(pace);
+        if domains.connected {
+            self.deliver_left();
+        }
+        let paces = in_force.iter();
+        let paces = paces.filter_map(|(uuid, d)| Some((Arc::clone(uuid), infra::pace(d)?)));
+        self.libvirt.pace.set(paces.collect());
         self.note_status(&domains.by_uuid);
     }
 
@@ -218,8 +238,41 @@ impl Daemon {
                 tracing::info!(domain = %domain.name, uuid = %domain.uuid, vm = %descriptor.vm, link, "VM followed");
             }
         }
-        let handle = start(spec, self.shared.clone());
+        let left = self.left.remove(&domain.uuid).unwrap_or_default();
+        let handle = start(spec, self.shared.clone(), left);
         self.vms.insert(Arc::clone(&domain.uuid), handle);
+    }
+
+    /// Delivers what is left of VMs that are not here any more, as their descriptors said then.
+    fn deliver_left(&mut self) {
+        for (uuid, streams) in std::mem::take(&mut self.left) {
+            let Some((record, _)) = streams.last() else {
+                continue;
+            };
+            let no_files = |_: &Path| Err(std::io::ErrorKind::NotFound.into());
+            let descriptor = match Descriptor::parse(&record.descriptor, Spelling::Json, &no_files)
+            {
+                Ok(descriptor) => descriptor,
+                Err(errors) => {
+                    let error = errors.first().map(ToString::to_string);
+                    tracing::error!(domain = %record.name, %uuid, error, "the outbox holds measurements of a VM that is gone, and its descriptor cannot be read; they stay there");
+                    continue;
+                }
+            };
+            tracing::info!(domain = %record.name, %uuid, vm = %descriptor.vm, "delivering what is left of a VM that is gone");
+            let domain = Domain {
+                name: Arc::from(&*record.name),
+                uuid,
+                ..Domain::default()
+            };
+            let spec = Spec {
+                domain: Arc::new(domain),
+                descriptor: Arc::new(descriptor),
+                link: None,
+                leaving: true,
+            };
+            self.leaving.push(start(spec, self.shared.clone(), streams));
+        }
     }
 
     fn let_go(&mut self, uuid: &Arc<str>) {

@@ -1,11 +1,15 @@
-//! The exporter: `/metrics`, `/-/healthy`, and an index. Connections, and the time they may take to
-//! ask, are bounded; scrapes that come together share one page.
+//! The exporter: `/metrics`, `/-/healthy`, and an index. Connections, and the time they may take, are
+//! bounded; scrapes that come together share one page. When there are too many connections the oldest
+//! goes: whoever scrapes as it should is done long before it is the oldest.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
@@ -13,16 +17,18 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::Mutex;
+use tokio::task::JoinHandle;
 
-use crate::snapshot::Snapshot;
+use crate::metrics::Page;
+use crate::snapshot::{Scraped, Snapshot};
 
-/// The most connections at once; more wait.
+/// The most connections at once: as many pages can be held by those who read slowly.
 const MAX_CONNECTIONS: usize = 64;
 /// How long a client may take to send its request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a connection may last, however slowly its client reads.
-const CONNECTION_TIMEOUT: Duration = Duration::from_secs(60);
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a page serves other scrapes as well.
 const PAGE_LASTS: Duration = Duration::from_millis(200);
 
@@ -35,6 +41,11 @@ pub type Source = dyn Fn() -> Snapshot + Send + Sync;
 struct Exporter {
     source: Box<Source>,
     page: Mutex<Option<(Instant, Bytes)>>,
+    /// Where pages are written: memory that is used again, as a large page is mostly fresh memory.
+    desk: std::sync::Mutex<(Page, BytesMut)>,
+    scrapes: AtomicU64,
+    evicted: AtomicU64,
+    page_took_us: AtomicU64,
 }
 
 /// Serves until dropped.
@@ -42,18 +53,22 @@ pub async fn serve(listener: TcpListener, source: Box<Source>) -> Infallible {
     let exporter = Arc::new(Exporter {
         source,
         page: Mutex::new(None),
+        desk: std::sync::Mutex::default(),
+        scrapes: AtomicU64::new(0),
+        evicted: AtomicU64::new(0),
+        page_took_us: AtomicU64::new(0),
     });
-    let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    // Dropped with this future: what it aborts is nobody's any more.
+    let mut open = Connections::default();
     loop {
-        let permit = Arc::clone(&connections).acquire_owned().await;
         match listener.accept().await {
             Ok((stream, _)) => {
-                let exporter = Arc::clone(&exporter);
-                tokio::spawn(async move {
-                    let _permit = permit;
-                    let served = connection(stream, exporter);
-                    let _ = tokio::time::timeout(CONNECTION_TIMEOUT, served).await;
-                });
+                let served = connection(stream, Arc::clone(&exporter));
+                let served = tokio::time::timeout(CONNECTION_TIMEOUT, served);
+                let evicted = open.add(tokio::spawn(async move {
+                    let _ = served.await;
+                }));
+                exporter.evicted.fetch_add(evicted, Relaxed);
             }
             Err(error) => {
                 // Out of descriptors, for example: accepting at once again would only spin.
@@ -61,6 +76,30 @@ pub async fn serve(listener: TcpListener, source: Box<Source>) -> Infallible {
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
+    }
+}
+
+/// Open connections, the oldest first.
+#[derive(Default)]
+struct Connections(VecDeque<JoinHandle<()>>);
+
+impl Connections {
+    /// Keeps a connection; how many had to go for it.
+    fn add(&mut self, connection: JoinHandle<()>) -> u64 {
+        self.0.retain(|open| !open.is_finished());
+        let mut evicted = 0;
+        while self.0.len() >= MAX_CONNECTIONS {
+            self.0.pop_front().inspect(JoinHandle::abort);
+            evicted += 1;
+        }
+        self.0.push_back(connection);
+        evicted
+    }
+}
+
+impl Drop for Connections {
+    fn drop(&mut self) {
+        self.0.iter().for_each(JoinHandle::abort);
     }
 }
 
@@ -90,13 +129,16 @@ impl Exporter {
         }
         match request.uri().path() {
             "/metrics" => match self.page().await {
-                Ok(page) => text(
-                    StatusCode::OK,
-                    "text/plain; version=0.0.4; charset=utf-8",
-                    page,
-                ),
-                Err(error) => {
-                    tracing::error!(%error, "the page of metrics could not be made");
+                Some(page) => {
+                    self.scrapes.fetch_add(1, Relaxed);
+                    text(
+                        StatusCode::OK,
+                        "text/plain; version=0.0.4; charset=utf-8",
+                        page,
+                    )
+                }
+                None => {
+                    tracing::error!("the page of metrics could not be made");
                     let status = StatusCode::INTERNAL_SERVER_ERROR;
                     text(status, "text/plain", "no metrics; see the log\n".into())
                 }
@@ -111,20 +153,43 @@ impl Exporter {
         }
     }
 
-    async fn page(self: &Arc<Self>) -> Result<Bytes, String> {
+    /// The page; `None` if making it panicked.
+    async fn page(self: &Arc<Self>) -> Option<Bytes> {
         let mut kept = self.page.lock().await;
         if let Some((made, page)) = &*kept
             && made.elapsed() < PAGE_LASTS
         {
-            return Ok(page.clone());
+            return Some(page.clone());
         }
+        // Its memory is free then, if nobody reads it any more.
+        *kept = None;
         let this = Arc::clone(self);
         // A thousand VMs take a while to write down; links and publisher go on meanwhile.
-        let page = tokio::task::spawn_blocking(move || (this.source)().page().render());
-        let page = page.await.map_err(|e| e.to_string())?;
-        let page = Bytes::from(page.map_err(|e| e.to_string())?);
+        let page = tokio::task::spawn_blocking(move || this.write())
+            .await
+            .ok()?;
         *kept = Some((Instant::now(), page.clone()));
-        Ok(page)
+        Some(page)
+    }
+
+    fn write(&self) -> Bytes {
+        let begin = Instant::now();
+        let mut snapshot = (self.source)();
+        let took = self.page_took_us.load(Relaxed);
+        snapshot.exporter = Scraped {
+            scrapes: self.scrapes.load(Relaxed),
+            evicted: self.evicted.load(Relaxed),
+            page_took: (took > 0).then(|| Duration::from_micros(took)),
+        };
+        let mut desk = self.desk.lock().unwrap_or_else(PoisonError::into_inner);
+        let (page, out) = &mut *desk;
+        page.clear();
+        snapshot.write(page);
+        page.render_to(out);
+        let page = out.split().freeze();
+        let took = u64::try_from(begin.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.page_took_us.store(took.max(1), Relaxed);
+        page
     }
 }
 

@@ -17,6 +17,7 @@
 //! | [`vm`] | one VM's actor: link, producers, messages |
 //! | [`link`] | the link to one guest, which may be hostile |
 //! | [`infra`] | from libvirt's figures to delivered measurements |
+//! | [`outbox`] | measurements on disk until they are acknowledged |
 //! | [`mqtt`] | the publisher: one connection to the broker |
 //! | [`metrics`] | every metric of the exporter, in one table |
 //! | [`snapshot`] | what is known at one moment, as a page of metrics |
@@ -32,6 +33,7 @@ pub mod libvirt;
 pub mod link;
 pub mod metrics;
 pub mod mqtt;
+pub mod outbox;
 mod random;
 pub mod snapshot;
 pub mod state;

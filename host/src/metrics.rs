@@ -2,7 +2,7 @@
 //! it means. Metrics are made here and nowhere else; `docs/METRICS.md` is this table, and a test
 //! holds the two together.
 
-use prometheus::proto;
+use bytes::BytesMut;
 
 /// Whether a number only grows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,6 +11,16 @@ pub enum Kind {
     Counter,
     /// It goes up and down.
     Gauge,
+}
+
+impl Kind {
+    /// Its name in the text format.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+        }
+    }
 }
 
 /// What the table says of a metric.
@@ -30,10 +40,25 @@ pub struct About {
     pub help: &'static str,
 }
 
+impl About {
+    /// The least libvirt that gives the figure, for people; 6.0 is the least that vmkpi runs with.
+    fn least_libvirt(&self) -> &'static str {
+        match self.source {
+            _ if !self.name.starts_with("libvirt_domain_") => "",
+            source if source.starts_with("dirtyrate.") => "7.2",
+            // Younger than 6.0; in no header or page is it said by how much.
+            source if source.contains("haltpoll") || source.ends_with(".delay") => "9.0 (seen)",
+            _ => "6.0",
+        }
+    }
+}
+
 const NONE: &[&str] = &[];
 const VM: &[&str] = &["domain", "uuid"];
 const VCPU: &[&str] = &["domain", "uuid", "vcpu"];
 const DEVICE: &[&str] = &["domain", "uuid", "target_device"];
+const IOTHREAD: &[&str] = &["domain", "uuid", "iothread"];
+const MONITOR: &[&str] = &["domain", "uuid", "monitor"];
 const COLUMN: &[&str] = &["domain", "uuid", "point", "column"];
 const POINT: &[&str] = &["domain", "uuid", "point"];
 const REASON: &[&str] = &["domain", "uuid", "reason"];
@@ -62,11 +87,17 @@ macro_rules! metrics {
 
 metrics! {
     LibvirtUp Gauge "libvirt_up" NONE "0 or 1" "connection" "Whether libvirt answers.";
+    DomainsNumber Gauge "libvirt_domains" NONE "count" "domain list" "Domains that libvirt knows, running or not.";
     DomainState Gauge "libvirt_domain_info_vstate" VM "virDomainState" "state.state" "What the domain does: 1 running, 3 paused, 5 shut off.";
+    DomainStateReason Gauge "libvirt_domain_info_vstate_reason" VM "by state" "state.reason" "Why it does that; the numbers belong to each state (virDomainRunningReason and so on).";
     CpuTime Counter "libvirt_domain_info_cpu_time_seconds_total" VM "seconds" "cpu.time" "CPU time the domain used, its emulator included.";
     CpuUser Counter "libvirt_domain_cpu_user_seconds_total" VM "seconds" "cpu.user" "CPU time the domain used in user space.";
     CpuSystem Counter "libvirt_domain_cpu_system_seconds_total" VM "seconds" "cpu.system" "CPU time the domain used in the kernel.";
     Vcpus Gauge "libvirt_domain_info_virtual_cpus" VM "count" "vcpu.current" "Virtual processors that are online.";
+    VcpusMaximum Gauge "libvirt_domain_info_virtual_cpus_maximum" VM "count" "vcpu.maximum" "Virtual processors the domain may have.";
+    CpuSteal Counter "libvirt_domain_cpu_steal_seconds_total" VM "seconds" "sum of vcpu.N.delay" "Time in which its processors were ready to run and the host ran others.";
+    CpuHaltpollSuccess Counter "libvirt_domain_cpu_haltpoll_success_seconds_total" VM "seconds" "cpu.haltpoll.success.time" "CPU time spent polling before a halt, with success.";
+    CpuHaltpollFail Counter "libvirt_domain_cpu_haltpoll_fail_seconds_total" VM "seconds" "cpu.haltpoll.fail.time" "CPU time spent polling before a halt, in vain.";
     MemoryActual Gauge "libvirt_domain_info_memory_usage_bytes" VM "bytes" "balloon.current" "Memory the domain has now.";
     MemoryMaximum Gauge "libvirt_domain_info_maximum_memory_bytes" VM "bytes" "balloon.maximum" "Memory the domain may have.";
     MemoryRss Gauge "libvirt_domain_memory_stats_rss_bytes" VM "bytes" "balloon.rss" "Resident memory of the domain's process.";
@@ -78,10 +109,14 @@ metrics! {
     MemorySwapOut Counter "libvirt_domain_memory_stats_swap_out_bytes_total" VM "bytes" "balloon.swap_out" "Memory the guest wrote to swap.";
     MemoryMajorFaults Counter "libvirt_domain_memory_stats_major_fault_total" VM "count" "balloon.major_fault" "Page faults in the guest that needed the disk.";
     MemoryMinorFaults Counter "libvirt_domain_memory_stats_minor_fault_total" VM "count" "balloon.minor_fault" "Page faults in the guest that did not.";
+    MemoryUpdated Gauge "libvirt_domain_memory_stats_update_timestamp_seconds" VM "seconds since 1970" "balloon.last-update" "When the guest last said what it does with its memory.";
+    MemoryHugetlbAllocations Counter "libvirt_domain_memory_stats_hugetlb_pgalloc_total" VM "count" "balloon.hugetlb_pgalloc" "Huge pages the guest allocated.";
+    MemoryHugetlbFailures Counter "libvirt_domain_memory_stats_hugetlb_pgfail_total" VM "count" "balloon.hugetlb_pgfail" "Huge pages the guest could not allocate.";
     VcpuState Gauge "libvirt_domain_vcpu_state" VCPU "virVcpuState" "vcpu.N.state" "What the virtual processor does: 0 offline, 1 running, 2 blocked.";
     VcpuTime Counter "libvirt_domain_vcpu_time_seconds_total" VCPU "seconds" "vcpu.N.time" "CPU time the virtual processor used.";
     VcpuWait Counter "libvirt_domain_vcpu_wait_seconds_total" VCPU "seconds" "vcpu.N.wait" "Time the virtual processor wanted to run and waited.";
     VcpuDelay Counter "libvirt_domain_vcpu_delay_seconds_total" VCPU "seconds" "vcpu.N.delay" "Time the virtual processor waited in the host's run queue.";
+    VcpuHalted Gauge "libvirt_domain_vcpu_halted" VCPU "0 or 1" "vcpu.N.halted" "Whether the virtual processor is halted.";
     NetReceiveBytes Counter "libvirt_domain_interface_stats_receive_bytes_total" DEVICE "bytes" "net.N.rx.bytes" "Bytes the guest received.";
     NetReceivePackets Counter "libvirt_domain_interface_stats_receive_packets_total" DEVICE "count" "net.N.rx.pkts" "Packets the guest received.";
     NetReceiveErrors Counter "libvirt_domain_interface_stats_receive_errors_total" DEVICE "count" "net.N.rx.errs" "Receive errors.";
@@ -101,10 +136,63 @@ metrics! {
     BlockCapacity Gauge "libvirt_domain_block_stats_capacity_bytes" DEVICE "bytes" "block.N.capacity" "Size of the disk as the guest sees it.";
     BlockAllocation Gauge "libvirt_domain_block_stats_allocation_bytes" DEVICE "bytes" "block.N.allocation" "Highest offset of the disk that was written.";
     BlockPhysical Gauge "libvirt_domain_block_stats_physicalsize_bytes" DEVICE "bytes" "block.N.physical" "Size of the disk's image on the host.";
+    IothreadPollMax Gauge "libvirt_domain_iothread_poll_max_seconds" IOTHREAD "seconds" "iothread.N.poll-max-ns" "The longest an I/O thread polls.";
+    IothreadPollGrow Gauge "libvirt_domain_iothread_poll_grow" IOTHREAD "factor" "iothread.N.poll-grow" "By what its polling time grows; 0: as the hypervisor decides.";
+    IothreadPollShrink Gauge "libvirt_domain_iothread_poll_shrink" IOTHREAD "divisor" "iothread.N.poll-shrink" "By what its polling time shrinks; 0: as the hypervisor decides.";
+    DirtyrateStatus Gauge "libvirt_domain_dirtyrate_status" VM "virDomainDirtyRateStatus" "dirtyrate.calc_status" "Whether the memory's dirty rate has been measured: 0 never, 1 it is being, 2 it has been.";
+    DirtyrateStart Gauge "libvirt_domain_dirtyrate_start_seconds" VM "seconds" "dirtyrate.calc_start_time" "When measuring began, by the host's monotonic clock.";
+    DirtyratePeriod Gauge "libvirt_domain_dirtyrate_period_seconds" VM "seconds" "dirtyrate.calc_period" "For how long it was measured.";
+    DirtyrateBytes Gauge "libvirt_domain_dirtyrate_bytes_per_second" VM "bytes/s" "dirtyrate.megabytes_per_second" "How fast the guest writes to its memory.";
+    BandwidthLocal Counter "libvirt_domain_memory_bandwidth_local_bytes_total" MONITOR "bytes" "memory.bandwidth.monitor.M.node.N.bytes.local" "Bytes through the local memory controller, of monitor M on node N.";
+    BandwidthTotal Counter "libvirt_domain_memory_bandwidth_bytes_total" MONITOR "bytes" "memory.bandwidth.monitor.M.node.N.bytes.total" "Bytes through all memory controllers, of monitor M on node N.";
+    PerfCmt Gauge "libvirt_domain_perf_cache_occupancy_bytes" VM "bytes" "perf.cmt" "Last-level cache the domain occupies.";
+    PerfMbmt Gauge "libvirt_domain_perf_memory_bandwidth_bytes_per_second" VM "bytes/s" "perf.mbmt" "Memory bandwidth, all of it.";
+    PerfMbml Gauge "libvirt_domain_perf_memory_bandwidth_local_bytes_per_second" VM "bytes/s" "perf.mbml" "Memory bandwidth on the local node.";
+    PerfCpuCycles Counter "libvirt_domain_perf_cpu_cycles_total" VM "count" "perf.cpu_cycles" "Processor cycles, scaled by frequency too of the domain's process.";
+    PerfInstructions Counter "libvirt_domain_perf_instructions_total" VM "count" "perf.instructions" "Instructions of the domain's process.";
+    PerfCacheReferences Counter "libvirt_domain_perf_cache_references_total" VM "count" "perf.cache_references" "Cache accesses of the domain's process.";
+    PerfCacheMisses Counter "libvirt_domain_perf_cache_misses_total" VM "count" "perf.cache_misses" "Cache misses of the domain's process.";
+    PerfBranchInstructions Counter "libvirt_domain_perf_branch_instructions_total" VM "count" "perf.branch_instructions" "Branches of the domain's process.";
+    PerfBranchMisses Counter "libvirt_domain_perf_branch_misses_total" VM "count" "perf.branch_misses" "Branches that were predicted wrongly of the domain's process.";
+    PerfBusCycles Counter "libvirt_domain_perf_bus_cycles_total" VM "count" "perf.bus_cycles" "Bus cycles of the domain's process.";
+    PerfStalledCyclesFrontend Counter "libvirt_domain_perf_stalled_cycles_frontend_total" VM "count" "perf.stalled_cycles_frontend" "Cycles stalled in the frontend of the domain's process.";
+    PerfStalledCyclesBackend Counter "libvirt_domain_perf_stalled_cycles_backend_total" VM "count" "perf.stalled_cycles_backend" "Cycles stalled in the backend of the domain's process.";
+    PerfRefCpuCycles Counter "libvirt_domain_perf_ref_cpu_cycles_total" VM "count" "perf.ref_cpu_cycles" "Processor cycles, not scaled by frequency of the domain's process.";
+    PerfCpuClock Counter "libvirt_domain_perf_cpu_clock_seconds_total" VM "seconds" "perf.cpu_clock" "CPU time by the processor clock.";
+    PerfTaskClock Counter "libvirt_domain_perf_task_clock_seconds_total" VM "seconds" "perf.task_clock" "CPU time by the task clock.";
+    PerfPageFaults Counter "libvirt_domain_perf_page_faults_total" VM "count" "perf.page_faults" "Page faults of the domain's process.";
+    PerfPageFaultsMin Counter "libvirt_domain_perf_page_faults_min_total" VM "count" "perf.page_faults_min" "Minor page faults of the domain's process.";
+    PerfPageFaultsMaj Counter "libvirt_domain_perf_page_faults_maj_total" VM "count" "perf.page_faults_maj" "Major page faults of the domain's process.";
+    PerfContextSwitches Counter "libvirt_domain_perf_context_switches_total" VM "count" "perf.context_switches" "Context switches of the domain's process.";
+    PerfCpuMigrations Counter "libvirt_domain_perf_cpu_migrations_total" VM "count" "perf.cpu_migrations" "Moves to another processor of the domain's process.";
+    PerfAlignmentFaults Counter "libvirt_domain_perf_alignment_faults_total" VM "count" "perf.alignment_faults" "Alignment faults of the domain's process.";
+    PerfEmulationFaults Counter "libvirt_domain_perf_emulation_faults_total" VM "count" "perf.emulation_faults" "Emulation faults of the domain's process.";
+    JobType Gauge "libvirt_domain_job_type" VM "virDomainJobType" "virDomainGetJobStats: type" "What kind of job is on the domain, while there is one: 1 bounded, 2 unbounded.";
+    JobOperation Gauge "libvirt_domain_job_operation" VM "virDomainJobOperation" "operation" "What the job does: 5 is a migration from here, 4 one to here.";
+    JobElapsed Gauge "libvirt_domain_job_elapsed_seconds" VM "seconds" "time_elapsed" "How long the job has lasted.";
+    JobRemaining Gauge "libvirt_domain_job_remaining_seconds" VM "seconds" "time_remaining" "How long the job will last, as far as libvirt knows.";
+    JobDowntime Gauge "libvirt_domain_job_downtime_seconds" VM "seconds" "downtime" "How long the guest is expected to stand still.";
+    JobSetup Gauge "libvirt_domain_job_setup_seconds" VM "seconds" "setup_time" "How long the job took to begin.";
+    JobDataSize Gauge "libvirt_domain_job_data_size_bytes" VM "bytes" "data_total" "Bytes of data to move by the job.";
+    JobDataProcessed Gauge "libvirt_domain_job_data_processed_bytes" VM "bytes" "data_processed" "Bytes of data moved by the job.";
+    JobDataRemaining Gauge "libvirt_domain_job_data_remaining_bytes" VM "bytes" "data_remaining" "Bytes of data left by the job.";
+    JobMemorySize Gauge "libvirt_domain_job_memory_size_bytes" VM "bytes" "memory_total" "Bytes of memory to move by the job.";
+    JobMemoryProcessed Gauge "libvirt_domain_job_memory_processed_bytes" VM "bytes" "memory_processed" "Bytes of memory moved by the job.";
+    JobMemoryRemaining Gauge "libvirt_domain_job_memory_remaining_bytes" VM "bytes" "memory_remaining" "Bytes of memory left by the job.";
+    JobDiskSize Gauge "libvirt_domain_job_disk_size_bytes" VM "bytes" "disk_total" "Bytes of disk to move by the job.";
+    JobDiskProcessed Gauge "libvirt_domain_job_disk_processed_bytes" VM "bytes" "disk_processed" "Bytes of disk moved by the job.";
+    JobDiskRemaining Gauge "libvirt_domain_job_disk_remaining_bytes" VM "bytes" "disk_remaining" "Bytes of disk left by the job.";
+    JobMemoryRate Gauge "libvirt_domain_job_memory_bytes_per_second" VM "bytes/s" "memory_bps" "How fast memory is moved.";
+    JobDiskRate Gauge "libvirt_domain_job_disk_bytes_per_second" VM "bytes/s" "disk_bps" "How fast disks are moved.";
+    JobMemoryIteration Gauge "libvirt_domain_job_memory_iteration" VM "count" "memory_iteration" "Passes over memory.";
+    JobMemoryDirtyRate Gauge "libvirt_domain_job_memory_dirty_pages_per_second" VM "pages/s" "memory_dirty_rate" "Memory pages the guest writes.";
+    JobMemoryPageSize Gauge "libvirt_domain_job_memory_page_size_bytes" VM "bytes" "memory_page_size" "The size of a page.";
+    JobThrottle Gauge "libvirt_domain_job_auto_converge_throttle" VM "ratio" "auto_converge_throttle" "By how much the guest is slowed so that the migration can end.";
     KpiValue Gauge "vmkpi_kpi_value" COLUMN "the KPI's own" "last row" "The newest value of a numeric column of an unencrypted KPI.";
     KpiTime Gauge "vmkpi_kpi_last_row_timestamp_seconds" POINT "seconds since 1970" "last row, _timestamp" "When the newest row of an unencrypted KPI was stored, by the guest's clock.";
     ClockSkew Gauge "vmkpi_guest_clock_skew_seconds" VM "seconds" "link, marks" "The guest's clock minus the host's, as measured over the last minute.";
     KpiDropped Gauge "vmkpi_kpi_series_dropped" VM "count" "exporter" "KPI series left out because the VM has more than are exported.";
+    DevicesDropped Gauge "vmkpi_domain_series_dropped" VM "count" "exporter" "Series of devices left out because the VM has more devices than are exported.";
     Descriptor Gauge "vmkpi_descriptor_valid" VM "0 or 1" "descriptor" "Whether the VM has a descriptor that is in force; 0 when it has one that is refused.";
     DescriptorErrors Counter "vmkpi_descriptor_errors_total" NONE "count" "descriptor" "Descriptors that were refused: invalid, contradicting each other, or under a name that is taken.";
     LinkUp Gauge "vmkpi_link_up" VM "0 or 1" "link" "Whether the link to the guest is open and the guest speaks.";
@@ -113,12 +201,17 @@ metrics! {
     LinkErrors Counter "vmkpi_link_errors_total" REASON "count" "link" "Lines or sessions of the link that were refused, by reason.";
     Rows Counter "vmkpi_rows_received_total" VM "count" "link" "Rows read from the guest.";
     RowsReplayed Counter "vmkpi_rows_replayed_total" VM "count" "link" "Rows read from the guest that had been read before.";
+    RowsTime Gauge "vmkpi_rows_received_timestamp_seconds" VM "seconds since 1970" "link" "When the last row was read from the guest.";
+    Holes Counter "vmkpi_holes_total" VM "count" "delivery" "Holes seen in the rows of the link and asked for again.";
+    Repairs Counter "vmkpi_repairs_total" VM "count" "delivery" "Replays that were begun because something was missing.";
+    TablesRefused Counter "vmkpi_tables_refused_total" VM "count" "delivery" "Data points not followed because the guest has more than are followed.";
     Samples Counter "vmkpi_samples_total" VM "count" "delivery" "Samples that went into messages or windows.";
     Suppressed Counter "vmkpi_when_suppressed_total" VM "count" "delivery" "Samples and results that were not delivered as the specifier's predicate was not true.";
     WhenErrors Counter "vmkpi_when_errors_total" VM "count" "delivery" "Samples and results of which the predicate was neither true nor false: a column was missing, NULL or of another type.";
     Gaps Counter "vmkpi_gaps_total" VM "count" "delivery" "Ranges of rows that were lost before they could be delivered.";
     Messages Counter "vmkpi_messages_published_total" VM "count" "publisher" "Messages handed to the publisher.";
     MessagesAcked Counter "vmkpi_messages_acknowledged_total" VM "count" "publisher" "Messages the broker acknowledged.";
+    MessagesAckedTime Gauge "vmkpi_messages_acknowledged_timestamp_seconds" VM "seconds since 1970" "publisher" "When the broker last acknowledged a message.";
     MessagesRefused Counter "vmkpi_messages_refused_total" VM "count" "publisher" "Messages that can never be delivered: too large, or refused by the broker for good.";
     MessagesWaiting Gauge "vmkpi_messages_in_flight" VM "count" "publisher" "Messages not yet acknowledged by the broker.";
     BrokerConnected Gauge "vmkpi_broker_connected" NONE "0 or 1" "publisher" "Whether the broker is connected.";
@@ -126,91 +219,197 @@ metrics! {
     BrokerFailures Counter "vmkpi_broker_connection_failures_total" NONE "count" "publisher" "Connections to the broker that failed or broke.";
     BrokerRepeated Counter "vmkpi_broker_messages_repeated_total" NONE "count" "publisher" "Messages sent again after a connection broke.";
     BrokerRetried Counter "vmkpi_broker_messages_deferred_total" NONE "count" "publisher" "Messages the broker refused for now, for example for want of permission.";
-    StatsTime Gauge "vmkpi_libvirt_stats_timestamp_seconds" NONE "seconds since 1970" "sampler" "When libvirt last gave statistics.";
-    StatsDuration Gauge "vmkpi_libvirt_stats_duration_seconds" NONE "seconds" "sampler" "How long libvirt took to give them.";
+    OutboxBatches Gauge "vmkpi_outbox_batches" VM "count" "outbox" "Batches of infrastructure measurements, each of one moment, on disk and not acknowledged yet.";
+    OutboxStreams Gauge "vmkpi_outbox_streams" VM "count" "outbox" "Residences of the VM whose measurements are on their way.";
+    OutboxTrimmed Counter "vmkpi_outbox_batches_trimmed_total" VM "count" "outbox" "Batches of infrastructure measurements lost because the outbox was full; what was in them is announced as gaps.";
+    OutboxBytes Gauge "vmkpi_outbox_bytes" NONE "bytes" "outbox" "Size of the outbox on disk.";
+    OutboxCommits Counter "vmkpi_outbox_commits_total" NONE "count" "outbox" "Transactions synced to disk, each with everything that waited.";
+    OutboxSeconds Counter "vmkpi_outbox_commit_seconds_total" NONE "seconds" "outbox" "Time spent in them.";
+    OutboxErrors Counter "vmkpi_outbox_errors_total" NONE "count" "outbox" "Transactions that failed; what was in them is delivered from memory alone.";
+    LibvirtConnects Counter "vmkpi_libvirt_connects_total" NONE "count" "follower" "Connections to libvirt that were opened to follow its domains.";
+    LibvirtReconciled Gauge "vmkpi_libvirt_reconciled_timestamp_seconds" NONE "seconds since 1970" "follower" "When all domains were last looked at.";
+    DomainStatsTime Gauge "vmkpi_domain_stats_timestamp_seconds" VM "seconds since 1970" "sampler" "When libvirt last gave the figures of this VM that it has to ask its hypervisor process for.";
+    DomainUnresponsive Gauge "vmkpi_domain_unresponsive" VM "0 or 1" "sampler" "Whether the hypervisor process does not answer, or somebody else holds the domain's job: the VM is asked by itself, ever less often.";
+    StatsTime Gauge "vmkpi_libvirt_stats_timestamp_seconds" NONE "seconds since 1970" "sampler" "When libvirt last gave statistics of any VM.";
+    StatsDuration Gauge "vmkpi_libvirt_stats_duration_seconds" NONE "seconds" "sampler" "How long the last call for detailed statistics took.";
+    StatsLate Counter "vmkpi_libvirt_stats_late_calls_total" NONE "count" "sampler" "Calls for statistics that took too long to be waited for.";
+    StatsStuck Gauge "vmkpi_libvirt_stats_calls_stuck" NONE "count" "sampler" "Those of them that have not returned.";
     StatsFailures Counter "vmkpi_libvirt_stats_failures_total" NONE "count" "sampler" "Calls for statistics that failed.";
+    Scrapes Counter "vmkpi_exporter_scrapes_total" NONE "count" "exporter" "Scrapes that were answered.";
+    ScrapeSeconds Gauge "vmkpi_exporter_page_seconds" NONE "seconds" "exporter" "How long the page before this one took to write.";
+    Evicted Counter "vmkpi_exporter_connections_evicted_total" NONE "count" "exporter" "Connections closed because there were too many: the oldest goes.";
     BuildInfo Gauge "vmkpi_host_build_info" VERSION "1" "build" "The version of vmkpi-host that runs.";
 }
 
-/// A page of metrics that is being written.
+/// Labels with their values, written once and used for many series.
+#[derive(Clone, Debug, Default)]
+pub struct Labels {
+    text: String,
+    names: Vec<&'static str>,
+}
+
+impl Labels {
+    /// The labels of every series of a VM.
+    pub fn of_vm(domain: &str, uuid: &str) -> Self {
+        Self::default().with("domain", domain).with("uuid", uuid)
+    }
+
+    /// These and one more.
+    #[must_use]
+    pub fn with(&self, name: &'static str, value: &str) -> Self {
+        let mut labels = self.clone();
+        if !labels.names.is_empty() {
+            labels.text.push(',');
+        }
+        labels.names.push(name);
+        labels.text.push_str(name);
+        labels.text.push_str("=\"");
+        for char in value.chars() {
+            match char {
+                '\\' => labels.text.push_str("\\\\"),
+                '"' => labels.text.push_str("\\\""),
+                '\n' => labels.text.push_str("\\n"),
+                other => labels.text.push(other),
+            }
+        }
+        labels.text.push('"');
+        labels
+    }
+}
+
+/// A page of metrics that is being written: the lines of each metric, as the format wants those
+/// together.
 #[derive(Debug)]
 pub struct Page {
-    families: Vec<Vec<proto::Metric>>,
+    families: Vec<String>,
 }
 
 impl Default for Page {
     fn default() -> Self {
         Self {
-            families: ALL.iter().map(|_| Vec::new()).collect(),
+            families: ALL.iter().map(|_| String::new()).collect(),
         }
     }
 }
 
 impl Page {
-    /// Adds a series. `labels` are the values of the metric's labels, in the table's order.
-    pub fn add(&mut self, metric: Metric, labels: &[&str], value: f64) {
+    /// Adds a series. The caller sees to it that none is there twice.
+    pub fn add(&mut self, metric: Metric, labels: &Labels, value: impl Into<Number>) {
         let about = metric.about();
-        debug_assert_eq!(labels.len(), about.labels.len(), "{}", about.name);
-        let pairs = about.labels.iter().zip(labels).map(|(name, value)| {
-            let mut pair = proto::LabelPair::default();
-            pair.set_name((*name).to_owned());
-            pair.set_value((*value).to_owned());
-            pair
-        });
-        let mut series = proto::Metric::from_label(pairs.collect());
-        match about.kind {
-            Kind::Counter => {
-                let mut counter = proto::Counter::default();
-                counter.set_value(value);
-                series.set_counter(counter);
-            }
-            Kind::Gauge => {
-                let mut gauge = proto::Gauge::default();
-                gauge.set_value(value);
-                series.set_gauge(gauge);
-            }
+        debug_assert_eq!(labels.names, about.labels, "{}", about.name);
+        let out = &mut self.families[metric as usize];
+        out.push_str(about.name);
+        if !labels.text.is_empty() {
+            out.push('{');
+            out.push_str(&labels.text);
+            out.push('}');
         }
-        self.families[metric as usize].push(series);
+        out.push(' ');
+        value.into().write(out);
+        out.push('\n');
+    }
+
+    /// Forgets every series, and keeps the memory for the next page.
+    pub fn clear(&mut self) {
+        self.families.iter_mut().for_each(String::clear);
     }
 
     /// The page in Prometheus' text format. A metric without series is left out.
-    ///
-    /// # Errors
-    /// The encoder refuses the page; no table and no guest can bring that about.
-    pub fn render(self) -> Result<String, prometheus::Error> {
-        let families = ALL.iter().zip(self.families).filter(|(_, s)| !s.is_empty());
-        let families: Vec<_> = families
-            .map(|(metric, series)| {
-                let about = metric.about();
-                let mut family = proto::MetricFamily::default();
-                family.set_name(about.name.to_owned());
-                family.set_help(about.help.to_owned());
-                family.set_field_type(match about.kind {
-                    Kind::Counter => proto::MetricType::COUNTER,
-                    Kind::Gauge => proto::MetricType::GAUGE,
-                });
-                family.set_metric(series);
-                family
-            })
-            .collect();
-        prometheus::TextEncoder::new().encode_to_string(&families)
+    pub fn render(&self) -> String {
+        let mut out = BytesMut::new();
+        self.render_to(&mut out);
+        String::from_utf8_lossy(&out).into_owned()
+    }
+
+    /// The same, into memory that may be used again.
+    pub fn render_to(&self, out: &mut BytesMut) {
+        let series: usize = self.families.iter().map(String::len).sum();
+        out.reserve(series + 256 * ALL.len());
+        let families = ALL.iter().zip(&self.families);
+        for (metric, lines) in families.filter(|(_, lines)| !lines.is_empty()) {
+            let about = metric.about();
+            let (name, help, kind) = (about.name, about.help, about.kind.as_str());
+            let head = format!("# HELP {name} {help}\n# TYPE {name} {kind}\n");
+            out.extend_from_slice(head.as_bytes());
+            out.extend_from_slice(lines.as_bytes());
+        }
+    }
+}
+
+/// A number on the page.
+#[derive(Clone, Copy, Debug)]
+pub enum Number {
+    /// A whole number, of which so many digits are after the point: what libvirt counts in nanoseconds
+    /// is exact in seconds, and quicker to write than a double.
+    Scaled(u64, usize),
+    /// Any.
+    Real(f64),
+}
+
+impl From<f64> for Number {
+    fn from(value: f64) -> Self {
+        let whole = value as u64;
+        if whole as f64 == value && whole < 1 << 53 {
+            Self::Scaled(whole, 0)
+        } else {
+            Self::Real(value)
+        }
+    }
+}
+
+impl Number {
+    fn write(self, out: &mut String) {
+        use std::fmt::Write as _;
+        let written = match self {
+            Self::Scaled(raw, places) => {
+                push_digits(out, raw, places);
+                Ok(())
+            }
+            Self::Real(value) if value.is_nan() => write!(out, "NaN"),
+            Self::Real(value) if value.is_infinite() => {
+                write!(out, "{}Inf", if value > 0.0 { '+' } else { '-' })
+            }
+            Self::Real(value) => write!(out, "{value}"),
+        };
+        written.expect("a String takes all that is written");
+    }
+}
+
+/// `raw` with `places` digits after the point, without zeros at the end.
+fn push_digits(out: &mut String, mut raw: u64, mut places: usize) {
+    while places > 0 && raw.is_multiple_of(10) {
+        (raw, places) = (raw / 10, places - 1);
+    }
+    let (mut digits, mut at) = ([b'0'; 24], 24);
+    while raw > 0 || at > 23 - places.min(20) {
+        at -= 1;
+        digits[at] = b'0' + (raw % 10) as u8;
+        raw /= 10;
+    }
+    let text = std::str::from_utf8(&digits[at..]).expect("digits are ASCII");
+    let (whole, rest) = text.split_at(text.len() - places);
+    out.push_str(whole);
+    if places > 0 {
+        out.push('.');
+        out.push_str(rest);
     }
 }
 
 /// The table as `docs/METRICS.md` has it: one line a metric.
 pub fn table() -> String {
     let mut out = String::from(
-        "| metric | type | labels | unit | source | meaning |\n| --- | --- | --- | --- | --- | --- |\n",
+        "| metric | type | labels | unit | source | libvirt | meaning |\n| --- | --- | --- | --- | --- | --- | --- |\n",
     );
     for about in ALL.iter().map(|m| m.about()) {
-        let kind = match about.kind {
-            Kind::Counter => "counter",
-            Kind::Gauge => "gauge",
-        };
+        let kind = about.kind.as_str();
         let labels = about.labels.join(", ");
         out.push_str(&format!(
-            "| `{}` | {kind} | {labels} | {} | {} | {} |\n",
-            about.name, about.unit, about.source, about.help
+            "| `{}` | {kind} | {labels} | {} | {} | {} | {} |\n",
+            about.name,
+            about.unit,
+            about.source,
+            about.least_libvirt(),
+            about.help
         ));
     }
     out
@@ -229,15 +428,86 @@ mod tests {
         }
     }
 
+    /// The same series as the reference implementation writes them.
+    fn reference(labels: &[(&str, &str)], value: f64) -> String {
+        use prometheus::proto;
+        let pairs = labels.iter().map(|(name, value)| {
+            let mut pair = proto::LabelPair::default();
+            pair.set_name((*name).to_owned());
+            pair.set_value((*value).to_owned());
+            pair
+        });
+        let mut series = proto::Metric::from_label(pairs.collect());
+        let mut gauge = proto::Gauge::default();
+        gauge.set_value(value);
+        series.set_gauge(gauge);
+        let about = Metric::KpiValue.about();
+        let mut family = proto::MetricFamily::default();
+        family.set_name(about.name.to_owned());
+        family.set_help(about.help.to_owned());
+        family.set_field_type(proto::MetricType::GAUGE);
+        family.set_metric(vec![series]);
+        prometheus::TextEncoder::new()
+            .encode_to_string(&[family])
+            .unwrap()
+    }
+
     #[test]
-    fn what_a_guest_names_is_escaped() {
-        let mut page = Page::default();
-        page.add(Metric::KpiValue, &["d", "u", "p", "a\"b\\c\nd"], 1.5);
-        let text = page.render().unwrap();
-        assert!(
-            text.ends_with("column=\"a\\\"b\\\\c\\nd\"} 1.5\n"),
-            "{text}"
-        );
+    fn a_page_is_written_as_the_reference_implementation_writes_it() {
+        let names = ["plain", "", "a\"b\\c\nd", "{}=,\t\u{1f600}é", "\\\\n\r"];
+        let numbers = [
+            0.0,
+            -0.0,
+            1.5,
+            -3.0,
+            0.1,
+            1e-9,
+            123_456_789.123,
+            9_007_199_254_740_993.0,
+            1e22,
+        ];
+        for name in names {
+            for value in numbers {
+                let mut page = Page::default();
+                let labels = Labels::of_vm(name, "u")
+                    .with("point", "p")
+                    .with("column", name);
+                page.add(Metric::KpiValue, &labels, value);
+                let pairs = [
+                    ("domain", name),
+                    ("uuid", "u"),
+                    ("point", "p"),
+                    ("column", name),
+                ];
+                // The two zeros are one to whoever reads.
+                let value = if value == 0.0 { 0.0 } else { value };
+                assert_eq!(page.render(), reference(&pairs, value));
+            }
+        }
+    }
+
+    #[test]
+    fn scaled_numbers_read_as_the_quotient() {
+        for raw in [
+            0,
+            1,
+            9,
+            10,
+            1_500_000_000,
+            123_456_789_012_345,
+            u64::from(u32::MAX),
+        ] {
+            for (places, scale) in [(0, 1.0), (2, 1e2), (3, 1e3), (9, 1e9)] {
+                let mut text = String::new();
+                push_digits(&mut text, raw, places);
+                let read: f64 = text.parse().unwrap();
+                assert_eq!(read, raw as f64 / scale, "{text}");
+                assert!(!text.starts_with('.') && (!text.contains('.') || !text.ends_with('0')));
+            }
+        }
+        let mut text = String::new();
+        push_digits(&mut text, u64::MAX, 9);
+        assert_eq!(text, "18446744073.709551615");
     }
 
     #[test]

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use super::head::{AckVerdict, TableHead};
+use super::head::{AckVerdict, Stamp, TableHead};
 use crate::clock::Timestamp;
 use crate::link::{
     GuestMessage, HistoryPage, HistoryPosition, HistoryQuery, HostMessage, MAX_ROWS, Payload, Row,
@@ -83,6 +83,11 @@ impl Table {
         self.head.trimmed.seq + 1
     }
 
+    /// The number of the next row to come in.
+    fn end(&self) -> Seq {
+        self.first() + self.rows.len() as Seq
+    }
+
     fn get(&self, seq: Seq) -> Option<&Row> {
         let at = seq.checked_sub(self.first())?;
         self.rows.get(usize::try_from(at).ok()?).map(|(_, row)| row)
@@ -141,6 +146,26 @@ impl Spool {
         self.stream
     }
 
+    /// A store that was read back from disk at the start of the program, without its rows: what each
+    /// table's head was. [`Self::admit`] the rows in order.
+    pub fn restored(
+        stream: StreamId,
+        limits: SpoolLimits,
+        heads: impl IntoIterator<Item = (DataPoint, TableHead)>,
+    ) -> Self {
+        let mut spool = Self::new(stream, limits);
+        for (point, mut head) in heads {
+            // Acknowledged rows are not kept, so the oldest that is comes after both.
+            if head.acked.seq > head.trimmed.seq {
+                head.trimmed = head.acked;
+            }
+            let rows = VecDeque::new();
+            let table = Table { head, rows };
+            spool.tables.insert(TableId { stream, point }, table);
+        }
+        spool
+    }
+
     /// Stores a row and pushes it to a host that has subscribed.
     pub fn append(
         &mut self,
@@ -150,25 +175,82 @@ impl Spool {
         key: RowKey,
         now: Timestamp,
     ) -> Position {
-        let id = TableId {
-            stream: self.stream,
-            point: point.clone(),
-        };
-        let table = self.tables.entry(id).or_default();
-        let stamp = table.head.next_stamp(now);
-        table.head.stored(stamp);
-        let row = Row {
+        let row = self.stamp(point, payload, key, now);
+        let position = row.position();
+        self.admit(point, columns, row);
+        position
+    }
+
+    /// Gives a row its number, epoch and time. It is not here before it is admitted: whoever keeps rows
+    /// elsewhere does so in between. While a row is missing, no mark promises anything of its table.
+    pub fn stamp(
+        &mut self,
+        point: &DataPoint,
+        payload: Payload,
+        key: RowKey,
+        now: Timestamp,
+    ) -> Row {
+        let head = &mut self.tables.entry(self.id_of(point)).or_default().head;
+        let stamp = head.next_stamp(now);
+        head.stored(stamp);
+        Row {
             seq: stamp.seq,
             key,
             epoch: stamp.epoch,
             time: stamp.time,
             payload,
-        };
-        let position = row.position();
+        }
+    }
+
+    /// Takes a stamped row in and pushes it. Rows of a table come in order; one that is here or was
+    /// trimmed is passed over. Where rows before it are missing they are lost, and announced as a gap
+    /// together with what is still here.
+    pub fn admit(&mut self, point: &DataPoint, columns: Arc<[Box<str>]>, row: Row) {
+        let table = self.tables.entry(self.id_of(point)).or_default();
+        if row.seq < table.end() {
+            return;
+        }
+        if row.seq > table.end() {
+            table.rows.clear();
+            table.head.trimmed = Mark {
+                seq: row.seq - 1,
+                ..Mark::default()
+            };
+        }
+        if row.seq > table.head.last {
+            table.head.stored(Stamp {
+                seq: row.seq,
+                time: row.time,
+                epoch: row.epoch,
+            });
+        }
         table.rows.push_back((columns, row));
         table.trim(&self.limits);
         self.pump();
-        position
+    }
+
+    /// Lets go of the rows of a table through `seq`; those not acknowledged are announced as a gap.
+    pub fn trim_through(&mut self, point: &DataPoint, seq: Seq) {
+        if let Some(table) = self.tables.get_mut(&self.id_of(point)) {
+            while table.first() <= seq && !table.rows.is_empty() {
+                table.drop_oldest();
+            }
+        }
+        self.pump();
+    }
+
+    /// The heads of the tables of the stream.
+    pub fn heads(&self) -> impl Iterator<Item = (&DataPoint, &TableHead)> {
+        self.tables
+            .iter()
+            .map(|(id, table)| (&id.point, &table.head))
+    }
+
+    fn id_of(&self, point: &DataPoint) -> TableId {
+        TableId {
+            stream: self.stream,
+            point: point.clone(),
+        }
     }
 
     /// How many rows of each table are held and not acknowledged.
@@ -183,7 +265,7 @@ impl Spool {
     pub fn restart(&mut self) {
         (self.session, self.out) = (None, VecDeque::new());
         for table in self.tables.values_mut() {
-            let last = super::head::Stamp {
+            let last = Stamp {
                 seq: table.head.last,
                 time: table.head.time,
                 epoch: table.head.epoch,
@@ -263,7 +345,8 @@ impl Spool {
     fn mark(&mut self, now: Timestamp) {
         let Some(session) = &self.session else { return };
         for (id, table) in &mut self.tables {
-            if !session.patterns.iter().any(|p| p.matches(&id.point)) {
+            let missing = table.end() <= table.head.last;
+            if missing || !session.patterns.iter().any(|p| p.matches(&id.point)) {
                 continue;
             }
             let Some((epoch, time)) = table.head.mark(now, id.stream == self.stream) else {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
-use rustix::process::Pid;
+use rustix::process::{Pid, Signal, kill_process};
 
 use super::PATIENCE;
 use crate::process::Process;
@@ -133,6 +133,30 @@ impl Hypervisor {
                 let pid = entry.file_name().to_string_lossy().parse().ok();
                 pid.filter(|_| found).and_then(Pid::from_raw)
             })
+    }
+
+    /// Kills libvirtd, and nothing else, as kill -9 does; it is started again.
+    ///
+    /// # Errors
+    /// It is not there.
+    pub fn kill_libvirtd(&self) -> Result<()> {
+        // Only its namespace tells it from any other libvirtd of this machine.
+        let ours = std::fs::read_link(format!("/proc/{}/ns/pid_for_children", self.process.pid()))?;
+        for entry in std::fs::read_dir("/proc")?.flatten() {
+            let path = entry.path();
+            let name = std::fs::read_to_string(path.join("comm")).unwrap_or_default();
+            let pid = entry.file_name().to_string_lossy().parse().ok();
+            let Some(pid) = pid
+                .and_then(Pid::from_raw)
+                .filter(|_| name.trim() == "libvirtd")
+            else {
+                continue;
+            };
+            if std::fs::read_link(path.join("ns/pid")).is_ok_and(|ns| ns == ours) {
+                return Ok(kill_process(pid, Signal::KILL)?);
+            }
+        }
+        bail!("no libvirtd\n{}", self.words());
     }
 
     /// What libvirtd said.

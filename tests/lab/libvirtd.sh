@@ -8,5 +8,8 @@ for folder in run etc/libvirt var/lib/libvirt var/log/libvirt var/cache/libvirt;
     mount --bind "$1/$folder" "/$folder"
 done
 # Its /proc must show this namespace's processes, that of whoever joins the mount namespace must not.
-unshare --mount sh -c 'mount -t proc proc /proc && exec libvirtd' &
-wait $!
+# As on a host with a service manager, libvirtd is started again when it ends.
+while :; do
+    unshare --mount sh -c 'mount -t proc proc /proc && exec libvirtd' &
+    wait $! || :
+done

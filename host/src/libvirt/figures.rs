@@ -1,12 +1,19 @@
 //! What libvirt's bulk statistics say of one domain, and what each figure is called: one table
 //! serves the infrastructure measurements (`infra/GROUP`) and the exporter (`libvirt_domain_*`).
 
-use std::collections::BTreeMap;
+mod table;
 
-use crate::metrics::Metric;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::LazyLock;
+
+use crate::metrics::{Metric, Number};
+pub use table::FIGURES;
 
 /// The most devices of one group that are kept.
 pub const MAX_DEVICES: usize = 256;
+
+/// NUMA nodes of one memory bandwidth monitor.
+const MAX_NODES: u32 = 16;
 
 /// A parameter as libvirt gives it.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -32,6 +39,16 @@ pub enum Group {
     Net,
     /// One disk.
     Block,
+    /// One I/O thread.
+    Iothread,
+    /// How fast its memory is written, where somebody had it measured.
+    Dirtyrate,
+    /// Memory bandwidth of one monitor on one NUMA node (resctrl).
+    Bandwidth,
+    /// Hardware and kernel events, where the domain has them enabled.
+    Perf,
+    /// A job on the domain, such as a migration; only while there is one.
+    Job,
 }
 
 impl Group {
@@ -44,7 +61,20 @@ impl Group {
             Self::Vcpu => "vcpu",
             Self::Net => "net",
             Self::Block => "block",
+            Self::Iothread => "iothread",
+            Self::Dirtyrate => "dirtyrate",
+            Self::Bandwidth => "bandwidth",
+            Self::Perf => "perf",
+            Self::Job => "job",
         }
+    }
+
+    /// Whether it has devices, each with figures of its own.
+    pub fn has_devices(self) -> bool {
+        matches!(
+            self,
+            Self::Vcpu | Self::Net | Self::Block | Self::Iothread | Self::Bandwidth
+        )
     }
 }
 
@@ -55,8 +85,14 @@ pub enum Unit {
     One,
     /// KiB to bytes.
     Kibibytes,
+    /// MiB to bytes.
+    Mebibytes,
     /// Nanoseconds to seconds.
     Nanoseconds,
+    /// Milliseconds to seconds.
+    Milliseconds,
+    /// Percent to a ratio of 1.
+    Percent,
 }
 
 /// A figure: where it comes from and what it is called.
@@ -74,61 +110,6 @@ pub struct Figure {
     pub metric: Metric,
 }
 
-macro_rules! figures {
-    ($($group:ident $param:literal $column:literal $unit:ident $metric:ident;)*) => {
-        /// Every figure, in the order of the columns.
-        pub const FIGURES: &[Figure] = &[$(Figure {
-            group: Group::$group,
-            param: $param,
-            column: $column,
-            unit: Unit::$unit,
-            metric: Metric::$metric,
-        },)*];
-    };
-}
-
-figures! {
-    State  "state.state"        "state"                             One         DomainState;
-    Cpu    "cpu.time"           "cpu_time_seconds_total"            Nanoseconds CpuTime;
-    Cpu    "cpu.user"           "cpu_user_seconds_total"            Nanoseconds CpuUser;
-    Cpu    "cpu.system"         "cpu_system_seconds_total"          Nanoseconds CpuSystem;
-    Cpu    "vcpu.current"       "vcpus"                             One         Vcpus;
-    Memory "balloon.current"    "memory_actual_bytes"               Kibibytes   MemoryActual;
-    Memory "balloon.maximum"    "memory_maximum_bytes"              Kibibytes   MemoryMaximum;
-    Memory "balloon.rss"        "memory_rss_bytes"                  Kibibytes   MemoryRss;
-    Memory "balloon.available"  "memory_available_bytes"            Kibibytes   MemoryAvailable;
-    Memory "balloon.unused"     "memory_unused_bytes"               Kibibytes   MemoryUnused;
-    Memory "balloon.usable"     "memory_usable_bytes"               Kibibytes   MemoryUsable;
-    Memory "balloon.disk_caches" "memory_disk_caches_bytes"         Kibibytes   MemoryDiskCaches;
-    Memory "balloon.swap_in"    "memory_swap_in_bytes_total"        Kibibytes   MemorySwapIn;
-    Memory "balloon.swap_out"   "memory_swap_out_bytes_total"       Kibibytes   MemorySwapOut;
-    Memory "balloon.major_fault" "memory_major_faults_total"        One         MemoryMajorFaults;
-    Memory "balloon.minor_fault" "memory_minor_faults_total"        One         MemoryMinorFaults;
-    Vcpu   "state"              "vcpu_state"                        One         VcpuState;
-    Vcpu   "time"               "vcpu_time_seconds_total"           Nanoseconds VcpuTime;
-    Vcpu   "wait"               "vcpu_wait_seconds_total"           Nanoseconds VcpuWait;
-    Vcpu   "delay"              "vcpu_delay_seconds_total"          Nanoseconds VcpuDelay;
-    Net    "rx.bytes"           "net_receive_bytes_total"           One         NetReceiveBytes;
-    Net    "rx.pkts"            "net_receive_packets_total"         One         NetReceivePackets;
-    Net    "rx.errs"            "net_receive_errors_total"          One         NetReceiveErrors;
-    Net    "rx.drop"            "net_receive_drops_total"           One         NetReceiveDrops;
-    Net    "tx.bytes"           "net_transmit_bytes_total"          One         NetTransmitBytes;
-    Net    "tx.pkts"            "net_transmit_packets_total"        One         NetTransmitPackets;
-    Net    "tx.errs"            "net_transmit_errors_total"         One         NetTransmitErrors;
-    Net    "tx.drop"            "net_transmit_drops_total"          One         NetTransmitDrops;
-    Block  "rd.bytes"           "block_read_bytes_total"            One         BlockReadBytes;
-    Block  "rd.reqs"            "block_read_requests_total"         One         BlockReadRequests;
-    Block  "rd.times"           "block_read_seconds_total"          Nanoseconds BlockReadTime;
-    Block  "wr.bytes"           "block_write_bytes_total"           One         BlockWriteBytes;
-    Block  "wr.reqs"            "block_write_requests_total"        One         BlockWriteRequests;
-    Block  "wr.times"           "block_write_seconds_total"         Nanoseconds BlockWriteTime;
-    Block  "fl.reqs"            "block_flush_requests_total"        One         BlockFlushRequests;
-    Block  "fl.times"           "block_flush_seconds_total"         Nanoseconds BlockFlushTime;
-    Block  "capacity"           "block_capacity_bytes"              One         BlockCapacity;
-    Block  "allocation"         "block_allocation_bytes"            One         BlockAllocation;
-    Block  "physical"           "block_physical_bytes"              One         BlockPhysical;
-}
-
 /// One figure's number, in libvirt's unit.
 #[derive(Clone, Copy, Debug)]
 pub struct Reading {
@@ -142,23 +123,44 @@ impl Reading {
     pub fn value(&self) -> vmkpi::value::Value {
         use vmkpi::value::Value;
         match self.figure.unit {
-            Unit::Nanoseconds => Value::Real(self.as_f64()),
-            Unit::One => Value::Integer(i64::try_from(self.raw).unwrap_or(i64::MAX)),
-            Unit::Kibibytes => {
-                Value::Integer(i64::try_from(self.raw.saturating_mul(1024)).unwrap_or(i64::MAX))
-            }
+            Unit::Nanoseconds | Unit::Milliseconds | Unit::Percent => Value::Real(self.as_f64()),
+            Unit::One => whole(self.raw),
+            Unit::Kibibytes => whole(self.raw.saturating_mul(1 << 10)),
+            Unit::Mebibytes => whole(self.raw.saturating_mul(1 << 20)),
         }
     }
 
-    /// The number in its base unit, as Prometheus takes it.
+    /// The number in its base unit, for the page of metrics.
+    pub fn number(&self) -> Number {
+        match self.figure.unit {
+            Unit::One => Number::Scaled(self.raw, 0),
+            Unit::Kibibytes => Number::Scaled(self.raw.saturating_mul(1 << 10), 0),
+            Unit::Mebibytes => Number::Scaled(self.raw.saturating_mul(1 << 20), 0),
+            Unit::Nanoseconds => Number::Scaled(self.raw, 9),
+            Unit::Milliseconds => Number::Scaled(self.raw, 3),
+            Unit::Percent => Number::Scaled(self.raw, 2),
+        }
+    }
+
+    /// The number in its base unit, as a double.
     pub fn as_f64(&self) -> f64 {
         match self.figure.unit {
             Unit::One => self.raw as f64,
             Unit::Kibibytes => self.raw as f64 * 1024.0,
+            Unit::Mebibytes => self.raw as f64 * 1_048_576.0,
             Unit::Nanoseconds => self.raw as f64 / 1e9,
+            Unit::Milliseconds => self.raw as f64 / 1e3,
+            Unit::Percent => self.raw as f64 / 100.0,
         }
     }
 }
+
+fn whole(number: u64) -> vmkpi::value::Value {
+    vmkpi::value::Value::Integer(i64::try_from(number).unwrap_or(i64::MAX))
+}
+
+static BY_PARAM: LazyLock<HashMap<(Group, &'static str), &'static Figure>> =
+    LazyLock::new(|| FIGURES.iter().map(|f| ((f.group, f.param), f)).collect());
 
 /// The figures of a group, or of one device of it.
 #[derive(Clone, Debug, Default)]
@@ -173,6 +175,7 @@ pub struct Readings {
 #[derive(Clone, Debug, Default)]
 pub struct Figures {
     groups: BTreeMap<(Group, u32), Readings>,
+    dropped: usize,
 }
 
 impl Figures {
@@ -183,6 +186,7 @@ impl Figures {
         };
         let known = self.groups.contains_key(&(group, device));
         if device as usize >= MAX_DEVICES && !known {
+            self.dropped += usize::from(matches!(value, Param::Number(_)));
             return;
         }
         match value {
@@ -190,16 +194,32 @@ impl Figures {
                 self.entry(group, device).name = Some(text.to_owned());
             }
             Param::Number(raw) => {
-                let found = FIGURES
-                    .iter()
-                    .find(|f| f.group == group && f.param == param);
-                if let Some(figure) = found {
-                    self.entry(group, device)
-                        .readings
-                        .push(Reading { figure, raw });
+                if let Some(figure) = BY_PARAM.get(&(group, param)) {
+                    let readings = &mut self.entry(group, device).readings;
+                    readings.push(Reading { figure, raw });
                 }
             }
             Param::Text(_) => {}
+        }
+    }
+
+    /// Call it when every parameter has been set: derives what libvirt does not say itself, and sees
+    /// to it that no two devices of a group have one name.
+    pub fn finish(&mut self) {
+        let delays = self.groups.values().flat_map(|r| &r.readings);
+        let delays = delays.filter(|r| r.figure.metric == Metric::VcpuDelay);
+        if let Some(steal) = delays.map(|r| r.raw).reduce(u64::saturating_add) {
+            // What the guest sees as stolen: its processors were ready and the host ran others.
+            self.set("cpu.steal", Param::Number(steal));
+        }
+        let mut taken = HashSet::new();
+        for ((group, device), readings) in &mut self.groups {
+            let Some(name) = &mut readings.name else {
+                continue;
+            };
+            if !taken.insert((*group, name.clone())) {
+                name.push_str(&format!("#{device}"));
+            }
         }
     }
 
@@ -207,7 +227,13 @@ impl Figures {
         self.groups
             .entry((group, device))
             .or_insert_with(|| Readings {
-                name: (group == Group::Vcpu).then(|| device.to_string()),
+                name: match group {
+                    Group::Vcpu | Group::Iothread => Some(device.to_string()),
+                    Group::Bandwidth => {
+                        Some(format!("{}.{}", device / MAX_NODES, device % MAX_NODES))
+                    }
+                    _ => None,
+                },
                 readings: Vec::new(),
             })
     }
@@ -220,9 +246,20 @@ impl Figures {
             .map(|((group, device), r)| (*group, *device, r))
     }
 
+    /// Figures that were left out because a group had more than [`MAX_DEVICES`].
+    pub fn dropped(&self) -> usize {
+        self.dropped
+    }
+
     /// Whether anything but the state is known.
     pub fn is_detailed(&self) -> bool {
         self.groups.keys().any(|(group, _)| *group != Group::State)
+    }
+
+    /// Whether there is a figure of this metric.
+    pub(super) fn has(&self, metric: Metric) -> bool {
+        let mut readings = self.groups.values().flat_map(|r| &r.readings);
+        readings.any(|r| r.figure.metric == metric)
     }
 }
 
@@ -231,18 +268,34 @@ fn classify(name: &str) -> Option<(Group, u32, &str)> {
     let (head, rest) = name.split_once('.')?;
     let group = match head {
         "state" => return Some((Group::State, 0, name)),
+        "cpu" if rest == "steal" => return Some((Group::Cpu, 0, rest)),
         "cpu" => return Some((Group::Cpu, 0, name)),
         "balloon" => return Some((Group::Memory, 0, name)),
         "vcpu" if !rest.starts_with(|c: char| c.is_ascii_digit()) => {
             return Some((Group::Cpu, 0, name));
         }
+        "dirtyrate" => return Some((Group::Dirtyrate, 0, name)),
+        "perf" => return Some((Group::Perf, 0, name)),
+        "job" => return Some((Group::Job, 0, name)),
+        "memory" => return bandwidth(rest),
         "vcpu" => Group::Vcpu,
         "net" => Group::Net,
         "block" => Group::Block,
+        "iothread" => Group::Iothread,
         _ => return None,
     };
     let (number, param) = rest.split_once('.')?;
     Some((group, number.parse().ok()?, param))
+}
+
+/// `bandwidth.monitor.M.node.N.bytes.local`.
+fn bandwidth(rest: &str) -> Option<(Group, u32, &str)> {
+    let rest = rest.strip_prefix("bandwidth.monitor.")?;
+    let (monitor, rest) = rest.split_once(".node.")?;
+    let (node, param) = rest.split_once('.')?;
+    let (monitor, node): (u32, u32) = (monitor.parse().ok()?, node.parse().ok()?);
+    let device = monitor.checked_mul(MAX_NODES)?.checked_add(node)?;
+    (node < MAX_NODES).then_some((Group::Bandwidth, device, param))
 }
 
 #[cfg(test)]
@@ -302,7 +355,7 @@ mod tests {
     fn what_is_unknown_is_passed_over_and_devices_are_bounded() {
         let mut figures = Figures::default();
         for name in [
-            "perf.cmt",
+            "perf.unheard_of",
             "net.count",
             "net.x.rx.bytes",
             "block.4294967296.rd.bytes",
@@ -316,6 +369,57 @@ mod tests {
             figures.set(&format!("net.{device}.rx.bytes"), Param::Number(1));
         }
         assert_eq!(figures.groups().count(), MAX_DEVICES);
+        assert_eq!(figures.dropped(), MAX_DEVICES, "and the rest is counted");
+    }
+
+    #[test]
+    fn every_group_of_libvirt_is_understood() {
+        let mut figures = Figures::default();
+        for (name, raw) in [
+            ("vcpu.0.delay", 1_000_000_000),
+            ("vcpu.1.delay", 500_000_000),
+            ("iothread.3.poll-max-ns", 32_768),
+            ("dirtyrate.megabytes_per_second", 2),
+            ("memory.bandwidth.monitor.1.node.2.bytes.total", 7),
+            ("perf.task_clock", 1_000_000_000),
+            ("job.time_elapsed", 1500),
+        ] {
+            figures.set(name, Param::Number(raw));
+        }
+        figures.finish();
+        let get = |g, d, c| value_of(&figures, g, d, c);
+        let real = |r| Some(Value::Real(r));
+        assert_eq!(get(Group::Cpu, 0, "cpu_steal_seconds_total"), real(1.5));
+        assert_eq!(
+            get(Group::Iothread, 3, "iothread_poll_max_seconds"),
+            real(0.000_032_768)
+        );
+        assert_eq!(
+            get(Group::Dirtyrate, 0, "dirtyrate_bytes_per_second"),
+            Some(Value::Integer(2 << 20))
+        );
+        assert_eq!(
+            get(Group::Bandwidth, 18, "memory_bandwidth_bytes_total"),
+            Some(Value::Integer(7))
+        );
+        assert_eq!(
+            get(Group::Perf, 0, "perf_task_clock_seconds_total"),
+            real(1.0)
+        );
+        assert_eq!(get(Group::Job, 0, "job_elapsed_seconds"), real(1.5));
+    }
+
+    #[test]
+    fn no_two_devices_of_a_group_have_one_name() {
+        let mut figures = Figures::default();
+        for device in 0..3 {
+            let name = format!("block.{device}");
+            figures.set(&format!("{name}.name"), Param::Text("vda"));
+            figures.set(&format!("{name}.rd.reqs"), Param::Number(1));
+        }
+        figures.finish();
+        let names = figures.groups().filter_map(|(_, _, r)| r.name.clone());
+        assert_eq!(names.collect::<Vec<_>>(), ["vda", "vda#1", "vda#2"]);
     }
 
     #[test]

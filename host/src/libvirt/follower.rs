@@ -10,11 +10,14 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use virt::connect::Connect;
 use virt::error::{Error, ErrorNumber};
+use vmkpi::clock::Timestamp;
 use vmkpi::descriptor::METADATA_NAMESPACE;
 use vmkpi::link::url::KPI_PORT;
 
 use super::events::{DomainEvent, Registration};
-use super::{Domain, Domains, LibvirtError, RECONCILE_EVERY, RECONNECT_EVERY, State, connect, xml};
+use super::{
+    Domain, Domains, LibvirtError, RECONCILE_EVERY, RECONNECT_EVERY, State, connect, is_gone, xml,
+};
 
 /// How many events may wait; more are lost, and found by the next reconciliation.
 const MAX_WAITING_EVENTS: usize = 10_000;
@@ -32,6 +35,8 @@ pub(super) fn start(
         known: BTreeMap::new(),
         residences: 0,
         connected: false,
+        reconciled: None,
+        connects: 0,
         out,
     };
     let stop = Arc::clone(stop);
@@ -46,6 +51,8 @@ struct Follower {
     known: BTreeMap<Arc<str>, Arc<Domain>>,
     residences: u64,
     connected: bool,
+    reconciled: Option<Timestamp>,
+    connects: u64,
     out: watch::Sender<Arc<Domains>>,
 }
 
@@ -69,6 +76,7 @@ impl Follower {
     /// One connection, until it breaks (an error) or it is time to stop.
     fn session(&mut self, stop: &AtomicBool) -> Result<(), LibvirtError> {
         let connection = connect(&self.uri)?;
+        self.connects += 1;
         let (to, events) = sync_channel(MAX_WAITING_EVENTS);
         // Registered before the first listing, so that nothing falls between the two.
         let _registration = Registration::new(&connection, &to)?;
@@ -127,11 +135,9 @@ impl Follower {
                 found.insert(Arc::clone(&domain.uuid), Arc::new(domain));
             }
         }
-        let changed = !self.connected || found != self.known;
         (self.known, self.connected) = (found, true);
-        if changed {
-            self.publish();
-        }
+        self.reconciled = Some(Timestamp::now());
+        self.publish();
         Ok(())
     }
 
@@ -149,6 +155,8 @@ impl Follower {
         self.out.send_replace(Arc::new(Domains {
             connected: self.connected,
             by_uuid: self.known.clone(),
+            reconciled: self.reconciled,
+            connects: self.connects,
         }));
     }
 
@@ -215,10 +223,6 @@ fn metadata(domain: &virt::domain::Domain) -> Result<Option<String>, Error> {
         Err(error) if error.code().to_raw() == number(ErrorNumber::NoDomainMetadata) => Ok(None),
         Err(error) => Err(error),
     }
-}
-
-fn is_gone(error: &Error) -> bool {
-    error.code().to_raw() == number(ErrorNumber::NoDomain)
 }
 
 fn number(known: ErrorNumber) -> virt_sys::virErrorNumber {

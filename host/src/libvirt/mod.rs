@@ -3,18 +3,20 @@
 //!
 //! ```text
 //! event loop thread ── events ──> follower thread ──> watch: Domains   (what is true now)
-//!                                 sampler thread  ──> watch: Stats     (the last bulk figures)
+//!          askers (threads) <──> sampler thread ─────> watch: Sampling  (the last figures)
 //! ```
 //!
-//! Each thread has a read-only connection of its own, so a call that does not return holds up
-//! nobody else: not the async runtime, not a scrape, not the other thread. Outside sees levels, not
+//! Follower and askers have read-only connections of their own, so a call that does not return holds up
+//! nobody else: not the async runtime, not a scrape, not the other threads. Outside sees levels, not
 //! edges: an event only makes the follower look sooner, so a lost one costs at most
 //! [`RECONCILE_EVERY`].
 
+mod asker;
 mod event_loop;
 mod events;
 pub mod figures;
 mod follower;
+mod plan;
 mod sampler;
 mod stats;
 pub mod xml;
@@ -29,7 +31,7 @@ use tokio::sync::watch;
 use vmkpi::clock::Timestamp;
 
 use figures::Figures;
-pub use sampler::Pace;
+pub use sampler::{Intervals, Pace};
 
 /// How long a lost event can go unnoticed.
 pub const RECONCILE_EVERY: Duration = Duration::from_secs(10);
@@ -111,28 +113,52 @@ pub struct Domains {
     pub connected: bool,
     /// The domains by UUID.
     pub by_uuid: BTreeMap<Arc<str>, Arc<Domain>>,
+    /// When all of them were last looked at.
+    pub reconciled: Option<Timestamp>,
+    /// Connections to libvirt that were opened.
+    pub connects: u64,
 }
 
-/// The last bulk statistics.
+/// Figures that were asked for together.
 #[derive(Clone, Debug)]
-pub struct Stats {
+pub struct Taken {
     /// When the answer arrived.
     pub time: Timestamp,
     /// The same, by the monotonic clock.
     pub at: Instant,
-    /// How long it took.
-    pub took: Duration,
-    /// The figures by UUID.
-    pub by_uuid: HashMap<Arc<str>, Arc<Figures>>,
+    /// When libvirt was asked.
+    pub asked: Instant,
+    /// The figures.
+    pub figures: Arc<Figures>,
 }
 
-/// What became of collecting statistics, for the exporter.
+/// The last statistics of one VM.
+#[derive(Clone, Debug, Default)]
+pub struct VmStats {
+    /// What libvirt knows itself: state, interfaces, perf, memory bandwidth.
+    pub quick: Option<Taken>,
+    /// What it has to ask the hypervisor's process for: all the rest.
+    pub detailed: Option<Taken>,
+    /// Whether the process does not answer, or somebody else holds the domain's job: it is asked by
+    /// itself, ever less often, until it answers.
+    pub apart: bool,
+}
+
+/// What became of collecting statistics.
 #[derive(Clone, Debug, Default)]
 pub struct Sampling {
-    /// The last statistics, if there are any yet.
-    pub last: Option<Arc<Stats>>,
+    /// The last statistics by UUID.
+    pub vms: Arc<HashMap<Arc<str>, VmStats>>,
+    /// When libvirt last gave any.
+    pub time: Option<Timestamp>,
+    /// How long it took for the last detailed ones.
+    pub took: Duration,
     /// How many calls failed.
     pub failures: u64,
+    /// How many calls took too long, ever.
+    pub late_calls: u64,
+    /// How many of those have not returned yet.
+    pub late: usize,
 }
 
 /// The running threads. They end soon after this is dropped.
@@ -156,9 +182,8 @@ impl Libvirt {
     pub fn start(uri: &str) -> Result<Self, LibvirtError> {
         event_loop::start()?;
         let stop = Arc::new(AtomicBool::new(false));
-        let pace = Pace::default();
         let domains = follower::start(uri, &stop)?;
-        let sampling = sampler::start(uri, &pace, &stop)?;
+        let (sampling, pace) = sampler::start(uri, domains.clone(), &stop)?;
         Ok(Self {
             domains,
             sampling,
@@ -178,4 +203,9 @@ impl Drop for Libvirt {
 /// Opens a read-only connection: nothing here changes a domain.
 fn connect(uri: &str) -> Result<virt::connect::Connect, LibvirtError> {
     Ok(virt::connect::Connect::open_read_only(Some(uri))?)
+}
+
+fn is_gone(error: &virt::error::Error) -> bool {
+    let no_domain = virt::error::ErrorNumberEnum::from(virt::error::ErrorNumber::NoDomain);
+    error.code().to_raw() == no_domain.to_raw()
 }

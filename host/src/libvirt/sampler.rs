@@ -1,100 +1,259 @@
-//! Takes bulk statistics at the pace that is asked for, on a thread of its own: a domain that does not
-//! answer holds up this thread, and how old the figures are shows.
+//! Takes statistics of every VM at its own pace, on threads of its own: who is asked when is the
+//! [`Plan`]'s, how is the [`Asker`]s'. A VM that does not answer costs its own figures and nothing else.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
-use virt::connect::Connect;
 use vmkpi::clock::Timestamp;
 
-use super::figures::{Figures, Param};
-use super::{LibvirtError, RECONNECT_EVERY, Sampling, Stats, connect, stats};
+use super::asker::{Asker, Reply};
+use super::plan::{MAX_OPEN, Plan, Word};
+use super::stats::Kind;
+use super::{Domains, LibvirtError, Sampling, Taken, VmStats};
 
 /// How often statistics are taken when no descriptor asks for more: fresh enough for a scrape.
 pub const DEFAULT_PACE: Duration = Duration::from_secs(5);
 
-/// A call that takes longer is said.
-const SLOW_CALL: Duration = Duration::from_secs(5);
+/// How long to sleep at most: whether VMs came or went, and whether to stop, is seen then.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 
-/// How often statistics are taken; shared between those who want them and the thread that takes them.
-#[derive(Clone, Debug, Default)]
-pub struct Pace(Arc<(Mutex<Option<Duration>>, Condvar)>);
+/// How often each VM is to be asked, by UUID.
+pub type Intervals = HashMap<Arc<str>, Duration>;
+
+/// How often each VM is asked for statistics; shared between those who want them and the thread that
+/// takes them.
+#[derive(Clone, Debug)]
+pub struct Pace {
+    intervals: Arc<Mutex<Arc<Intervals>>>,
+    events: Sender<Event>,
+}
+
+/// What the sampler wakes up for.
+#[derive(Debug)]
+enum Event {
+    Reply(Box<Reply>),
+    /// The pace has changed, or it is time to stop.
+    Look,
+}
 
 impl Pace {
-    /// Asks for statistics each `interval`; the default where it is longer, or `None`.
-    pub fn set(&self, interval: Option<Duration>) {
-        let mut current = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if *current != interval {
-            *current = interval;
-            self.0.1.notify_all();
+    fn new(events: Sender<Event>) -> Self {
+        Self {
+            intervals: Arc::default(),
+            events,
         }
     }
 
-    /// How often statistics are taken.
-    pub fn get(&self) -> Duration {
-        let current = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
-        current.unwrap_or(DEFAULT_PACE).min(DEFAULT_PACE)
+    /// Asks for statistics of each VM at its interval, by UUID; at the default where it is longer, and
+    /// for all others.
+    pub fn set(&self, intervals: Intervals) {
+        let mut current = self
+            .intervals
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if **current != intervals {
+            *current = Arc::new(intervals);
+            drop(current);
+            self.wake();
+        }
+    }
+
+    fn get(&self) -> Arc<Intervals> {
+        Arc::clone(
+            &self
+                .intervals
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
+        )
     }
 
     pub(super) fn wake(&self) {
-        self.0.1.notify_all();
-    }
-
-    /// Waits for `time`, or until the pace changes.
-    fn wait(&self, time: Duration) {
-        let current = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
-        drop(self.0.1.wait_timeout(current, time));
+        let _ = self.events.send(Event::Look);
     }
 }
 
 pub(super) fn start(
     uri: &str,
-    pace: &Pace,
+    domains: watch::Receiver<Arc<Domains>>,
     stop: &Arc<AtomicBool>,
-) -> Result<watch::Receiver<Sampling>, LibvirtError> {
+) -> Result<(watch::Receiver<Sampling>, Pace), LibvirtError> {
     let (out, sampling) = watch::channel(Sampling::default());
-    let (uri, pace, stop) = (uri.to_owned(), pace.clone(), Arc::clone(stop));
+    let (events, inbox) = channel();
+    let pace = Pace::new(events.clone());
+    let mut sampler = Sampler {
+        uri: uri.to_owned(),
+        domains,
+        pace: pace.clone(),
+        plan: Plan::default(),
+        askers: Vec::new(),
+        free: Vec::new(),
+        vms: HashMap::new(),
+        state: Sampling::default(),
+        dirty: false,
+        events,
+        out,
+    };
+    let stop = Arc::clone(stop);
     std::thread::Builder::new()
         .name("libvirt-stats".into())
-        .spawn(move || {
-            while !stop.load(Ordering::Relaxed) {
-                // The follower says that libvirt does not answer; once is enough.
-                if let Err(error) = session(&uri, &pace, &stop, &out) {
-                    tracing::debug!(%error, "no statistics");
-                    out.send_modify(|sampling| sampling.failures += 1);
-                    pace.wait(RECONNECT_EVERY);
-                }
-            }
-        })?;
-    Ok(sampling)
+        .spawn(move || sampler.run(&inbox, &stop))?;
+    Ok((sampling, pace))
 }
 
-fn session(
-    uri: &str,
-    pace: &Pace,
-    stop: &AtomicBool,
-    out: &watch::Sender<Sampling>,
-) -> Result<(), LibvirtError> {
-    let connection = connect(uri)?;
-    let test_driver = connection.driver_type()?.eq_ignore_ascii_case("test");
-    let mut due = Instant::now();
-    while !stop.load(Ordering::Relaxed) {
-        let now = Instant::now();
-        if now < due {
-            pace.wait((due - now).min(until_middle(pace.get())));
-            due = due.min(Instant::now() + until_middle(pace.get()));
-            continue;
+struct Sampler {
+    uri: String,
+    domains: watch::Receiver<Arc<Domains>>,
+    pace: Pace,
+    plan: Plan,
+    askers: Vec<Asker>,
+    free: Vec<usize>,
+    vms: HashMap<Arc<str>, VmStats>,
+    state: Sampling,
+    /// Something has changed since it was published last.
+    dirty: bool,
+    events: Sender<Event>,
+    out: watch::Sender<Sampling>,
+}
+
+impl Sampler {
+    fn run(&mut self, inbox: &Receiver<Event>, stop: &AtomicBool) {
+        while !stop.load(Ordering::Relaxed) {
+            self.ask();
+            if self.dirty && self.plan.is_settled() {
+                self.publish();
+            }
+            let now = Instant::now();
+            let due = self.plan.wake().filter(|_| self.domains.borrow().connected);
+            let time = due.map_or(LOOK_EVERY, |due| due.saturating_duration_since(now));
+            match inbox.recv_timeout(time.min(LOOK_EVERY)) {
+                Ok(event) => {
+                    for event in std::iter::once(event).chain(inbox.try_iter()) {
+                        if let Event::Reply(reply) = event {
+                            self.take(*reply);
+                        }
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
         }
-        let stats = take(&connection, test_driver)?;
-        if stats.took > SLOW_CALL {
-            tracing::warn!(took = ?stats.took, "libvirt took long to give statistics: a domain may hang");
-        }
-        out.send_modify(|sampling| sampling.last = Some(Arc::new(stats)));
-        due = Instant::now() + until_middle(pace.get());
     }
-    Ok(())
+
+    fn ask(&mut self) {
+        let (now, domains) = (
+            Instant::now(),
+            Arc::clone(&self.domains.borrow_and_update()),
+        );
+        let next = |every| now + until_middle(every);
+        let intervals = self.pace.get();
+        let vms = domains.by_uuid.keys().map(|uuid| {
+            let wanted = intervals.get(uuid).copied().unwrap_or(DEFAULT_PACE);
+            (uuid, wanted.min(DEFAULT_PACE))
+        });
+        self.plan.follow(now, vms, &next);
+        self.vms
+            .retain(|uuid, _| domains.by_uuid.contains_key(uuid));
+        let late = self.plan.late_calls;
+        self.plan.expire(now);
+        if self.plan.late_calls > late {
+            tracing::warn!(
+                late = self.plan.late(),
+                "libvirt took long to give statistics: a domain may hang"
+            );
+            self.dirty = true;
+        }
+        if !domains.connected {
+            return;
+        }
+        self.plan.begin(now, &next);
+        while let Some(order) = self.plan.next(now) {
+            let call = order.call;
+            let asked = self.free_asker().and_then(|at| {
+                let asked = self.askers[at].ask(order);
+                asked.then_some(()).ok_or(LibvirtError::Closed)
+            });
+            if let Err(error) = asked {
+                tracing::error!(%error, "nobody can ask libvirt for statistics");
+                self.state.failures += 1;
+                self.plan.failed(call);
+                return;
+            }
+        }
+    }
+
+    fn free_asker(&mut self) -> Result<usize, LibvirtError> {
+        if let Some(free) = self.free.pop() {
+            return Ok(free);
+        }
+        debug_assert!(self.askers.len() < MAX_OPEN, "the plan bounds open calls");
+        let (id, events) = (self.askers.len(), self.events.clone());
+        let reply = move |reply| events.send(Event::Reply(Box::new(reply))).is_ok();
+        self.askers.push(Asker::start(id, &self.uri, reply)?);
+        Ok(id)
+    }
+
+    fn take(&mut self, reply: Reply) {
+        self.free.push(reply.asker);
+        self.dirty = true;
+        let answers = match reply.result {
+            Ok(answers) => answers,
+            Err(error) => {
+                // The follower says that libvirt does not answer; once is enough.
+                tracing::debug!(%error, "no statistics");
+                self.state.failures += 1;
+                return self.plan.failed(reply.call);
+            }
+        };
+        let words: HashMap<_, _> = answers
+            .iter()
+            .map(|(uuid, taken)| {
+                (
+                    Arc::clone(uuid),
+                    if taken.is_some() {
+                        Word::Whole
+                    } else {
+                        Word::Part
+                    },
+                )
+            })
+            .collect();
+        let word = |uuid: &Arc<str>| words.get(uuid).copied().unwrap_or(Word::Gone);
+        if !self.plan.answered(reply.call, Instant::now(), word) {
+            return;
+        }
+        for (uuid, taken) in answers {
+            if let Some(taken) = taken {
+                self.keep(uuid, reply.kind, taken);
+            }
+        }
+    }
+
+    fn keep(&mut self, uuid: Arc<str>, kind: Kind, taken: Taken) {
+        self.state.time = Some(taken.time);
+        let vm = self.vms.entry(uuid).or_default();
+        match kind {
+            Kind::Quick => vm.quick = Some(taken),
+            Kind::Detailed => {
+                self.state.took = taken.asked.elapsed();
+                vm.detailed = Some(taken);
+            }
+        }
+    }
+
+    fn publish(&mut self) {
+        self.dirty = false;
+        for (uuid, vm) in &mut self.vms {
+            vm.apart = self.plan.is_apart(uuid);
+        }
+        self.state.late = self.plan.late();
+        self.state.late_calls = self.plan.late_calls;
+        self.state.vms = Arc::new(self.vms.clone());
+        self.out.send_replace(self.state.clone());
+    }
 }
 
 /// How long until the middle of the next sampling interval. Intervals are [k·i, (k+1)·i) since 1970;
@@ -106,39 +265,14 @@ fn until_middle(interval: Duration) -> Duration {
         .max(1);
     let half = interval / 2;
     let into = (Timestamp::now().as_micros() + half).rem_euclid(interval);
-    Duration::from_micros(u64::try_from(interval - into).unwrap_or_default().max(1000))
-}
-
-fn take(connection: &Connect, test_driver: bool) -> Result<Stats, LibvirtError> {
-    let before = Instant::now();
-    let mut found = stats::collect(connection)?;
-    if test_driver {
-        for (uuid, figures) in &mut found {
-            add_info(connection, uuid, figures);
-        }
-    }
-    Ok(Stats {
-        time: Timestamp::now(),
-        at: Instant::now(),
-        took: before.elapsed(),
-        by_uuid: found.into_iter().map(|(u, f)| (u, Arc::new(f))).collect(),
-    })
-}
-
-/// The test driver's bulk statistics know only the state (libvirt 9); its virDomainGetInfo knows
-/// more. Only there: of a domain that hangs the call would not return.
-fn add_info(connection: &Connect, uuid: &str, figures: &mut Figures) {
-    if figures.is_detailed() {
-        return;
-    }
-    let info = connection
-        .lookup_domain_by_uuid_string(uuid)
-        .and_then(|domain| domain.info());
-    let Ok(info) = info else { return };
-    figures.set("cpu.time", Param::Number(info.cpu_time));
-    figures.set("vcpu.current", Param::Number(info.nr_virt_cpu.into()));
-    figures.set("balloon.current", Param::Number(info.memory));
-    figures.set("balloon.maximum", Param::Number(info.max_mem));
+    let left = interval - into;
+    // The clocks differ a little: what is as good as now was this interval's turn.
+    let left = if left < interval / 8 {
+        left + interval
+    } else {
+        left
+    };
+    Duration::from_micros(u64::try_from(left).unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -154,17 +288,7 @@ mod tests {
             let micros = i64::try_from(interval.as_micros()).unwrap();
             let off = (at % micros - micros / 2).abs();
             assert!(off < micros / 4, "{off} us from the middle of {ms} ms");
-            assert!(until_middle(interval) <= interval + Duration::from_millis(1));
+            assert!(until_middle(interval) <= interval + interval / 8);
         }
-    }
-
-    #[test]
-    fn a_pace_is_never_slower_than_the_default() {
-        let pace = Pace::default();
-        assert_eq!(pace.get(), DEFAULT_PACE);
-        pace.set(Some(Duration::from_secs(60)));
-        assert_eq!(pace.get(), DEFAULT_PACE);
-        pace.set(Some(Duration::from_millis(100)));
-        assert_eq!(pace.get(), Duration::from_millis(100));
     }
 }

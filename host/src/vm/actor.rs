@@ -22,10 +22,11 @@ use vmkpi::position::Nonce;
 
 use super::report::Report;
 use super::{Shared, Spec};
-use crate::infra::{Lane, measurements};
-use crate::libvirt::{Sampling, State};
+use crate::infra::{Lane, Of, measurements};
+use crate::libvirt::{State, Taken};
 use crate::link::{Ask, Client, Event, Fault, Histories};
 use crate::mqtt::{Job, Outcome, Reply};
+use crate::outbox::{Left, Page, Ticket};
 use crate::random;
 
 /// How often producers are ticked and a report is made.
@@ -35,16 +36,25 @@ const DEFER: Duration = Duration::from_secs(10);
 /// The lane of KPIs; those of infrastructure count on from here.
 const KPI_LANE: u64 = 0;
 /// Residences whose measurements are still on their way; over it, the oldest is given up.
-const MAX_LANES: usize = 8;
+const MAX_LANES: usize = 16;
 
-pub(super) async fn run(spec: watch::Receiver<Spec>, shared: Shared, asked: mpsc::Receiver<Ask>) {
-    Actor::new(spec, shared, asked).run().await;
+pub(super) async fn run(
+    spec: watch::Receiver<Spec>,
+    shared: Shared,
+    asked: mpsc::Receiver<Ask>,
+    left: Vec<Left>,
+) {
+    let mut actor = Actor::new(spec, shared, asked);
+    actor.take_over(&left);
+    actor.run().await;
 }
 
 struct Actor {
     follow: watch::Receiver<Spec>,
     spec: Spec,
     shared: Shared,
+    /// How far the outbox is on disk.
+    committed: watch::Receiver<Ticket>,
     replies: (mpsc::UnboundedSender<Reply>, mpsc::UnboundedReceiver<Reply>),
     started: Instant,
     link: Client,
@@ -53,9 +63,11 @@ struct Actor {
     histories: Histories,
     kpi: Producer,
     lanes: VecDeque<Lane>,
-    last_lane: u64,
+    pages: (mpsc::UnboundedSender<Page>, mpsc::UnboundedReceiver<Page>),
     /// When the domain was seen running, after it was not.
     running_since: std::time::Instant,
+    /// When the figures were taken that were last measured, quick and detailed.
+    measured: [Option<std::time::Instant>; 2],
     outbox: VecDeque<Job>,
     deferred: VecDeque<(Instant, Job)>,
     /// What went before the lanes and producers that are there now.
@@ -71,13 +83,15 @@ impl Actor {
             histories: Histories::default(),
             kpi: kpi_producer(&spec, &shared, 0),
             follow,
+            committed: shared.outbox.committed.clone(),
             shared,
             replies: mpsc::unbounded_channel(),
             started: Instant::now(),
             link_open: false,
             lanes: VecDeque::new(),
-            last_lane: KPI_LANE,
+            pages: mpsc::unbounded_channel(),
             running_since: std::time::Instant::now(),
+            measured: [None; 2],
             outbox: VecDeque::new(),
             deferred: VecDeque::new(),
             past: Report::default(),
@@ -86,6 +100,20 @@ impl Actor {
         actor.reside();
         actor.aim();
         actor
+    }
+
+    /// Goes on with what an earlier daemon left of the VM's measurements.
+    fn take_over(&mut self, left: &[Left]) {
+        let now_ms = self.now_ms();
+        for stream in left.iter().rev() {
+            let (outbox, pages) = (&self.shared.outbox, &self.pages.0);
+            match Lane::left(stream, &self.spec.descriptor, outbox, pages, now_ms) {
+                Ok(lane) => self.lanes.push_front(lane),
+                Err(error) => {
+                    tracing::error!(domain = %self.spec.domain.name, %error, "what the outbox holds of the VM cannot be read; it stays there");
+                }
+            }
+        }
     }
 
     fn now_ms(&self) -> u64 {
@@ -101,6 +129,7 @@ impl Actor {
             if self.is_over() {
                 return;
             }
+            let disk = self.lanes.iter().any(Lane::awaits_disk);
             let reads = self.kpi.accepts_input() && self.outbox.is_empty();
             tokio::select! {
                 changed = self.follow.changed() => match changed {
@@ -110,6 +139,8 @@ impl Actor {
                 event = self.link.next(reads) => self.on_link(event),
                 Some(ask) = self.asked.recv() => self.on_ask(ask),
                 Some(reply) = self.replies.1.recv() => self.on_replies(reply),
+                Some(page) = self.pages.1.recv() => self.on_page(page),
+                Ok(()) = self.committed.changed(), if disk => {}
                 permit = jobs.reserve(), if !self.outbox.is_empty() => match permit {
                     Ok(permit) => if let Some(job) = self.outbox.pop_front() {
                         permit.send(job);
@@ -164,15 +195,20 @@ impl Actor {
         let here = !self.spec.leaving && self.spec.domain.state != State::Off;
         let residence = here.then_some(self.spec.domain.residence);
         for lane in &mut self.lanes {
-            if Some(lane.residence) != residence {
+            if lane.residence != residence {
                 lane.end(&self.spec.descriptor, now_ms);
             }
         }
         if let Some(residence) = residence
-            && self.lanes.back().map(|l| l.residence) != Some(residence)
+            && self.lanes.back().and_then(|l| l.residence) != Some(residence)
         {
-            self.last_lane += 1;
-            let lane = Lane::new(self.last_lane, residence, &self.spec.descriptor, now_ms);
+            let of = Of {
+                uuid: &self.spec.domain.uuid,
+                name: &self.spec.domain.name,
+                descriptor: &self.spec.descriptor,
+            };
+            let (outbox, pages) = (&self.shared.outbox, &self.pages.0);
+            let lane = Lane::new(residence, &of, outbox, pages, now_ms);
             self.lanes.push_back(lane);
             self.running_since = std::time::Instant::now();
         }
@@ -184,6 +220,8 @@ impl Actor {
 
     fn drop_lane(&mut self, at: usize) {
         if let Some(lane) = self.lanes.remove(at) {
+            lane.forget();
+            self.past.trimmed += lane.kept().trimmed;
             self.past.count(lane.producer().counters());
             self.outbox.retain(|job| job.lane != lane.id);
             self.deferred.retain(|(_, job)| job.lane != lane.id);
@@ -279,6 +317,9 @@ impl Actor {
             message => message,
         };
         let (now_ms, refused) = (self.now_ms(), self.kpi.counters().lines_refused);
+        if matches!(message, GuestMessage::Rows(_)) {
+            self.past.rows_time = Some(Timestamp::now().as_seconds_f64());
+        }
         if let GuestMessage::Mark { time, .. } = &message {
             self.kpi.observe_clock(*time, Timestamp::now(), now_ms);
         }
@@ -298,6 +339,12 @@ impl Actor {
         }
     }
 
+    fn on_page(&mut self, page: Page) {
+        if let Some(lane) = self.lanes.iter_mut().find(|lane| lane.id == page.lane) {
+            lane.on_page(page);
+        }
+    }
+
     fn on_reply(&mut self, reply: Reply) {
         let now_ms = self.now_ms();
         let producer = match reply.lane {
@@ -310,7 +357,10 @@ impl Actor {
         };
         let Some(producer) = producer else { return };
         match reply.outcome {
-            Outcome::Acknowledged => producer.on_puback(reply.token, now_ms),
+            Outcome::Acknowledged => {
+                producer.on_puback(reply.token, now_ms);
+                self.past.acknowledged_time = Some(Timestamp::now().as_seconds_f64());
+            }
             Outcome::Refused => producer.on_refused(reply.token, now_ms),
             Outcome::Deferred(job) => self.deferred.push_back((Instant::now() + DEFER, job)),
         }
@@ -318,24 +368,26 @@ impl Actor {
 
     /// Takes new statistics into the lane of this residence, if the VM runs.
     fn measure(&mut self) {
-        let sampling: Sampling = self.shared.sampling.borrow_and_update().clone();
-        let running = self.spec.domain.state == State::Running && !self.spec.leaving;
-        let (Some(stats), true) = (sampling.last, running) else {
-            return;
-        };
+        let vms = Arc::clone(&self.shared.sampling.borrow_and_update().vms);
         let domain = &self.spec.domain;
-        let (Some(figures), Some(lane)) = (stats.by_uuid.get(&domain.uuid), self.lanes.back_mut())
-        else {
+        let running = domain.state == State::Running && !self.spec.leaving;
+        let (Some(stats), Some(lane)) = (vms.get(&domain.uuid), self.lanes.back_mut()) else {
             return;
         };
-        // Asked before the VM ran: figures of another residence, or of none.
-        let fresh = stats
-            .at
-            .checked_sub(stats.took)
-            .is_some_and(|t| t >= self.running_since);
-        if fresh && lane.residence == domain.residence {
-            let measured = measurements(figures, &domain.interfaces);
-            lane.append(measured, &self.spec.descriptor, stats.time);
+        if !running || lane.residence != Some(domain.residence) {
+            return;
+        }
+        for (taken, last) in [&stats.quick, &stats.detailed]
+            .into_iter()
+            .zip(&mut self.measured)
+        {
+            // Asked before the VM ran: figures of another residence, or of none.
+            let new = |t: &&Taken| t.asked >= self.running_since && Some(t.at) > *last;
+            if let Some(taken) = taken.as_ref().filter(new) {
+                *last = Some(taken.at);
+                let measured = measurements(&taken.figures, &domain.interfaces);
+                lane.append(measured, &self.spec.descriptor, taken.time);
+            }
         }
     }
 
@@ -398,6 +450,10 @@ impl Actor {
         for lane in &self.lanes {
             report.count(lane.producer().counters());
             report.in_flight += lane.producer().outstanding();
+            let kept = lane.kept();
+            report.kept += kept.batches;
+            report.trimmed += kept.trimmed;
+            report.streams += 1;
         }
         report.take_kpis(&self.kpi);
         self.shared.reports.put(&self.spec.domain.uuid, report);

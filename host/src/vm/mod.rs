@@ -15,6 +15,7 @@ use vmkpi::descriptor::Descriptor;
 use crate::libvirt::{Domain, Sampling};
 use crate::link::{Endpoint, HistoryClient, Limits};
 use crate::mqtt::Publisher;
+use crate::outbox::{Left, Outbox};
 
 pub use report::{KpiColumn, KpiRow, MAX_KPI_SERIES, Report};
 
@@ -65,6 +66,8 @@ pub struct Shared {
     pub publisher: Publisher,
     /// Where reports go.
     pub reports: Reports,
+    /// Where measurements are kept.
+    pub outbox: Outbox,
     /// What a guest may do.
     pub limits: Limits,
     /// How often guests are asked for rows; `None` has them pushed.
@@ -82,11 +85,11 @@ pub struct Handle {
     pub history: HistoryClient,
 }
 
-/// Starts the actor of a VM.
-pub fn start(spec: Spec, shared: Shared) -> Handle {
+/// Starts the actor of a VM. `left` is what an earlier daemon left of its measurements.
+pub fn start(spec: Spec, shared: Shared, left: Vec<Left>) -> Handle {
     let (spec, follow) = watch::channel(spec);
     let (history, asked) = HistoryClient::new();
-    let task = tokio::spawn(actor::run(follow, shared, asked));
+    let task = tokio::spawn(actor::run(follow, shared, asked, left));
     Handle {
         spec,
         task,

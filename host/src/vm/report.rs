@@ -45,6 +45,14 @@ pub struct Report {
     pub rows: u64,
     /// Rows read again.
     pub rows_replayed: u64,
+    /// When the last row was read, in seconds since 1970.
+    pub rows_time: Option<f64>,
+    /// Holes that were seen and asked for again.
+    pub holes: u64,
+    /// Replays that were begun.
+    pub repairs: u64,
+    /// Tables over the limit.
+    pub tables_refused: u64,
     /// Samples that went into messages.
     pub samples: u64,
     /// Samples and results that `when` kept back.
@@ -59,10 +67,18 @@ pub struct Report {
     pub messages: u64,
     /// Messages acknowledged.
     pub messages_acknowledged: u64,
+    /// When the last was, in seconds since 1970.
+    pub acknowledged_time: Option<f64>,
     /// Messages that can never be delivered.
     pub messages_refused: u64,
     /// Messages on their way.
     pub in_flight: usize,
+    /// Batches of infrastructure measurements that are kept until they are acknowledged.
+    pub kept: u64,
+    /// Batches of them that were lost because the outbox was full.
+    pub trimmed: u64,
+    /// Residences whose measurements are on their way.
+    pub streams: u64,
     /// The newest rows, by point; at most [`MAX_KPI_SERIES`] columns in all.
     pub kpis: Vec<KpiRow>,
     /// Columns left out.
@@ -74,6 +90,9 @@ impl Report {
     pub fn count(&mut self, counters: &Counters) {
         self.rows += counters.rows;
         self.rows_replayed += counters.rows_replayed;
+        self.holes += counters.holes;
+        self.repairs += counters.repairs;
+        self.tables_refused += counters.tables_refused;
         self.samples += counters.samples;
         self.suppressed += counters.suppressed;
         self.when_errors += counters.when_errors;

@@ -13,11 +13,13 @@ use vmkpi::link::HistoryQuery;
 use vmkpi_host::libvirt::{Domain, Sampling, State};
 use vmkpi_host::link::{Address, Endpoint, HistoryError, Limits};
 use vmkpi_host::mqtt::Publisher;
+use vmkpi_host::outbox::{DEFAULT_MAX_BYTES, Outbox};
 use vmkpi_host::vm::{self, Handle, Reports, Shared, Spec};
 
 use super::support::{DEADLINE, Guest, Mosquitto};
 
-fn start(broker: &Mosquitto, socket: Option<&Path>) -> Handle {
+/// A VM's actor, and the folder of its outbox.
+fn start(broker: &Mosquitto, socket: Option<&Path>) -> (Handle, tempfile::TempDir) {
     let text = "vm = 'h'\nprimary_site = 's'\n[[monitor]]\npoint = 'unencrypted/*'\n";
     let no_file = |_: &Path| Err(std::io::Error::other("none"));
     let spec = Spec {
@@ -34,14 +36,17 @@ fn start(broker: &Mosquitto, socket: Option<&Path>) -> Handle {
         }),
         leaving: false,
     };
+    let state = tempfile::tempdir().unwrap();
+    let (outbox, left) = Outbox::open(state.path(), DEFAULT_MAX_BYTES).unwrap();
     let shared = Shared {
         sampling: watch::channel(Sampling::default()).1,
         publisher: Publisher::start(broker.url().parse().unwrap()).0,
         reports: Reports::default(),
+        outbox,
         limits: Limits::default(),
         poll_interval: None,
     };
-    vm::start(spec, shared)
+    (vm::start(spec, shared, left), state)
 }
 
 fn query(from: Timestamp, to: Timestamp, limit: usize) -> HistoryQuery {
@@ -87,7 +92,7 @@ async fn rows_of_a_span_come_page_by_page_beside_live_ones() {
     let broker = Mosquitto::start("allow_anonymous true");
     let dir = tempfile::tempdir().unwrap();
     let guest = Guest::start_keeping(&dir.path().join("guest"), 1_000_000);
-    let handle = start(&broker, Some(&guest.path));
+    let (handle, _state) = start(&broker, Some(&guest.path));
     (1..=100).for_each(|value| guest.store("unencrypted/web", value));
     let middle = an_instant_of_its_own();
     (101..=250).for_each(|value| guest.store("unencrypted/web", value));
@@ -114,7 +119,7 @@ async fn rows_of_a_span_come_page_by_page_beside_live_ones() {
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_link_the_asker_is_told_at_once() {
     let broker = Mosquitto::start("allow_anonymous true");
-    let handle = start(&broker, None);
+    let (handle, _state) = start(&broker, None);
     let asked = handle
         .history
         .page(query(Timestamp::default(), Timestamp::now(), 1))
@@ -180,7 +185,7 @@ async fn an_answer_that_is_none_to_the_question_is_refused() {
     for (n, (answer, fits)) in cases.into_iter().enumerate() {
         let socket = dir.path().join(n.to_string());
         answering(&socket, answer);
-        let handle = start(&broker, Some(&socket));
+        let (handle, _state) = start(&broker, Some(&socket));
         let span = query(Timestamp::default(), Timestamp::from_micros(10_000_000), 2);
         match page(&handle, &span).await {
             Ok(_) => assert!(fits, "case {n}"),
@@ -192,7 +197,7 @@ async fn an_answer_that_is_none_to_the_question_is_refused() {
     }
     let socket = dir.path().join("failing");
     answering(&socket, json!({"op": "failed", "reason": "a disk"}));
-    let handle = start(&broker, Some(&socket));
+    let (handle, _state) = start(&broker, Some(&socket));
     let asked = page(&handle, &query(Timestamp::default(), Timestamp::now(), 2)).await;
     assert_eq!(asked.unwrap_err(), HistoryError::Failed("a disk".into()));
 }

@@ -68,17 +68,16 @@ async fn statistics_are_taken_at_the_pace_that_is_asked_for() {
     let domain = TestDomain::running("measured");
     let uuid = domain.uuid();
     let libvirt = Libvirt::start("test:///default").unwrap();
-    libvirt
-        .pace
-        .set(Some(std::time::Duration::from_millis(100)));
+    let tenth = std::time::Duration::from_millis(100);
+    libvirt.pace.set([(uuid.as_str().into(), tenth)].into());
     let mut sampling = libvirt.sampling.clone();
     let figures = || {
-        let last = libvirt.sampling.borrow().last.clone();
-        last.and_then(|s| s.by_uuid.get(&*uuid).cloned())
+        let vms = Arc::clone(&libvirt.sampling.borrow().vms);
+        vms.get(&*uuid).and_then(|vm| vm.detailed.clone())
     };
     until("the domain is in the statistics", || figures().is_some()).await;
     assert!(
-        figures().unwrap().is_detailed(),
+        figures().unwrap().figures.is_detailed(),
         "CPU time and memory, not the state alone"
     );
     for _ in 0..10 {

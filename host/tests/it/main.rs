@@ -5,6 +5,7 @@
     reason = "helpers of tests: a panic is a failed test with a line number"
 )]
 
+mod exporter;
 mod history;
 mod hostile;
 mod libvirt;

@@ -346,6 +346,7 @@ impl Daemon {
             guests: BTreeMap::new(),
             descriptors: BTreeMap::new(),
             limits,
+            outbox_bytes: vmkpi_host::outbox::DEFAULT_MAX_BYTES,
             poll_interval,
         };
         for (name, descriptor, socket) in vms {
@@ -375,6 +376,7 @@ impl Daemon {
             guests: vms.iter().map(guest).collect(),
             descriptors: BTreeMap::new(),
             limits,
+            outbox_bytes: vmkpi_host::outbox::DEFAULT_MAX_BYTES,
             poll_interval: None,
         };
         Self::run(config, dir)

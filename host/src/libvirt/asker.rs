@@ -1,0 +1,244 @@
+//! A thread that asks libvirt for statistics over a connection of its own. A call that does not return
+//! cannot be taken back: its thread is left alone until it returns, and then asks again.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::{Duration, Instant};
+
+use virt::connect::Connect;
+use virt::domain::Domain;
+use virt::error::Error;
+use vmkpi::clock::Timestamp;
+
+use super::figures::{Figures, Param};
+use super::stats::{self, Kind};
+use super::{LibvirtError, Taken, connect, is_gone};
+use crate::metrics::Metric;
+
+/// How often libvirt is asked whether there is a job on a domain; while there is one, each time.
+const JOB_EVERY: Duration = Duration::from_secs(5);
+
+/// Which call.
+pub(super) type CallId = u64;
+
+/// What to ask.
+#[derive(Clone, Debug)]
+pub(super) struct Order {
+    /// Which call it is.
+    pub call: CallId,
+    /// Which figures.
+    pub kind: Kind,
+    /// Of which domains, by UUID.
+    pub vms: Vec<Arc<str>>,
+}
+
+/// Figures by UUID; `None` of a domain that libvirt had not all figures of, as somebody else held its
+/// job.
+pub(super) type Answers = Vec<(Arc<str>, Option<Taken>)>;
+
+/// What became of a call.
+#[derive(Debug)]
+pub(super) struct Reply {
+    /// Which call it was.
+    pub call: CallId,
+    /// Who is free again.
+    pub asker: usize,
+    /// Which figures.
+    pub kind: Kind,
+    /// The answer.
+    pub result: Result<Answers, LibvirtError>,
+}
+
+/// The thread's end of the bargain.
+#[derive(Debug)]
+pub(super) struct Asker {
+    orders: SyncSender<Order>,
+}
+
+impl Asker {
+    /// Starts a thread that connects to `uri` when it is first asked. `reply` takes what became of each
+    /// call, and says whether anybody still listens.
+    pub fn start(
+        id: usize,
+        uri: &str,
+        reply: impl Fn(Reply) -> bool + Send + 'static,
+    ) -> Result<Self, LibvirtError> {
+        let (orders, to_do) = sync_channel(1);
+        let mut work = Work {
+            uri: uri.to_owned(),
+            session: None,
+        };
+        std::thread::Builder::new()
+            .name(format!("libvirt-ask-{id}"))
+            .spawn(move || work.run(id, &to_do, &reply))?;
+        Ok(Self { orders })
+    }
+
+    /// Asks; only who is free may be asked. Whether the thread is there.
+    pub fn ask(&self, order: Order) -> bool {
+        self.orders.try_send(order).is_ok()
+    }
+}
+
+struct Work {
+    uri: String,
+    session: Option<Session>,
+}
+
+/// A connection and what was looked up on it.
+struct Session {
+    connection: Connect,
+    driver: Driver,
+    domains: HashMap<Arc<str>, Known>,
+}
+
+struct Known {
+    domain: Domain,
+    asked_job: Option<Instant>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Driver {
+    Qemu,
+    /// libvirt's own for tests: no statistics but the state.
+    Test,
+    Other,
+}
+
+impl Work {
+    fn run(&mut self, id: usize, to_do: &Receiver<Order>, reply: &dyn Fn(Reply) -> bool) {
+        while let Ok(order) = to_do.recv() {
+            let result = self.ask(&order);
+            if result.is_err() {
+                // Whatever was wrong, a new connection knows nothing of it.
+                self.session = None;
+            }
+            let heard = reply(Reply {
+                call: order.call,
+                asker: id,
+                kind: order.kind,
+                result,
+            });
+            if !heard {
+                return;
+            }
+        }
+    }
+
+    fn ask(&mut self, order: &Order) -> Result<Answers, LibvirtError> {
+        if self.session.is_none() {
+            self.session = Some(Session::open(&self.uri)?);
+        }
+        let Some(session) = &mut self.session else {
+            return Err(LibvirtError::Closed);
+        };
+        session.ask(order)
+    }
+}
+
+impl Session {
+    fn open(uri: &str) -> Result<Self, LibvirtError> {
+        let connection = connect(uri)?;
+        let driver = match &*connection.driver_type()?.to_ascii_lowercase() {
+            "qemu" => Driver::Qemu,
+            "test" => Driver::Test,
+            _ => Driver::Other,
+        };
+        Ok(Self {
+            connection,
+            driver,
+            domains: HashMap::new(),
+        })
+    }
+
+    fn ask(&mut self, order: &Order) -> Result<Answers, LibvirtError> {
+        self.look_up(&order.vms)?;
+        let asked = Instant::now();
+        let known = order.vms.iter().filter_map(|uuid| self.domains.get(uuid));
+        let domains: Vec<&Domain> = known.map(|known| &known.domain).collect();
+        let found = stats::collect(&domains, order.kind)?;
+        let mut answers = Vec::with_capacity(found.len());
+        for (uuid, mut figures) in found {
+            let whole = order.kind == Kind::Quick || self.is_whole(&uuid, &figures);
+            if whole && order.kind == Kind::Detailed {
+                self.add_rest(&uuid, &mut figures);
+            }
+            figures.finish();
+            let taken = whole.then(|| Taken {
+                time: Timestamp::now(),
+                at: Instant::now(),
+                asked,
+                figures: Arc::new(figures),
+            });
+            answers.push((uuid, taken));
+        }
+        Ok(answers)
+    }
+
+    fn look_up(&mut self, vms: &[Arc<str>]) -> Result<(), Error> {
+        // What is not asked for any more is let go when it has become much.
+        if self.domains.len() > 4 * vms.len().max(64) {
+            self.domains.clear();
+        }
+        for uuid in vms {
+            if self.domains.contains_key(uuid) {
+                continue;
+            }
+            match self.connection.lookup_domain_by_uuid_string(uuid) {
+                Ok(domain) => {
+                    let asked_job = None;
+                    let known = Known { domain, asked_job };
+                    self.domains.insert(Arc::clone(uuid), known);
+                }
+                Err(error) if is_gone(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether libvirt had the domain's job: without it, it says what it knows itself, and neither the
+    /// memory of the process nor what its disks do.
+    fn is_whole(&self, uuid: &str, figures: &Figures) -> bool {
+        let active = || {
+            let domain = self.domains.get(uuid).map(|known| &known.domain);
+            domain.is_some_and(|d| d.is_active().unwrap_or(false))
+        };
+        self.driver != Driver::Qemu || had_job(figures) || !active()
+    }
+
+    /// What the bulk statistics do not say.
+    fn add_rest(&mut self, uuid: &str, figures: &mut Figures) {
+        let Some(known) = self.domains.get_mut(uuid) else {
+            return;
+        };
+        if self.driver == Driver::Test {
+            return add_info(&known.domain, figures);
+        }
+        if !had_job(figures) || known.asked_job.is_some_and(|t| t.elapsed() < JOB_EVERY) {
+            return;
+        }
+        known.asked_job = Some(Instant::now());
+        if let Err(error) = stats::add_job(&known.domain, figures) {
+            tracing::debug!(uuid, %error, "no word of the domain's job");
+        }
+        if figures.has(Metric::JobType) {
+            known.asked_job = None;
+        }
+    }
+}
+
+fn had_job(figures: &Figures) -> bool {
+    figures.has(Metric::MemoryRss) || figures.has(Metric::BlockReadRequests)
+}
+
+/// The test driver's bulk statistics know only the state (libvirt 9); its virDomainGetInfo knows
+/// more. Only there: of a domain that hangs the call would not return.
+fn add_info(domain: &Domain, figures: &mut Figures) {
+    let Ok(info) = domain.info() else { return };
+    figures.set("cpu.time", Param::Number(info.cpu_time));
+    figures.set("vcpu.current", Param::Number(info.nr_virt_cpu.into()));
+    figures.set("balloon.current", Param::Number(info.memory));
+    figures.set("balloon.maximum", Param::Number(info.max_mem));
+}

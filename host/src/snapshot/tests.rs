@@ -1,0 +1,184 @@
+//! The page of a fixture, to the letter; and what must never be on a page.
+
+use super::*;
+use crate::libvirt::figures::{FIGURES, Figures, Param};
+use crate::libvirt::{Domain, Taken};
+use crate::vm::{KpiColumn, KpiRow};
+use std::collections::HashSet;
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/metrics.prom");
+/// Every parameter, as `virsh domstats --raw` writes them.
+const DOMSTATS: &str = include_str!("../../tests/golden/domstats.txt");
+
+fn figures() -> Figures {
+    let mut figures = Figures::default();
+    for line in DOMSTATS.lines() {
+        let (name, value) = line.split_once('=').unwrap();
+        match value.parse() {
+            Ok(number) => figures.set(name, Param::Number(number)),
+            Err(_) => figures.set(name, Param::Text(value)),
+        }
+    }
+    figures.finish();
+    figures
+}
+
+fn report() -> Report {
+    Report {
+        has_link: true,
+        link_up: true,
+        connects: 1,
+        received_bytes: 4096,
+        rows: 12,
+        rows_time: Some(1_795_194_000.25),
+        samples: 11,
+        messages: 10,
+        messages_acknowledged: 9,
+        acknowledged_time: Some(1_795_194_000.75),
+        in_flight: 1,
+        suppressed: 3,
+        when_errors: 2,
+        clock_skew_ms: Some(-1500),
+        kpis: vec![KpiRow {
+            point: "unencrypted/web".into(),
+            time_seconds: 1_795_194_000.5,
+            columns: vec![KpiColumn {
+                name: "current users".into(),
+                value: 42.0,
+            }],
+        }],
+        ..Report::default()
+    }
+}
+
+fn snapshot() -> Snapshot {
+    let uuid: Arc<str> = "6695eb01-f6a4-8304-79aa-97f2502e193f".into();
+    let domain = Domain {
+        uuid: Arc::clone(&uuid),
+        name: "a\"b\\c".into(),
+        ..Domain::default()
+    };
+    let time = Timestamp::from_micros(1_795_194_000_000_000);
+    let stats = VmStats {
+        detailed: Some(Taken {
+            time,
+            at: Instant::now(),
+            asked: Instant::now(),
+            figures: Arc::new(figures()),
+        }),
+        ..VmStats::default()
+    };
+    Snapshot {
+        domains: Arc::new(Domains {
+            connected: true,
+            by_uuid: [(Arc::clone(&uuid), Arc::new(domain))].into(),
+            reconciled: Some(time),
+            connects: 1,
+        }),
+        sampling: Sampling {
+            vms: Arc::new([(Arc::clone(&uuid), stats)].into()),
+            time: Some(time),
+            took: Duration::from_millis(55),
+            ..Sampling::default()
+        },
+        reports: [(Arc::clone(&uuid), Arc::new(report()))].into(),
+        descriptors: DescriptorStatus {
+            errors: 0,
+            valid: [(uuid, true)].into(),
+        },
+        broker: Arc::default(),
+        outbox: Arc::default(),
+        exporter: Scraped::default(),
+    }
+}
+
+#[test]
+fn the_page_is_the_golden_one() {
+    let page = snapshot().page().render();
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(GOLDEN, &page).unwrap();
+    }
+    let golden = std::fs::read_to_string(GOLDEN).unwrap();
+    assert_eq!(
+        page, golden,
+        "run the test with UPDATE_GOLDEN=1 to accept the page"
+    );
+}
+
+#[test]
+fn every_figure_of_the_table_is_on_the_page_and_no_series_is_there_twice() {
+    let page = snapshot().page().render();
+    for figure in FIGURES {
+        let name = figure.metric.about().name;
+        assert!(page.contains(&format!("\n{name}{{")), "{name}");
+    }
+    let lines = page.lines().filter(|line| !line.starts_with('#'));
+    let series: Vec<_> = lines.filter_map(|l| Some(l.rsplit_once(' ')?.0)).collect();
+    let distinct: HashSet<_> = series.iter().collect();
+    assert_eq!(distinct.len(), series.len());
+    assert!(!page.contains("secret"), "no path of the host");
+}
+
+#[test]
+fn promtool_has_nothing_to_say_against_the_page() {
+    let mut promtool = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("promtool is part of the package prometheus");
+    let page = snapshot().page().render();
+    let mut to = promtool.stdin.take().unwrap();
+    to.write_all(page.as_bytes()).unwrap();
+    drop(to);
+    let output = promtool.wait_with_output().unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    assert!(
+        output.status.success() && said.is_empty(),
+        "{}",
+        String::from_utf8_lossy(&said)
+    );
+}
+
+#[test]
+fn a_vm_that_left_takes_its_series_along() {
+    let mut snapshot = snapshot();
+    snapshot.domains = Arc::new(Domains {
+        connected: true,
+        ..Domains::default()
+    });
+    let page = snapshot.page().render();
+    assert!(!page.contains("uuid="), "{page}");
+}
+
+#[test]
+fn stale_figures_are_not_shown_and_fresh_ones_beside_them_are() {
+    let mut snapshot = snapshot();
+    let mut vms = (*snapshot.sampling.vms).clone();
+    let stats = vms.values_mut().next().unwrap();
+    let mut quick = Figures::default();
+    quick.set("state.state", Param::Number(1));
+    stats.quick = Some(Taken {
+        figures: Arc::new(quick),
+        ..stats.detailed.clone().unwrap()
+    });
+    stats.detailed.as_mut().unwrap().at = Instant::now().checked_sub(2 * MAX_STATS_AGE).unwrap();
+    stats.apart = true;
+    snapshot.sampling.vms = Arc::new(vms);
+    let page = snapshot.page().render();
+    let figures = page.lines().filter(|l| l.starts_with("libvirt_domain_"));
+    let figures: Vec<_> = figures.collect();
+    assert!(
+        matches!(figures[..], [state] if state.starts_with("libvirt_domain_info_vstate{")),
+        "{figures:?}"
+    );
+    assert!(page.contains("vmkpi_domain_unresponsive{"), "{page}");
+    let time = page
+        .lines()
+        .find(|l| l.starts_with("vmkpi_domain_stats_timestamp_seconds{"));
+    assert!(time.unwrap().ends_with(" 1795194000"));
+}

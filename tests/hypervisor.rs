@@ -1,0 +1,225 @@
+//! Statistics of real QEMUs below a real libvirtd, some of which do not answer.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use rustix::process::Signal;
+use serde_json::Value;
+use vmkpi_tests::lab::PATIENCE;
+use vmkpi_tests::lab::herd::{Herd, age, series};
+use vmkpi_tests::wait_for;
+
+const VMS: [&str; 6] = ["vm0", "vm1", "vm2", "vm3", "vm4", "vm5"];
+const TAKEN: &str = "vmkpi_domain_stats_timestamp_seconds";
+const APART: &str = "vmkpi_domain_unresponsive";
+const CPU: &str = "libvirt_domain_info_cpu_time_seconds_total";
+const STATE: &str = "libvirt_domain_info_vstate";
+/// What is asked for, and what must hold: figures are at most two intervals old.
+const INTERVAL_MS: u64 = 2000;
+const OLDEST: Duration = Duration::from_millis(2 * INTERVAL_MS);
+
+fn all_there(page: &str) -> bool {
+    VMS.iter()
+        .all(|vm| series(page, CPU, vm).is_some() && series(page, STATE, vm) == Some(1.0))
+}
+
+/// The greatest age of anybody's figures but `without`'s, over `time`.
+fn oldest_over(herd: &Herd, time: Duration, without: &str) -> Result<Duration> {
+    let (begin, mut oldest) = (Instant::now(), Duration::ZERO);
+    while begin.elapsed() < time {
+        let page = herd.scrape()?;
+        for vm in VMS.iter().filter(|vm| **vm != without) {
+            let age = age(&page, TAKEN, vm).with_context(|| format!("no figures of {vm}"))?;
+            oldest = oldest.max(age);
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    Ok(oldest)
+}
+
+#[test]
+fn a_vm_whose_qemu_is_stopped_costs_only_its_own_figures() -> Result<()> {
+    let Some(herd) = Herd::start(VMS.len(), INTERVAL_MS)? else {
+        return Ok(());
+    };
+    herd.wait_for_page("figures of all", all_there)?;
+    herd.signal("vm2", Signal::STOP)?;
+    let stopped = oldest_over(&herd, Duration::from_secs(25), "vm2")?;
+    ensure!(stopped <= OLDEST, "{stopped:?} old\n{}", herd.words());
+    let page = herd.scrape()?;
+    ensure!(series(&page, APART, "vm2") == Some(1.0), "not set apart");
+    ensure!(
+        series(&page, CPU, "vm2").is_none(),
+        "a stale number is shown as new"
+    );
+    ensure!(
+        series(&page, STATE, "vm2") == Some(1.0),
+        "libvirt knows its state itself"
+    );
+    let stuck = page
+        .lines()
+        .find_map(|l| l.strip_prefix("vmkpi_libvirt_stats_calls_stuck "));
+    let stuck: usize = stuck.context("how many calls hang")?.parse()?;
+    ensure!((1..=2).contains(&stuck), "{stuck} calls hang");
+    // What libvirt knows itself goes on being measured, too.
+    let state = |l: &Value| l["vm"] == "vm2" && l["point"] == "infra/state";
+    let count = |lines: &[Value]| lines.iter().filter(|l| state(l)).count();
+    let before = count(&herd.lines()?);
+    herd.wait_for_lines("its state", |lines| count(lines) > before + 1)?;
+
+    herd.signal("vm2", Signal::CONT)?;
+    let went_on = Instant::now();
+    herd.wait_for_page("it is asked with the others again", |page| {
+        series(page, APART, "vm2") == Some(0.0) && all_there(page)
+    })?;
+    ensure!(
+        went_on.elapsed() < Duration::from_secs(20),
+        "{:?}",
+        went_on.elapsed()
+    );
+    let oldest = oldest_over(&herd, Duration::from_secs(6), "")?;
+    ensure!(oldest <= OLDEST, "{oldest:?} old");
+    Ok(())
+}
+
+#[test]
+fn after_libvirtd_was_restarted_everything_is_followed_again() -> Result<()> {
+    let Some(herd) = Herd::start(VMS.len(), INTERVAL_MS)? else {
+        return Ok(());
+    };
+    herd.wait_for_page("figures of all", all_there)?;
+    herd.hypervisor.kill_libvirtd()?;
+    herd.wait_for_page("it is seen", |page| page.contains("\nlibvirt_up 0\n"))?;
+    wait_for(PATIENCE, "libvirtd to be back", || {
+        herd.hypervisor.virsh(&["version"]).ok()
+    })?;
+    let back = Instant::now();
+    herd.wait_for_page("figures of all", |page| {
+        let fresh = |vm: &&str| age(page, TAKEN, vm).is_some_and(|age| age <= OLDEST);
+        page.contains("\nlibvirt_up 1\n") && VMS.iter().all(fresh)
+    })?;
+    ensure!(
+        back.elapsed() < Duration::from_secs(30),
+        "{:?}",
+        back.elapsed()
+    );
+    // Events come again: a change is seen long before the next time everything is looked at.
+    for _ in 0..3 {
+        let paused = Instant::now();
+        herd.hypervisor.virsh(&["suspend", "vm1"])?;
+        herd.wait_for_page("it is paused", |page| {
+            series(page, STATE, "vm1") == Some(3.0)
+        })?;
+        ensure!(
+            paused.elapsed() < Duration::from_secs(8),
+            "{:?}",
+            paused.elapsed()
+        );
+        herd.hypervisor.virsh(&["resume", "vm1"])?;
+    }
+    Ok(())
+}
+
+/// Rows of each stream and point, in the order they were shown: (stream, point) to numbers.
+fn by_stream(lines: &[Value]) -> BTreeMap<(String, String), Vec<u64>> {
+    let mut streams: BTreeMap<_, Vec<u64>> = BTreeMap::new();
+    for line in lines {
+        let text = |key: &str| line[key].as_str().unwrap_or_default().to_owned();
+        if let Some(seq) = line["seq"].as_u64().filter(|_| line["vm"] == "vm0") {
+            streams
+                .entry((text("stream"), text("point")))
+                .or_default()
+                .push(seq);
+        }
+    }
+    streams
+}
+
+#[test]
+fn measurements_survive_a_host_that_is_killed_while_the_broker_is_away() -> Result<()> {
+    let Some(mut herd) = Herd::start(1, 500)? else {
+        return Ok(());
+    };
+    let shown = |lines: &[Value]| by_stream(lines).values().any(|seqs| seqs.len() > 3);
+    let before = by_stream(&herd.wait_for_lines("measurements", shown)?);
+    let streams = |all: &BTreeMap<(String, String), Vec<u64>>| {
+        all.keys()
+            .map(|(stream, _)| stream.clone())
+            .collect::<BTreeSet<_>>()
+    };
+    ensure!(streams(&before).len() == 1, "{before:?}");
+    herd.broker.process().signal(Signal::STOP)?;
+    // Twice: what the first daemon left, the second has to leave to the third.
+    for least in [20.0, 40.0] {
+        herd.wait_for_page("measurements on disk", |page| {
+            series(page, "vmkpi_outbox_batches", "vm0").is_some_and(|kept| kept > least)
+        })?;
+        herd.kill_host()?;
+        herd.start_host()?;
+    }
+    // The VM leaves: nobody but the outbox knows what was measured.
+    herd.wait_for_page("measurements of the third", |page| {
+        series(page, "vmkpi_outbox_streams", "vm0") == Some(3.0)
+            && series(page, "vmkpi_outbox_batches", "vm0").is_some_and(|kept| kept > 60.0)
+    })?;
+    herd.hypervisor.virsh(&["destroy", "vm0"])?;
+    herd.kill_host()?;
+    let kept = kept_in(&herd.folder().join("host/outbox.db"))?;
+    ensure!(kept.len() == 3, "{kept:?}");
+    herd.start_host()?;
+    herd.broker.process().signal(Signal::CONT)?;
+    wait_for(PATIENCE, "everything to be delivered", || {
+        kept_in(&herd.folder().join("host/outbox.db"))
+            .ok()
+            .filter(BTreeMap::is_empty)
+    })
+    .with_context(|| herd.words())?;
+    let all = by_stream(&herd.lines()?);
+    ensure!(
+        streams(&all) == kept.keys().cloned().collect(),
+        "{:?}",
+        streams(&all)
+    );
+    for ((stream, point), seqs) in &all {
+        let whole = (1..=seqs.len() as u64).collect::<Vec<_>>();
+        ensure!(*seqs == whole, "{stream} {point}: {seqs:?}");
+        ensure!(seqs.len() > 3, "{stream} {point}: {seqs:?}");
+    }
+    // A batch is of infra/state or of infra/cpu, among others.
+    let shown = |point: &str| {
+        all.iter()
+            .filter(|((_, p), _)| p == point)
+            .map(|(_, s)| s.len())
+            .sum::<usize>()
+    };
+    let (batches, shown) = (
+        kept.values().sum::<u64>(),
+        shown("infra/state") + shown("infra/cpu"),
+    );
+    ensure!(
+        shown as u64 >= batches,
+        "{batches} batches kept, {shown} shown"
+    );
+    Ok(())
+}
+
+/// The streams in an outbox and how many batches each has.
+fn kept_in(database: &Path) -> Result<BTreeMap<String, u64>> {
+    let script = "import json,sqlite3,sys\n\
+        c=sqlite3.connect('file:'+sys.argv[1]+'?mode=ro',uri=True)\n\
+        q='SELECT stream, (SELECT count(*) FROM batch WHERE lane = id) FROM stream'\n\
+        print(json.dumps(dict(c.execute(q))))";
+    let output = Command::new("python3")
+        .args(["-c", script])
+        .arg(database)
+        .output()?;
+    ensure!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(serde_json::from_slice(&output.stdout)?)
+}
