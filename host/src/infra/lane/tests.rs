@@ -240,6 +240,22 @@ fn a_residence_that_ended_is_delivered_to_its_last_window() {
 }
 
 #[test]
+fn what_a_predicate_keeps_back_leaves_the_outbox_too() {
+    for (when, delivered) in [("true", 20), ("false", 0)] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut life = Life::begin(dir.path(), &format!("{RAW}when = '{when}'\n"), 1 << 30);
+        for second in 0..20 {
+            life.step(second, true, true);
+        }
+        for second in 20..60 {
+            life.step(second, false, true);
+        }
+        assert_eq!(life.seqs().len(), delivered, "{when}");
+        assert_eq!(life.lane.kept().batches, 0, "{when}");
+    }
+}
+
+#[test]
 fn the_descriptor_that_is_kept_is_the_same_one() {
     let processed = "[[monitor]]\npoint = \"infra/*\"\ninterval_ms = 1000\ndelivery_ms = 5000\nfunction = \"p90\"\n";
     let confirm =
