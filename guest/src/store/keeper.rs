@@ -52,6 +52,33 @@ pub struct Keeper {
     look_at: Option<Instant>,
     /// Until when stores go first.
     rest_until: Option<Instant>,
+    began: Began,
+}
+
+/// When the program began, by both clocks.
+#[derive(Debug)]
+struct Began {
+    at: Instant,
+    time: Timestamp,
+}
+
+impl Default for Began {
+    fn default() -> Self {
+        Self {
+            at: Instant::now(),
+            time: Timestamp::now(),
+        }
+    }
+}
+
+impl Began {
+    /// The guest's clock, but never further on than the program has run since it began: a clock that is
+    /// set forward, as at boot, makes no row old.
+    fn now(&self) -> Timestamp {
+        let run = i64::try_from(self.at.elapsed().as_micros()).unwrap_or(i64::MAX);
+        let lived = Timestamp::from_micros(self.time.as_micros().saturating_add(run));
+        Timestamp::now().min(lived)
+    }
 }
 
 impl Keeper {
@@ -276,7 +303,7 @@ impl Database {
     fn rule(&self, room: Room) -> Rule {
         Rule {
             limits: self.limits,
-            now: Timestamp::now(),
+            now: self.keeper.began.now(),
             room,
         }
     }
