@@ -60,7 +60,7 @@ impl Reader {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let conn = Connection::open_with_flags(&path, flags)?;
         conn.busy_timeout(Duration::from_secs(2))?;
-        conn.pragma_update(None, "cache_size", -128)?;
+        conn.pragma_update(None, "cache_size", -64)?;
         conn.set_prepared_statement_cache_capacity(64);
         Ok(Self { conn, area, path })
     }

@@ -92,7 +92,8 @@ pub fn read_row_mark(
         "SELECT _seq, _key, _epoch, _timestamp FROM {} {which}",
         quote(table)
     );
-    conn.prepare_cached(&sql)?
+    // Not kept: acknowledgements are few, and a statement for each table would take memory.
+    conn.prepare(&sql)?
         .query_row([seq.unwrap_or(0).cast_signed()], |row| mark_from(row, 0))
         .optional()
 }
