@@ -20,7 +20,7 @@ const WRITERS: usize = 16;
 
 /// What the daemon may use with sixteen tables and a host: its own pages are a third of it, the rest is the
 /// program and its libraries.
-const MEMORY_BYTES: u64 = 10 << 20;
+const MEMORY_BYTES: u64 = 8_000_000;
 
 /// How much of it may come in the second half of the stores.
 const GROWTH_BYTES: u64 = 256 << 10;
