@@ -8,11 +8,13 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
+use vmkpi::link::TableId;
 use vmkpi::name::Area;
+use vmkpi::position::{Position, RowKey};
 use vmkpi_guest::config::Limits;
 use vmkpi_guest::counters::Counters;
 use vmkpi_guest::feed::Feed;
-use vmkpi_guest::store::{Job, NameEffect, Point, Store, StoreError, Stored, row_data};
+use vmkpi_guest::store::{AckOutcome, Job, NameEffect, Point, Store, StoreError, Stored, row_data};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -128,6 +130,30 @@ fn a_locked_database_holds_up_its_writers_and_no_turn() {
         Ok(stored) => assert_eq!(stored.seq, 1),
         Err(error) => assert!(matches!(error, StoreError::Busy(_)), "{error}"),
     }
+}
+
+#[test]
+fn a_new_stream_is_begun_by_the_stores_own_thread() {
+    let rig = Rig::new();
+    let stored = rig.submit("a").recv_timeout(DEADLINE).unwrap().unwrap();
+    let table = TableId {
+        stream: rig.store.stream(),
+        point: "unencrypted/a".parse().unwrap(),
+    };
+    let (tell, told) = channel();
+    rig.store.begin_turn();
+    rig.store.submit(Job::Ack {
+        table,
+        cursors: vec![Position::new(stored.seq + 1, RowKey(1))],
+        done: Box::new(move |outcome| {
+            let thread = std::thread::current().name().map(str::to_owned);
+            tell.send((thread, outcome)).unwrap();
+        }),
+    });
+    rig.store.end_turn(|| false);
+    let (thread, outcome) = told.recv_timeout(DEADLINE).unwrap();
+    assert!(matches!(outcome, Ok(AckOutcome::Minted(_))), "{outcome:?}");
+    assert_eq!(thread.as_deref(), Some("store"));
 }
 
 #[test]

@@ -165,7 +165,9 @@ impl Database {
         &mut self,
         work: impl FnOnce(&mut Self) -> rusqlite::Result<T>,
     ) -> Result<T, StoreError> {
-        self.reopen().map_err(|failure| failure.error)?;
+        self.reopen()
+            .and_then(|()| self.be(Patience::Full))
+            .map_err(|failure| failure.error)?;
         let found = work(self);
         self.touched.clear();
         found.map_err(|error| self.failure(&error).error)

@@ -14,6 +14,7 @@ use vmkpi::name::{Area, DataPoint, KpiName};
 use vmkpi::position::{Seq, StreamId};
 use vmkpi::value::{Base64Bytes, Value};
 
+use super::log::log_path;
 use super::marks::{self, Marks};
 use super::schema::{OWN_COLUMNS, file_name, history_name, meta, quote};
 use super::table::key_from_sql;
@@ -221,9 +222,7 @@ impl Reader {
     /// Bytes of the database and of its write-ahead log.
     pub fn disk_bytes(&self) -> (u64, u64) {
         let size = |path: &Path| std::fs::metadata(path).map_or(0, |m| m.len());
-        let mut wal = self.path.clone().into_os_string();
-        wal.push("-wal");
-        (size(&self.path), size(Path::new(&wal)))
+        (size(&self.path), size(&log_path(&self.path)))
     }
 }
 

@@ -284,7 +284,8 @@ impl Database {
         })
     }
 
-    fn write_sizes(&mut self, name: &Arc<KpiName>) -> rusqlite::Result<()> {
+    /// Writes down what retention knows of a table, within the open transaction.
+    pub fn write_sizes(&mut self, name: &Arc<KpiName>) -> rusqlite::Result<()> {
         let stream = self.stream;
         let Some(table) = self.table_mut(name) else {
             return Ok(());

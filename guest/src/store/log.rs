@@ -50,7 +50,8 @@ pub fn damage(path: &Path) -> anyhow::Result<Option<String>> {
     }
 }
 
-fn log_path(path: &Path) -> PathBuf {
+/// The log of the database at `path`.
+pub fn log_path(path: &Path) -> PathBuf {
     let mut log = path.as_os_str().to_owned();
     log.push("-wal");
     log.into()

@@ -298,7 +298,7 @@ impl Database {
     /// Notes that a host has asked for these tables, within the open transaction.
     pub fn want(&mut self, names: &[KpiName]) -> rusqlite::Result<Outcome> {
         for name in names {
-            let (name, stream) = (Arc::new(name.clone()), self.stream);
+            let name = Arc::new(name.clone());
             if !self.touch(&name)? {
                 continue;
             }
@@ -306,15 +306,7 @@ impl Database {
                 continue;
             };
             table.state.kept.wanted = true;
-            table.state.kept.settle(table.state.head.last);
-            let state = table.state.clone();
-            marks::write(
-                self.connection()?,
-                stream,
-                name.as_str(),
-                &state.head,
-                &state.kept,
-            )?;
+            self.write_sizes(&name)?;
         }
         Ok(Outcome::Done)
     }

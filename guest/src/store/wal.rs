@@ -3,7 +3,6 @@
 //! (EAGAIN, after the wait that a locked database gets), and go on with the first one after the reader has
 //! left.
 
-use std::ffi::OsString;
 use std::fs::File;
 use std::io::{Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -11,6 +10,7 @@ use std::time::Instant;
 
 use super::StoreError;
 use super::database::{Database, Failure};
+use super::log::log_path;
 use super::open::WAL_BYTES;
 use super::writer::Patience;
 use crate::complaint::Complaint;
@@ -31,10 +31,8 @@ pub struct Log {
 impl Log {
     /// The log of the database at `path`.
     pub fn new(path: &Path) -> Self {
-        let mut log = OsString::from(path);
-        log.push("-wal");
         Self {
-            path: log.into(),
+            path: log_path(path),
             file: None,
             complaint: Complaint::default(),
         }

@@ -79,7 +79,7 @@ impl Writer {
     }
 
     /// Does a batch. What is not done comes back: without patience, jobs that would have to wait for a
-    /// lock or for room, and those that are not about rows, which may take long.
+    /// lock or for room, and those that are not about rows or begin a new stream, which may take long.
     pub fn work(&mut self, batch: Vec<Job>, patience: Patience) -> Vec<Job> {
         let mut rows: Vec<Vec<Job>> = self.databases.iter().map(|_| Vec::new()).collect();
         let mut others = Vec::new();
@@ -119,10 +119,7 @@ impl Writer {
                     self.feed
                         .committed(db.ends(jobs.iter().filter_map(stored_name)));
                 }
-                for (job, outcome) in jobs.into_iter().zip(outcomes) {
-                    self.finish(job, outcome);
-                }
-                Vec::new()
+                self.finish_all(jobs, outcomes, patience)
             }
             Err(failure) if patience == Patience::None && passes(&failure.error) => jobs,
             Err(failure) if failure.alone && jobs.len() > 1 => jobs
@@ -171,6 +168,24 @@ impl Writer {
             }
             _ => done,
         }
+    }
+
+    /// Tells what came of each job. A new stream takes long to begin: without patience, an acknowledgement
+    /// that asks for one, and has changed nothing, comes back.
+    fn finish_all(
+        &mut self,
+        jobs: Vec<Job>,
+        outcomes: Vec<Result<Outcome, StoreError>>,
+        patience: Patience,
+    ) -> Vec<Job> {
+        let mut left = Vec::new();
+        for (job, outcome) in jobs.into_iter().zip(outcomes) {
+            match (patience, &outcome) {
+                (Patience::None, Ok(Outcome::Refuted)) => left.push(job),
+                _ => self.finish(job, outcome),
+            }
+        }
+        left
     }
 
     fn finish(&mut self, job: Job, outcome: Result<Outcome, StoreError>) {
