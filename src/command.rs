@@ -2,6 +2,7 @@
 //!
 //! | module | job |
 //! | --- | --- |
+//! | [`access`] | which broker, and how to be let in |
 //! | [`watch`] | subscribes and shows what arrives, each row once |
 //! | [`broker`] | an embedded MQTT broker for a laptop |
 //! | [`descriptor`] | checks a VM descriptor |
@@ -9,6 +10,7 @@
 //! | [`print`] | the one place that writes to standard output and standard error |
 //! | [`stop`] | what ends a program that would run for ever |
 
+mod access;
 mod broker;
 mod demo;
 mod descriptor;

@@ -62,6 +62,7 @@ const MONITOR: &[&str] = &["domain", "uuid", "monitor"];
 const COLUMN: &[&str] = &["domain", "uuid", "point", "column"];
 const POINT: &[&str] = &["domain", "uuid", "point"];
 const REASON: &[&str] = &["domain", "uuid", "reason"];
+const ERROR: &[&str] = &["reason"];
 const VERSION: &[&str] = &["version"];
 
 macro_rules! metrics {
@@ -216,7 +217,7 @@ metrics! {
     MessagesWaiting Gauge "vmkpi_messages_in_flight" VM "count" "publisher" "Messages not yet acknowledged by the broker.";
     BrokerConnected Gauge "vmkpi_broker_connected" NONE "0 or 1" "publisher" "Whether the broker is connected.";
     BrokerConnects Counter "vmkpi_broker_connects_total" NONE "count" "publisher" "Connections to the broker that were opened.";
-    BrokerFailures Counter "vmkpi_broker_connection_failures_total" NONE "count" "publisher" "Connections to the broker that failed or broke.";
+    BrokerErrors Counter "vmkpi_broker_errors_total" ERROR "count" "publisher" "Connections to the broker that failed or broke, and renewed files that could not be used, by reason.";
     BrokerRepeated Counter "vmkpi_broker_messages_repeated_total" NONE "count" "publisher" "Messages sent again after a connection broke.";
     BrokerRetried Counter "vmkpi_broker_messages_deferred_total" NONE "count" "publisher" "Messages the broker refused for now, for example for want of permission.";
     OutboxBatches Gauge "vmkpi_outbox_batches" VM "count" "outbox" "Batches of infrastructure measurements, each of one moment, on disk and not acknowledged yet.";

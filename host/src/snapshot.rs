@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use vmkpi::broker::Kind;
 use vmkpi::clock::Timestamp;
 
 use crate::libvirt::figures::{Group, Readings};
@@ -98,7 +99,6 @@ impl Snapshot {
             (Metric::DomainsNumber, self.domains.by_uuid.len() as u64),
             (Metric::DescriptorErrors, self.descriptors.errors),
             (Metric::BrokerConnects, broker.connects()),
-            (Metric::BrokerFailures, broker.failures()),
             (Metric::BrokerRepeated, broker.repeated()),
             (Metric::BrokerRetried, broker.deferred()),
             (Metric::OutboxBytes, self.outbox.bytes()),
@@ -112,6 +112,10 @@ impl Snapshot {
             (Metric::Evicted, self.exporter.evicted),
         ] {
             page.add(metric, &none, count as f64);
+        }
+        for kind in Kind::ALL {
+            let labels = none.with("reason", kind.as_str());
+            page.add(Metric::BrokerErrors, &labels, broker.failures(kind) as f64);
         }
         page.add(Metric::OutboxSeconds, &none, self.outbox.commit_seconds());
         let seconds = |time: Timestamp| time.as_seconds_f64();

@@ -11,7 +11,8 @@
 //! Nothing is on disk here: while there is no broker the window stays full, producers stop reading
 //! their links, and the rows stay in the guests.
 
-mod broker;
+mod connection;
+mod denied;
 mod publisher;
 mod recent;
 
@@ -21,12 +22,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use vmkpi::broker::{Broker, Kind};
 use vmkpi::delivery::producer::Token;
-
-pub use broker::{Broker, BrokerError, Credentials};
 
 /// Messages that wait in the channel to the publisher, over those it keeps.
 const CHANNEL: usize = 64;
+/// The most messages sent and not yet acknowledged; the broker may allow fewer.
+const MAX_IN_FLIGHT: usize = 1000;
 
 /// A message to publish.
 #[derive(Clone, Debug)]
@@ -70,7 +72,7 @@ pub enum Outcome {
 pub struct Status {
     connected: AtomicBool,
     connects: AtomicU64,
-    failures: AtomicU64,
+    failures: [AtomicU64; Kind::ALL.len()],
     repeated: AtomicU64,
     deferred: AtomicU64,
 }
@@ -86,9 +88,13 @@ impl Status {
         self.connects.load(Ordering::Relaxed)
     }
 
-    /// Connections that failed or broke.
-    pub fn failures(&self) -> u64 {
-        self.failures.load(Ordering::Relaxed)
+    /// Connections that failed or broke, and renewals that did.
+    pub fn failures(&self, kind: Kind) -> u64 {
+        self.failures[kind as usize].load(Ordering::Relaxed)
+    }
+
+    fn failed(&self, kind: Kind) {
+        self.failures[kind as usize].fetch_add(1, Ordering::Relaxed);
     }
 
     /// Messages sent again on another connection.
