@@ -5,7 +5,7 @@ use std::error::Error;
 use std::fmt;
 use std::io;
 
-use rumqttc::{ConnectReturnCode, ConnectionError};
+use rumqttc::{ConnectReturnCode, ConnectionError, StateError};
 use rustls::{AlertDescription, CertificateError};
 
 use super::{Broker, FileError};
@@ -126,9 +126,18 @@ impl Failure {
 
 /// The system's word, without the layers around it.
 fn plain(error: &ConnectionError) -> String {
-    match io_error(error) {
-        Some(error) => error.to_string(),
-        None => error.to_string(),
+    match (io_error(error), error) {
+        (Some(error), _) => error.to_string(),
+        (None, ConnectionError::MqttState(error)) => error.to_string(),
+        (None, error) => error.to_string(),
+    }
+}
+
+/// Where the layers of an error begin: this one does not say what is below it.
+fn begin(error: &ConnectionError) -> &(dyn Error + 'static) {
+    match error {
+        ConnectionError::MqttState(StateError::Deserialization(inner)) => inner,
+        error => error,
     }
 }
 
@@ -147,22 +156,27 @@ fn layers<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn
 }
 
 fn tls_error(error: &ConnectionError) -> Option<&rustls::Error> {
-    layers(error).find_map(<dyn Error>::downcast_ref)
+    layers(begin(error)).find_map(<dyn Error>::downcast_ref)
 }
 
 fn io_error(error: &ConnectionError) -> Option<&io::Error> {
-    layers(error).find_map(<dyn Error>::downcast_ref)
+    layers(begin(error)).find_map(<dyn Error>::downcast_ref)
 }
 
 /// Whether the other end hung up on us.
 fn ended(error: &ConnectionError) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
-    io_error(error).is_some_and(|e| {
-        matches!(
-            e.kind(),
-            BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof
-        )
-    })
+    let aborted = matches!(
+        error,
+        ConnectionError::MqttState(StateError::ConnectionAborted | StateError::Deserialization(_))
+    );
+    aborted
+        || io_error(error).is_some_and(|e| {
+            matches!(
+                e.kind(),
+                BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof
+            )
+        })
 }
 
 fn of_refusal(code: ConnectReturnCode, broker: &Broker) -> Failure {

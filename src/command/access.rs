@@ -9,7 +9,7 @@ use super::Failure;
 
 /// Which broker, and how to be let in.
 #[derive(clap::Args)]
-pub(super) struct Args {
+pub(super) struct BrokerArgs {
     /// The primary site's broker: mqtt://HOST[:PORT], or mqtts://HOST[:PORT] for TLS.
     #[arg(long, env = "VMKPI_BROKER", value_name = "URL")]
     broker: BrokerUrl,
@@ -64,7 +64,7 @@ struct AccessArgs {
     password_file: Option<PathBuf>,
 }
 
-impl Args {
+impl BrokerArgs {
     /// The broker they name.
     ///
     /// # Errors

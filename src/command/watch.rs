@@ -47,7 +47,7 @@ Examples:
   vmkpi watch --broker mqtt://127.0.0.1 --format json --count 10 | jq .values")]
 pub struct Args {
     #[command(flatten)]
-    broker: access::Args,
+    broker: access::BrokerArgs,
     #[command(flatten)]
     select: Select,
     /// A table for people, or one JSON object a line.

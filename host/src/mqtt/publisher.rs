@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt as _, StreamExt as _};
 use rumqttc::{
     PubAckReason, PublishNotice, PublishNoticeError, PublishOptions, PublishProperties,
     PublishResult,
@@ -21,7 +21,7 @@ use vmkpi::message::CONTENT_TYPE;
 use super::connection::{Connection, SessionError};
 use super::denied::Denied;
 use super::recent::Recent;
-use super::{Job, MAX_IN_FLIGHT, Outcome, Reply, Status};
+use super::{Job, MAX_IN_FLIGHT, Outcome, Refusal, Reply, Status};
 
 /// The most messages kept until they are acknowledged; a producer has at most 64 of them.
 const MAX_KEPT: usize = 4096;
@@ -174,7 +174,13 @@ impl Publishing {
                 return Ok(());
             }
             tokio::select! {
-                error = connection.driver.end() => return Err(error),
+                error = connection.driver.end() => {
+                    // What the broker said last has come, and may not have been looked at yet.
+                    while let Some(Some((serial, result))) = notices.next().now_or_never() {
+                        self.settle(serial, result, connection);
+                    }
+                    return Err(error);
+                }
                 Some((serial, result)) = notices.next(), if !notices.is_empty() => {
                     self.settle(serial, result, connection);
                 }
@@ -201,11 +207,18 @@ impl Publishing {
         self.kept_bytes += job.payload.len();
         self.kept.insert(self.next_serial, job);
         self.next_serial += 1;
+        self.count_kept();
+    }
+
+    fn count_kept(&self) {
+        let kept = self.kept.len() as u64;
+        self.status.kept.store(kept, Ordering::Relaxed);
     }
 
     fn take(&mut self, serial: u64) -> Option<Job> {
         let job = self.kept.remove(&serial)?;
         self.kept_bytes -= job.payload.len();
+        self.count_kept();
         Some(job)
     }
 
@@ -219,7 +232,7 @@ impl Publishing {
             if size > self.max_packet_bytes {
                 let max = self.max_packet_bytes;
                 tracing::error!(topic = %job.topic, size, max, "a message is larger than the broker takes; it becomes a gap");
-                self.refuse(serial);
+                self.refuse(serial, Refusal::TooLarge);
                 continue;
             }
             let options = PublishOptions::at_least_once().properties(PublishProperties {
@@ -235,7 +248,7 @@ impl Publishing {
                 Ok(notice) => return Some((serial, notice)),
                 Err(rumqttc::ClientError::InvalidRequest(_)) => {
                     tracing::error!(topic = %job.topic, "no topic MQTT could carry; the message becomes a gap");
-                    self.refuse(serial);
+                    self.refuse(serial, Refusal::Topic);
                 }
                 Err(error) => {
                     // The queue is longer than the window, so only a connection that is ending
@@ -248,10 +261,15 @@ impl Publishing {
         }
     }
 
-    fn refuse(&mut self, serial: u64) {
+    fn refuse(&mut self, serial: u64, reason: Refusal) {
+        self.count_refused(reason);
         if let Some(job) = self.take(serial) {
             reply(job, |_| Outcome::Refused);
         }
+    }
+
+    fn count_refused(&self, reason: Refusal) {
+        self.status.refused[reason as usize].fetch_add(1, Ordering::Relaxed);
     }
 
     fn settle(
@@ -279,6 +297,7 @@ impl Publishing {
             }
             PubAckReason::TopicNameInvalid | PubAckReason::PayloadFormatInvalid => {
                 tracing::error!(topic = %job.topic, ?reason, "the broker refuses a message for good; it becomes a gap");
+                self.count_refused(Refusal::Broker);
                 reply(job, |_| Outcome::Refused);
             }
             reason => {
@@ -309,7 +328,7 @@ impl Publishing {
         // Alone in flight, it ended connection after connection.
         if let Some((&serial, job)) = self.kept.first_key_value() {
             tracing::error!(topic = %job.topic, size = job.payload.len(), %error, "a message ends every connection; it becomes a gap");
-            self.refuse(serial);
+            self.refuse(serial, Refusal::EndsConnection);
         }
         self.strikes = SUSPECT_AFTER;
     }

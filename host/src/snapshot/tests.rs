@@ -35,6 +35,8 @@ fn report() -> Report {
         rows: 12,
         rows_time: Some(1_795_194_000.25),
         samples: 11,
+        samples_time: Some(1_795_194_000.5),
+        oldest_time: Some(1_795_193_999.5),
         messages: 10,
         messages_acknowledged: 9,
         acknowledged_time: Some(1_795_194_000.75),
@@ -77,6 +79,7 @@ fn snapshot() -> Snapshot {
             by_uuid: [(Arc::clone(&uuid), Arc::new(domain))].into(),
             reconciled: Some(time),
             connects: 1,
+            failures: 2,
         }),
         sampling: Sampling {
             vms: Arc::new([(Arc::clone(&uuid), stats)].into()),

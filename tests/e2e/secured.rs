@@ -1,0 +1,501 @@
+//! A broker that does not let in everybody: TLS, client certificates, logins and ACLs of a real mosquitto,
+//! and every way in which that goes wrong.
+
+use std::ffi::OsStr;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use anyhow::{Context as _, Result, ensure};
+use rustix::process::Signal;
+use vmkpi_tests::chain::{Broker, http_get, lines_of};
+use vmkpi_tests::pki::{Ca, Pair};
+use vmkpi_tests::process::{Process, program};
+use vmkpi_tests::scratch::{Scratch, free_address};
+use vmkpi_tests::wait_for;
+
+const HERE: &str = "IP:127.0.0.1";
+const ACL: &str = "user host\ntopic write vmkpi/v1/acme/data/#\n\
+                   user watch\ntopic read vmkpi/v1/acme/#\n";
+const DESCRIPTOR: &str = "vm = \"shop\"\nprimary_site = \"acme\"\n\
+                          [[monitor]]\nid = \"cpu\"\npoint = \"infra/cpu\"\ninterval = \"500ms\"\n";
+
+/// A CA, and a broker's and two clients' certificates.
+struct Site {
+    scratch: Scratch,
+    ca: Ca,
+    server: Pair,
+    host: Pair,
+    watch: Pair,
+}
+
+impl Site {
+    fn new() -> Result<Self> {
+        let scratch = Scratch::new()?;
+        let ca = Ca::new(scratch.path(), "ca")?;
+        Ok(Self {
+            server: ca.server("server", HERE)?,
+            host: ca.client("host", "host")?,
+            watch: ca.client("watch", "watch")?,
+            ca,
+            scratch,
+        })
+    }
+
+    fn folder(&self) -> &Path {
+        self.scratch.path()
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.folder().join(name)
+    }
+
+    /// The options of a listener with TLS.
+    fn tls(&self) -> String {
+        format!(
+            "certfile {}\nkeyfile {}\n",
+            self.server.cert.display(),
+            self.server.key.display()
+        )
+    }
+
+    /// A broker that knows its clients by their certificates.
+    fn broker_of_certificates(&self) -> Result<Broker> {
+        let acl = self.file("acl");
+        std::fs::write(&acl, ACL)?;
+        let options = format!(
+            "{}cafile {}\nrequire_certificate true\nuse_identity_as_username true\nacl_file {}",
+            self.tls(),
+            self.ca.cert().display(),
+            acl.display()
+        );
+        Broker::start_with(self.folder(), "mqtts", &options)
+    }
+
+    /// A broker with TLS that knows the user `host` by a password.
+    fn broker_of_passwords(&self, password: &str) -> Result<Broker> {
+        self.set_password(password)?;
+        let file = self.file("passwords");
+        let options = format!(
+            "{}allow_anonymous false\npassword_file {}",
+            self.tls(),
+            file.display()
+        );
+        Broker::start_with(self.folder(), "mqtts", &options)
+    }
+
+    fn set_password(&self, password: &str) -> Result<()> {
+        let made = Command::new("mosquitto_passwd")
+            .args(["-b", "-c"])
+            .arg(self.file("passwords"))
+            .args(["host", password])
+            .output()?;
+        ensure!(made.status.success(), "{made:?}");
+        Ok(())
+    }
+
+    /// Writes a file that not everybody may read.
+    fn secret(&self, name: &str, text: &str) -> Result<PathBuf> {
+        use std::os::unix::fs::PermissionsExt as _;
+        let path = self.file(name);
+        std::fs::write(&path, text)?;
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+        Ok(path)
+    }
+}
+
+fn trusts(ca: &Ca) -> Vec<String> {
+    vec![format!("--broker.ca-file={}", ca.cert().display())]
+}
+
+fn shows(pair: &Pair) -> Vec<String> {
+    vec![
+        format!("--broker.cert-file={}", pair.cert.display()),
+        format!("--broker.key-file={}", pair.key.display()),
+    ]
+}
+
+/// A host daemon on libvirt's test driver, which publishes a sample each half second.
+struct Host {
+    process: Process,
+    metrics: SocketAddr,
+}
+
+impl Host {
+    fn start(folder: &Path, url: &str, options: &[Vec<String>]) -> Result<Self> {
+        let metrics = free_address()?;
+        let descriptor = folder.join("descriptor.toml");
+        std::fs::write(&descriptor, DESCRIPTOR)?;
+        let mut arguments = vec![
+            "run".to_owned(),
+            "--libvirt.uri=test:///default".to_owned(),
+            format!("--broker={url}"),
+            format!("--web.listen-address={metrics}"),
+            format!("--state={}", folder.join("state").display()),
+            format!("--descriptor=test={}", descriptor.display()),
+        ];
+        arguments.extend(options.concat());
+        let process = Process::start(folder, "host", &program("vmkpi-host")?, arguments)?;
+        Ok(Self { process, metrics })
+    }
+
+    /// A number of the exporter; nothing while it does not answer.
+    fn number(&self, series: &str) -> Option<f64> {
+        let page = http_get(self.metrics, "/metrics").ok()?;
+        let line = page.lines().find(|line| line.starts_with(series))?;
+        line.rsplit(' ').next()?.parse().ok()
+    }
+
+    fn wait_for(&self, what: &str, series: &str, enough: impl Fn(f64) -> bool) -> Result<()> {
+        wait_for(30, what, || {
+            self.number(series).filter(|n| enough(*n)).map(|_| ())
+        })
+        .with_context(|| self.process.words())
+    }
+
+    fn wait_until_connected(&self) -> Result<()> {
+        self.wait_for("the broker", "vmkpi_broker_connected ", |n| n == 1.0)
+    }
+
+    /// Waits until it has failed twice for `reason`, then ends it; what it said.
+    fn fails(mut self, reason: &str) -> Result<String> {
+        let series = format!("vmkpi_broker_errors_total{{reason=\"{reason}\"}}");
+        self.wait_for("two failures", &series, |n| n >= 2.0)?;
+        self.process.terminate()?;
+        Ok(std::fs::read_to_string(&self.process.err)?)
+    }
+}
+
+/// Runs `vmkpi watch` to its end: at the third sample, or after 30 s.
+fn watch(url: &str, options: &[Vec<String>]) -> Result<Output> {
+    Ok(Command::new(program("vmkpi")?)
+        .args(["watch", "--format=json", "--count=3", "--seconds=30"])
+        .arg(format!("--broker={url}"))
+        .args(options.concat())
+        .stdin(Stdio::null())
+        .output()?)
+}
+
+#[test]
+fn samples_arrive_over_tls_by_certificates_and_acls() -> Result<()> {
+    let site = Site::new()?;
+    let broker = site.broker_of_certificates()?;
+    let mut host = Host::start(
+        site.folder(),
+        &broker.url(),
+        &[trusts(&site.ca), shows(&site.host)],
+    )?;
+    let seen = watch(&broker.url(), &[trusts(&site.ca), shows(&site.watch)])?;
+    let words = String::from_utf8(seen.stderr)?;
+    ensure!(seen.status.success(), "{words}{}", host.process.words());
+    assert_eq!(String::from_utf8(seen.stdout)?.lines().count(), 3);
+    assert_eq!(words, "", "nothing to say when all is well");
+    ensure!(host.process.terminate()?.success());
+    let words = host.process.words();
+    assert!(
+        !words.contains("WARN") && !words.contains("ERROR"),
+        "{words}"
+    );
+    Ok(())
+}
+
+/// Each trouble: what is wrong, how it is counted, and what has to be said of it.
+#[test]
+fn what_is_wrong_with_certificates_is_said_with_what_to_do() -> Result<()> {
+    let site = Site::new()?;
+    let broker = site.broker_of_certificates()?;
+    let other = Ca::new(site.folder(), "other")?;
+    let stranger = other.client("stranger", "host")?;
+    let old = site.ca.expired("old", "host", HERE)?;
+    let url = broker.url();
+    let by_name = url.replace("127.0.0.1", "localhost");
+    let plain = url.replace("mqtts", "mqtt");
+    let (ca, us) = (trusts(&site.ca), shows(&site.host));
+    let wrong_ca = trusts(&other);
+    for (url, options, reason, words) in [
+        (
+            &url,
+            vec![wrong_ca, us.clone()],
+            "server_certificate",
+            "name the CA that signed it",
+        ),
+        (
+            &url,
+            vec![us.clone()],
+            "server_certificate",
+            "no CA that this system trusts",
+        ),
+        (
+            &by_name,
+            vec![ca.clone(), us],
+            "server_certificate",
+            "not for localhost",
+        ),
+        (
+            &url,
+            vec![ca.clone()],
+            "client_certificate",
+            "wants a client certificate",
+        ),
+        (
+            &url,
+            vec![ca.clone(), shows(&old)],
+            "client_certificate",
+            "has expired; renew it",
+        ),
+        (
+            &url,
+            vec![ca, shows(&stranger)],
+            "client_certificate",
+            "does not know its CA",
+        ),
+        (&plain, vec![], "unreachable", "mqtts://"),
+    ] {
+        let host = Host::start(site.folder(), url, &options)?;
+        let said = host.fails(reason)?;
+        std::fs::remove_file(site.file("host.err"))?;
+        let lines: Vec<_> = said.lines().filter(|l| l.contains("WARN")).collect();
+        assert_eq!(lines.len(), 1, "once: {said}");
+        assert!(
+            lines[0].contains(words) && lines[0].contains(url.as_str()),
+            "{words}: {said}"
+        );
+        if reason != "unreachable" {
+            let seen = watch(url, &options)?;
+            let said = String::from_utf8(seen.stderr)?;
+            assert_eq!(seen.status.code(), Some(1), "{said}");
+            assert!(
+                said.contains(words) && said.contains(url.as_str()),
+                "{words}: {said}"
+            );
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_broker_whose_certificate_ended_is_refused_and_its_new_one_taken() -> Result<()> {
+    let site = Site::new()?;
+    let (old, new) = (site.ca.expired("old", "broker", HERE)?, &site.server);
+    let renew = |from: &Pair| -> Result<()> {
+        std::fs::copy(&from.cert, site.file("now.crt"))?;
+        std::fs::copy(&from.key, site.file("now.key"))?;
+        Ok(())
+    };
+    renew(&old)?;
+    let options = format!(
+        "certfile {}\nkeyfile {}\nallow_anonymous true",
+        site.file("now.crt").display(),
+        site.file("now.key").display()
+    );
+    let mut broker = Broker::start_with(site.folder(), "mqtts", &options)?;
+    let host = Host::start(site.folder(), &broker.url(), &[trusts(&site.ca)])?;
+    let expired = "vmkpi_broker_errors_total{reason=\"server_certificate\"}";
+    host.wait_for("the old one to be refused", expired, |n| n >= 1.0)?;
+    wait_for(10, "that to be said", || {
+        host.process
+            .words()
+            .contains("has expired; renew it there")
+            .then_some(())
+    })?;
+    renew(new)?;
+    broker.restart_after(std::time::Duration::ZERO)?;
+    host.wait_until_connected()?;
+    // Another one of the same CA.
+    renew(&site.ca.server("another", HERE)?)?;
+    broker.restart_after(std::time::Duration::ZERO)?;
+    host.wait_for("a second connection", "vmkpi_broker_connects_total ", |n| {
+        n >= 2.0
+    })?;
+    host.wait_until_connected()
+}
+
+#[test]
+fn renewed_files_are_taken_and_broken_ones_leave_the_old_in_force() -> Result<()> {
+    let site = Site::new()?;
+    let mut broker = site.broker_of_certificates()?;
+    let (cert, key) = (site.file("mine.crt"), site.file("mine.key"));
+    let renew = |from: &Pair| -> Result<()> {
+        std::fs::copy(&from.cert, &cert)?;
+        std::fs::copy(&from.key, &key)?;
+        Ok(())
+    };
+    renew(&site.host)?;
+    let mine = Pair {
+        cert: cert.clone(),
+        key: key.clone(),
+    };
+    let host = Host::start(
+        site.folder(),
+        &broker.url(),
+        &[trusts(&site.ca), shows(&mine)],
+    )?;
+    host.wait_until_connected()?;
+    // Half a renewal: the key is not the certificate's.
+    let next = site.ca.client("next", "host")?;
+    std::fs::copy(&next.cert, &cert)?;
+    broker.restart_after(std::time::Duration::ZERO)?;
+    host.wait_for(
+        "the old one to be used",
+        "vmkpi_broker_connects_total ",
+        |n| n >= 2.0,
+    )?;
+    let words = host.process.words();
+    assert!(words.contains("it does not go with"), "{words}");
+    assert!(words.contains("what was read before is used"), "{words}");
+    let broken = host.number("vmkpi_broker_errors_total{reason=\"files\"}");
+    assert!(broken >= Some(1.0), "{broken:?}");
+    // The whole of it, by another name, which only a new reading can show.
+    renew(&site.ca.client("renamed", "renamed")?)?;
+    std::fs::write(site.file("acl"), ACL.replace("user host", "user renamed"))?;
+    broker.restart_after(std::time::Duration::ZERO)?;
+    host.wait_for("a third connection", "vmkpi_broker_connects_total ", |n| {
+        n >= 3.0
+    })?;
+    let seen = watch(&broker.url(), &[trusts(&site.ca), shows(&site.watch)])?;
+    ensure!(seen.status.success(), "{}", host.process.words());
+    Ok(())
+}
+
+#[test]
+fn a_wrong_password_is_said_once_and_tried_until_it_is_right() -> Result<()> {
+    let site = Site::new()?;
+    let mut broker = site.broker_of_passwords("another")?;
+    let login = site.secret("login.toml", "username = \"host\"\npassword = \"right\"\n")?;
+    let password = site.secret("password", "wrong\n")?;
+    let options = [
+        trusts(&site.ca),
+        vec![format!("--broker.credentials-file={}", login.display())],
+    ];
+    let seen = watch(
+        &broker.url(),
+        &[
+            trusts(&site.ca),
+            vec![
+                "--broker.username=host".to_owned(),
+                format!("--broker.password-file={}", password.display()),
+            ],
+        ],
+    )?;
+    let said = String::from_utf8(seen.stderr)?;
+    assert_eq!(seen.status.code(), Some(1));
+    assert!(said.contains("refuses the login"), "{said}");
+    let host = Host::start(site.folder(), &broker.url(), &options)?;
+    let refused = "vmkpi_broker_errors_total{reason=\"login\"}";
+    host.wait_for("it to be tried again", refused, |n| n >= 3.0)?;
+    site.set_password("right")?;
+    broker.process().signal(Signal::HUP)?;
+    host.wait_until_connected()?;
+    let words = host.process.words();
+    assert_eq!(words.matches("refuses the login").count(), 1, "{words}");
+    assert!(
+        !words.contains("right") && !words.contains("wrong"),
+        "{words}"
+    );
+    Ok(())
+}
+
+#[test]
+fn the_systems_trust_is_used_without_a_ca_file() -> Result<()> {
+    let site = Site::new()?;
+    let broker = site.broker_of_passwords("right")?;
+    let login = site.secret("login.toml", "username = \"host\"\npassword = \"right\"\n")?;
+    let mut watch = Command::new(program("vmkpi")?)
+        .args(["watch", "--format=json", "--seconds=1"])
+        .arg(format!("--broker={}", broker.url()))
+        .arg(format!("--broker.credentials-file={}", login.display()))
+        .env("SSL_CERT_FILE", site.ca.cert())
+        .spawn()?;
+    broker.wait_for_watcher()?;
+    ensure!(watch.wait()?.success());
+    Ok(())
+}
+
+#[test]
+fn what_an_acl_denies_is_kept_said_once_and_delivered_when_it_may_be() -> Result<()> {
+    let site = Site::new()?;
+    let mut broker = site.broker_of_certificates()?;
+    std::fs::write(site.file("acl"), ACL.replace("topic write", "topic read"))?;
+    broker.process().signal(Signal::HUP)?;
+    let host = Host::start(
+        site.folder(),
+        &broker.url(),
+        &[trusts(&site.ca), shows(&site.host)],
+    )?;
+    host.wait_for("denials", "vmkpi_broker_messages_deferred_total ", |n| {
+        n >= 3.0
+    })?;
+    let words = host.process.words();
+    assert_eq!(
+        words.matches("refuses messages on this topic").count(),
+        1,
+        "{words}"
+    );
+    host.wait_for("them to wait", "vmkpi_messages_in_flight{", |n| n >= 3.0)?;
+    let oldest = "vmkpi_messages_oldest_unacknowledged_timestamp_seconds{";
+    let age = host.number(oldest);
+    host.wait_for("more of them", "vmkpi_messages_in_flight{", |n| n >= 6.0)?;
+    assert!(age.is_some() && host.number(oldest) == age, "{age:?}");
+    let (port, ca) = (broker.port().to_string(), site.ca.cert());
+    let (cert, key) = (site.watch.cert.as_os_str(), site.watch.key.as_os_str());
+    // Not our own watch: it shows nothing that is older than the first message it saw.
+    let mut arguments: Vec<&OsStr> = ["-V", "5", "-h", "127.0.0.1", "-p", &port, "-q", "1"]
+        .map(OsStr::new)
+        .to_vec();
+    arguments.extend(["-t", "vmkpi/v1/acme/#", "-i", "vmkpi-watch-sub"].map(OsStr::new));
+    arguments.extend([OsStr::new("--cafile"), ca.as_os_str()]);
+    arguments.extend([OsStr::new("--cert"), cert, OsStr::new("--key"), key]);
+    let sub = Path::new("/usr/bin/mosquitto_sub");
+    let subscriber = Process::start(site.folder(), "sub", sub, arguments)?;
+    broker.wait_for_watcher()?;
+    std::fs::write(site.file("acl"), ACL)?;
+    broker.process().signal(Signal::HUP)?;
+    wait_for(40, "what was denied first", || {
+        let lines = lines_of(&subscriber.out).ok()?;
+        lines.iter().any(|l| l["after"] == 0).then_some(())
+    })
+    .with_context(|| host.process.words())?;
+    wait_for(20, "that it is said", || {
+        let words = host.process.words();
+        words
+            .contains("takes messages on this topic again")
+            .then_some(())
+    })?;
+    host.wait_for("nothing to be left", "vmkpi_messages_in_flight{", |n| {
+        n <= 1.0
+    })
+}
+
+#[test]
+fn files_and_options_that_are_wrong_are_said_at_the_start() -> Result<()> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let site = Site::new()?;
+    let open = std::fs::Permissions::from_mode(0o644);
+    std::fs::set_permissions(&site.watch.key, open)?;
+    let url = "mqtts://broker.example";
+    let refused = |options: &[Vec<String>]| -> Result<String> {
+        let seen = watch(url, options)?;
+        assert_eq!(seen.status.code(), Some(2));
+        let said = String::from_utf8(seen.stderr)?;
+        let host = Host::start(site.folder(), url, options)?;
+        let mut process = host.process;
+        assert_eq!(process.wait(10)?.code(), Some(1));
+        Ok(said + &process.words())
+    };
+    for (options, words) in [
+        (vec![shows(&site.watch)], "chmod"),
+        (
+            vec![trusts(&site.ca), shows(&site.host)[..1].to_vec()],
+            "--broker.key-file",
+        ),
+        (
+            vec![vec!["--broker.ca-file=/nonexistent".to_owned()]],
+            "/nonexistent",
+        ),
+    ] {
+        let said = refused(&options)?;
+        assert_eq!(said.matches(words).count(), 2, "by both programs: {said}");
+        std::fs::remove_file(site.file("host.err"))?;
+    }
+    Ok(())
+}
