@@ -60,9 +60,9 @@ impl Site {
     }
 
     /// A broker that knows its clients by their certificates.
-    fn broker_of_certificates(&self) -> Result<Broker> {
+    fn broker_of_certificates(&self, rules: &str) -> Result<Broker> {
         let acl = self.file("acl");
-        std::fs::write(&acl, ACL)?;
+        std::fs::write(&acl, rules)?;
         let options = format!(
             "{}cafile {}\nrequire_certificate true\nuse_identity_as_username true\nacl_file {}",
             self.tls(),
@@ -179,7 +179,7 @@ fn watch(url: &str, options: &[Vec<String>]) -> Result<Output> {
 #[test]
 fn samples_arrive_over_tls_by_certificates_and_acls() -> Result<()> {
     let site = Site::new()?;
-    let broker = site.broker_of_certificates()?;
+    let broker = site.broker_of_certificates(ACL)?;
     let mut host = Host::start(
         site.folder(),
         &broker.url(),
@@ -203,7 +203,7 @@ fn samples_arrive_over_tls_by_certificates_and_acls() -> Result<()> {
 #[test]
 fn what_is_wrong_with_certificates_is_said_with_what_to_do() -> Result<()> {
     let site = Site::new()?;
-    let broker = site.broker_of_certificates()?;
+    let broker = site.broker_of_certificates(ACL)?;
     let other = Ca::new(site.folder(), "other")?;
     let stranger = other.client("stranger", "host")?;
     let old = site.ca.expired("old", "host", HERE)?;
@@ -313,7 +313,7 @@ fn a_broker_whose_certificate_ended_is_refused_and_its_new_one_taken() -> Result
 #[test]
 fn renewed_files_are_taken_and_broken_ones_leave_the_old_in_force() -> Result<()> {
     let site = Site::new()?;
-    let mut broker = site.broker_of_certificates()?;
+    let mut broker = site.broker_of_certificates(ACL)?;
     let (cert, key) = (site.file("mine.crt"), site.file("mine.key"));
     let renew = |from: &Pair| -> Result<()> {
         std::fs::copy(&from.cert, &cert)?;
@@ -414,9 +414,8 @@ fn the_systems_trust_is_used_without_a_ca_file() -> Result<()> {
 #[test]
 fn what_an_acl_denies_is_kept_said_once_and_delivered_when_it_may_be() -> Result<()> {
     let site = Site::new()?;
-    let mut broker = site.broker_of_certificates()?;
-    std::fs::write(site.file("acl"), ACL.replace("topic write", "topic read"))?;
-    broker.process().signal(Signal::HUP)?;
+    let denying = ACL.replace("topic write", "topic read");
+    let mut broker = site.broker_of_certificates(&denying)?;
     let host = Host::start(
         site.folder(),
         &broker.url(),
