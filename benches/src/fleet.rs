@@ -123,8 +123,8 @@ fn measure(plan: &Plan, vms: usize, cpu: &str) -> Result<Figures> {
 
 impl Running {
     fn start(plan: &Plan, dir: &Path, vms: usize, cpu: &str) -> Result<Self> {
-        let sockets = (1..vms).map(|vm| guests::socket(dir, vm)).collect();
-        let fleet = guests::start(sockets)?;
+        let sockets: Vec<_> = (1..vms).map(|vm| guests::socket(dir, vm)).collect();
+        let fleet = guests::start(&sockets)?;
         let (mosquitto, broker) = lab::start_broker(dir)?;
         let (guest, directory) = lab::start_guest(&plan.guest, dir, 0)?;
         let (host, metrics) = lab::start_host(&plan.host, dir, vms, broker, cpu)?;

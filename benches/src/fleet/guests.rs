@@ -80,7 +80,7 @@ impl Fleet {
 }
 
 /// Starts guests, one for each path, on a thread of their own.
-pub fn start(paths: Vec<PathBuf>) -> Result<Arc<Fleet>> {
+pub fn start(paths: &[PathBuf]) -> Result<Arc<Fleet>> {
     let fleet = Arc::new(Fleet {
         open_rows: OPEN_ROWS / (paths.len() as u64).max(1),
         ..Fleet::default()
@@ -129,16 +129,19 @@ async fn serve(number: u64, listener: UnixListener, fleet: Arc<Fleet>) {
     });
     while let Ok((connection, _)) = listener.accept().await {
         // A host that hangs up comes again.
-        let _ = session(connection, &mut series, &fleet).await;
+        let _ = session(connection, number, &mut series, &fleet).await;
     }
 }
 
 async fn session(
     connection: UnixStream,
+    number: u64,
     series: &mut [Series; 2],
     fleet: &Fleet,
 ) -> std::io::Result<()> {
     let (reader, mut writer) = connection.into_split();
+    // Not all at the same moment, as VMs were not started at the same moment.
+    tokio::time::sleep(MARK_EVERY.mul_f64(number as f64 % 100.0 / 100.0)).await;
     // The host may have joined in the middle of a line, for all it knows.
     writer.write_all(b"\n").await?;
     let (tell, mut told) = mpsc::unbounded_channel();

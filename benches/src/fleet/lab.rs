@@ -139,12 +139,12 @@ pub fn start_host(
 fn node_xml(dir: &Path, vms: usize) -> String {
     let mut xml = String::from("<node>\n");
     for vm in 0..vms {
-        let _ = write!(
+        let _ = writeln!(
             xml,
             "<domain type='test'><name>vm-{vm}</name><uuid>6695eb01-f6a4-8304-79aa-{vm:012x}</uuid>\
              <memory>65536</memory><vcpu>1</vcpu><os><type>hvm</type></os><metadata>{}</metadata>\
              <devices><channel type='unix'><source mode='bind' path='{}'/>\
-             <target type='virtio' name='org.vmkpi.kpi.0'/></channel></devices></domain>\n",
+             <target type='virtio' name='org.vmkpi.kpi.0'/></channel></devices></domain>",
             descriptor(vm),
             socket(dir, vm).display(),
         );
