@@ -15,8 +15,9 @@ use vmkpi_tests::scratch::{Scratch, free_address};
 use vmkpi_tests::wait_for;
 
 const HERE: &str = "IP:127.0.0.1";
-const ACL: &str = "user host\ntopic write vmkpi/v1/acme/data/#\n\
-                   user watch\ntopic read vmkpi/v1/acme/#\n";
+const ACL: &str = "user host-17\ntopic write vmkpi/v1/acme/data/#\n\
+                   user dashboard\ntopic read vmkpi/v1/acme/#\n";
+const DOCUMENTATION: &str = include_str!("../../docs/BROKER.md");
 const DESCRIPTOR: &str = "vm = \"shop\"\nprimary_site = \"acme\"\n\
                           [[monitor]]\nid = \"cpu\"\npoint = \"infra/cpu\"\ninterval = \"500ms\"\n";
 
@@ -34,9 +35,9 @@ impl Site {
         let scratch = Scratch::new()?;
         let ca = Ca::new(scratch.path(), "ca")?;
         Ok(Self {
-            server: ca.server("server", HERE)?,
-            host: ca.client("host", "host")?,
-            watch: ca.client("watch", "watch")?,
+            server: ca.server("broker", HERE)?,
+            host: ca.client("host", "host-17")?,
+            watch: ca.client("watch", "dashboard")?,
             ca,
             scratch,
         })
@@ -69,6 +70,22 @@ impl Site {
             self.ca.cert().display(),
             acl.display()
         );
+        Broker::start_with(self.folder(), "mqtts", &options)
+    }
+
+    /// The broker of the documentation, with this site's files.
+    fn documented_broker(&self) -> Result<Broker> {
+        let block = |name: &str| {
+            let (_, rest) = DOCUMENTATION.split_once(name)?;
+            let (block, _) = rest.split_once("```")?;
+            block.split_once('\n').map(|(_, text)| text.to_owned())
+        };
+        let acl = block("# /etc/mosquitto/vmkpi/acl").context("the ACL")?;
+        std::fs::write(self.file("acl"), acl)?;
+        let options = block("# /etc/mosquitto/conf.d/vmkpi.conf").context("the options")?;
+        let ours = format!("{}/", self.folder().display());
+        let options = options.replace("/etc/mosquitto/vmkpi/", &ours);
+        let options = options.replace("listener 8883\n", "");
         Broker::start_with(self.folder(), "mqtts", &options)
     }
 
@@ -177,9 +194,9 @@ fn watch(url: &str, options: &[Vec<String>]) -> Result<Output> {
 }
 
 #[test]
-fn samples_arrive_over_tls_by_certificates_and_acls() -> Result<()> {
+fn samples_arrive_over_tls_by_the_documented_certificates_and_acl() -> Result<()> {
     let site = Site::new()?;
-    let broker = site.broker_of_certificates(ACL)?;
+    let broker = site.documented_broker()?;
     let mut host = Host::start(
         site.folder(),
         &broker.url(),
@@ -205,8 +222,8 @@ fn what_is_wrong_with_certificates_is_said_with_what_to_do() -> Result<()> {
     let site = Site::new()?;
     let broker = site.broker_of_certificates(ACL)?;
     let other = Ca::new(site.folder(), "other")?;
-    let stranger = other.client("stranger", "host")?;
-    let old = site.ca.expired("old", "host", HERE)?;
+    let stranger = other.client("stranger", "host-17")?;
+    let old = site.ca.expired("old", "host-17", HERE)?;
     let url = broker.url();
     let by_name = url.replace("127.0.0.1", "localhost");
     let plain = url.replace("mqtts", "mqtt");
@@ -332,7 +349,7 @@ fn renewed_files_are_taken_and_broken_ones_leave_the_old_in_force() -> Result<()
     )?;
     host.wait_until_connected()?;
     // Half a renewal: the key is not the certificate's.
-    let next = site.ca.client("next", "host")?;
+    let next = site.ca.client("next", "host-17")?;
     std::fs::copy(&next.cert, &cert)?;
     broker.restart_after(std::time::Duration::ZERO)?;
     host.wait_for(
@@ -347,7 +364,10 @@ fn renewed_files_are_taken_and_broken_ones_leave_the_old_in_force() -> Result<()
     assert!(broken >= Some(1.0), "{broken:?}");
     // The whole of it, by another name, which only a new reading can show.
     renew(&site.ca.client("renamed", "renamed")?)?;
-    std::fs::write(site.file("acl"), ACL.replace("user host", "user renamed"))?;
+    std::fs::write(
+        site.file("acl"),
+        ACL.replace("user host-17", "user renamed"),
+    )?;
     broker.restart_after(std::time::Duration::ZERO)?;
     host.wait_for("a third connection", "vmkpi_broker_connects_total ", |n| {
         n >= 3.0
