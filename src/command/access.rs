@@ -7,6 +7,9 @@ use vmkpi::broker::{Access, Broker, BrokerUrl};
 
 use super::Failure;
 
+/// Where these options stand in the help.
+const HEADING: &str = "To be let in (files are read anew for each connection)";
+
 /// Which broker, and how to be let in.
 #[derive(clap::Args)]
 pub(super) struct BrokerArgs {
@@ -18,48 +21,53 @@ pub(super) struct BrokerArgs {
 }
 
 #[derive(clap::Args)]
-#[command(next_help_heading = "To be let in (read anew for each connection)")]
 struct AccessArgs {
     /// The CAs that may have signed the broker's certificate, PEM; without it those of this system.
     #[arg(
         long = "broker.ca-file",
         env = "VMKPI_BROKER_CA_FILE",
-        value_name = "FILE"
+        value_name = "FILE",
+        help_heading = HEADING
     )]
     ca_file: Option<PathBuf>,
     /// The certificate to show the broker, with its chain, PEM.
     #[arg(
         long = "broker.cert-file",
         env = "VMKPI_BROKER_CERT_FILE",
-        value_name = "FILE"
+        value_name = "FILE",
+        help_heading = HEADING
     )]
     cert_file: Option<PathBuf>,
     /// Its private key, PEM, not readable by everybody.
     #[arg(
         long = "broker.key-file",
         env = "VMKPI_BROKER_KEY_FILE",
-        value_name = "FILE"
+        value_name = "FILE",
+        help_heading = HEADING
     )]
     key_file: Option<PathBuf>,
     /// A TOML file with username and password, not readable by everybody.
     #[arg(
         long = "broker.credentials-file",
         env = "VMKPI_BROKER_CREDENTIALS_FILE",
-        value_name = "FILE"
+        value_name = "FILE",
+        help_heading = HEADING
     )]
     credentials_file: Option<PathBuf>,
     /// The user's name, with a password file instead of a credentials file.
     #[arg(
         long = "broker.username",
         env = "VMKPI_BROKER_USERNAME",
-        value_name = "NAME"
+        value_name = "NAME",
+        help_heading = HEADING
     )]
     username: Option<String>,
     /// A file with the password alone, not readable by everybody.
     #[arg(
         long = "broker.password-file",
         env = "VMKPI_BROKER_PASSWORD_FILE",
-        value_name = "FILE"
+        value_name = "FILE",
+        help_heading = HEADING
     )]
     password_file: Option<PathBuf>,
 }
