@@ -29,7 +29,9 @@ impl Subscriber {
         let mut options = MqttOptions::new("bench", (broker.ip().to_string(), broker.port()));
         let mut network = NetworkOptions::new();
         network.set_tcp_nodelay(true);
-        options.set_network_options(network);
+        options
+            .set_network_options(network)
+            .set_unlimited_incoming_packet_size();
         let (client, mut connection) = Client::builder(options).capacity(16).build();
         let (tell, came) = channel();
         let (stand, stands) = channel();
