@@ -6,6 +6,8 @@ mod broker;
 mod cli;
 #[path = "e2e/demo.rs"]
 mod demo;
+#[path = "e2e/exported.rs"]
+mod exported;
 #[path = "e2e/faults.rs"]
 mod faults;
 #[path = "e2e/joined.rs"]
