@@ -36,7 +36,14 @@ fn samples_arrive_over_tls_by_the_documented_certificates_and_acl() -> Result<()
         &broker.url(),
         &[trusts(&site.ca), shows(&site.host)],
     )?;
-    let seen = watch(&broker.url(), &[trusts(&site.ca), shows(&site.watch)])?;
+    // Certificate and key in one file.
+    let both = [&site.watch.key, &site.watch.cert].map(std::fs::read_to_string);
+    let both = both.into_iter().collect::<Result<String, _>>()?;
+    let both = Pair {
+        cert: site.secret("both.pem", &both)?,
+        key: site.file("both.pem"),
+    };
+    let seen = watch(&broker.url(), &[trusts(&site.ca), shows(&both)])?;
     let words = String::from_utf8(seen.stderr)?;
     ensure!(seen.status.success(), "{words}{}", host.process.words());
     assert_eq!(String::from_utf8(seen.stdout)?.lines().count(), 3);

@@ -25,8 +25,9 @@ use tokio::task::JoinHandle;
 use vmkpi::broker::{Broker, Kind};
 use vmkpi::delivery::producer::Token;
 
-/// For the log's filter: rumqttc warns of every refused message, which is said once and counted here.
-pub const QUIET: &str = "rumqttc=error";
+/// For the log's filter: rumqttc warns of every refused message. What it has to say is returned to us too,
+/// and said once.
+pub const QUIET: &str = "rumqttc=off";
 
 /// Messages that wait in the channel to the publisher, over those it keeps.
 const CHANNEL: usize = 64;
