@@ -57,6 +57,28 @@ fn samples_arrive_over_tls_by_the_documented_certificates_and_acl() -> Result<()
     Ok(())
 }
 
+/// Both programs fail for `reason` and say `words`: the daemon once, and it goes on; `watch` as it ends.
+fn is_said_with(
+    site: &Site,
+    url: &str,
+    options: &[Vec<String>],
+    (reason, words): (&str, &str),
+) -> Result<()> {
+    let said = Host::start(site.folder(), url, options)?.fails(reason)?;
+    std::fs::remove_file(site.file("host.err"))?;
+    let lines: Vec<_> = said.lines().filter(|l| l.contains("WARN")).collect();
+    assert_eq!(lines.len(), 1, "once: {said}");
+    let has_both = |text: &str| text.contains(words) && text.contains(url);
+    assert!(has_both(lines[0]), "{words}: {said}");
+    if reason != "unreachable" {
+        let seen = watch(url, options)?;
+        let said = String::from_utf8(seen.stderr)?;
+        assert_eq!(seen.status.code(), Some(1), "{said}");
+        assert!(has_both(&said), "{words}: {said}");
+    }
+    Ok(())
+}
+
 /// Each trouble: what is wrong, how it is counted, and what has to be said of it.
 #[test]
 fn what_is_wrong_with_certificates_is_said_with_what_to_do() -> Result<()> {
@@ -109,24 +131,7 @@ fn what_is_wrong_with_certificates_is_said_with_what_to_do() -> Result<()> {
         ),
         (&plain, vec![], "unreachable", "mqtts://"),
     ] {
-        let host = Host::start(site.folder(), url, &options)?;
-        let said = host.fails(reason)?;
-        std::fs::remove_file(site.file("host.err"))?;
-        let lines: Vec<_> = said.lines().filter(|l| l.contains("WARN")).collect();
-        assert_eq!(lines.len(), 1, "once: {said}");
-        assert!(
-            lines[0].contains(words) && lines[0].contains(url.as_str()),
-            "{words}: {said}"
-        );
-        if reason != "unreachable" {
-            let seen = watch(url, &options)?;
-            let said = String::from_utf8(seen.stderr)?;
-            assert_eq!(seen.status.code(), Some(1), "{said}");
-            assert!(
-                said.contains(words) && said.contains(url.as_str()),
-                "{words}: {said}"
-            );
-        }
+        is_said_with(&site, url, &options, (reason, words))?;
     }
     Ok(())
 }
@@ -272,6 +277,20 @@ fn the_systems_trust_is_used_without_a_ca_file() -> Result<()> {
     Ok(())
 }
 
+/// Not our own watch: it shows nothing that is older than the first message it saw.
+fn subscribe(site: &Site, broker: &Broker) -> Result<Process> {
+    let (port, ca) = (broker.port().to_string(), site.ca.cert());
+    let (cert, key) = (site.watch.cert.as_os_str(), site.watch.key.as_os_str());
+    let mut arguments: Vec<&OsStr> = ["-V", "5", "-h", "127.0.0.1", "-p", &port, "-q", "1"]
+        .map(OsStr::new)
+        .to_vec();
+    arguments.extend(["-t", "vmkpi/v1/acme/#", "-i", "vmkpi-watch-sub"].map(OsStr::new));
+    arguments.extend([OsStr::new("--cafile"), ca.as_os_str()]);
+    arguments.extend([OsStr::new("--cert"), cert, OsStr::new("--key"), key]);
+    let sub = Path::new("/usr/bin/mosquitto_sub");
+    Process::start(site.folder(), "sub", sub, arguments)
+}
+
 #[test]
 fn what_an_acl_denies_is_kept_said_once_and_delivered_when_it_may_be() -> Result<()> {
     let site = Site::new()?;
@@ -296,17 +315,7 @@ fn what_an_acl_denies_is_kept_said_once_and_delivered_when_it_may_be() -> Result
     let age = host.number(oldest);
     host.wait_for("more of them", "vmkpi_messages_in_flight{", |n| n >= 6.0)?;
     assert!(age.is_some() && host.number(oldest) == age, "{age:?}");
-    let (port, ca) = (broker.port().to_string(), site.ca.cert());
-    let (cert, key) = (site.watch.cert.as_os_str(), site.watch.key.as_os_str());
-    // Not our own watch: it shows nothing that is older than the first message it saw.
-    let mut arguments: Vec<&OsStr> = ["-V", "5", "-h", "127.0.0.1", "-p", &port, "-q", "1"]
-        .map(OsStr::new)
-        .to_vec();
-    arguments.extend(["-t", "vmkpi/v1/acme/#", "-i", "vmkpi-watch-sub"].map(OsStr::new));
-    arguments.extend([OsStr::new("--cafile"), ca.as_os_str()]);
-    arguments.extend([OsStr::new("--cert"), cert, OsStr::new("--key"), key]);
-    let sub = Path::new("/usr/bin/mosquitto_sub");
-    let subscriber = Process::start(site.folder(), "sub", sub, arguments)?;
+    let subscriber = subscribe(&site, &broker)?;
     broker.wait_for_watcher()?;
     std::fs::write(site.file("acl"), ACL)?;
     broker.process().signal(Signal::HUP)?;

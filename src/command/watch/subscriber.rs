@@ -151,6 +151,11 @@ impl Subscriber {
                 Err(failure) => return Ok(self.lost(failure)),
             }
         }
+        self.follow().await
+    }
+
+    /// Follows the connection until something happens.
+    async fn follow(&mut self) -> Result<Step> {
         loop {
             match self.events.poll().await {
                 Ok(Event::Incoming(Incoming::Publish(publish))) => {
