@@ -14,6 +14,7 @@
 //! | `broker` | where a broker is and how to be let in (feature `broker`; it reads the files that are named) |
 //! | [`message`] | the published message: topics and CloudEvents |
 //! | `seal` | making the envelope that only the owner opens (feature `seal`; it takes random bytes of the kernel) |
+//! | `sign` | who said it: detached signatures over messages and confirmations (feature `sign`) |
 //! | [`when`] | predicates: which samples are delivered |
 
 #[cfg(feature = "broker")]
@@ -27,6 +28,8 @@ pub mod name;
 pub mod position;
 #[cfg(feature = "seal")]
 pub mod seal;
+#[cfg(feature = "sign")]
+pub mod sign;
 mod text;
 pub mod value;
 pub mod when;
