@@ -12,6 +12,7 @@
 //! | [`descriptor`] | the VM descriptor: one model, one validator, several spellings |
 //! | [`delivery`] | how a row arrives exactly once: windows, coverage, acknowledgement |
 //! | `broker` | where a broker is and how to be let in (feature `broker`; it reads the files that are named) |
+//! | `open` | opening envelopes with the owner's private key (feature `open`) |
 //! | [`message`] | the published message: topics and CloudEvents |
 //! | `seal` | making the envelope that only the owner opens (feature `seal`; it takes random bytes of the kernel) |
 //! | `sign` | who said it: detached signatures over messages and confirmations (feature `sign`) |
@@ -22,10 +23,15 @@ pub mod broker;
 pub mod clock;
 pub mod delivery;
 pub mod descriptor;
+#[cfg(any(feature = "open", feature = "seal"))]
+mod envelope;
 pub mod link;
 pub mod message;
 pub mod name;
+#[cfg(feature = "open")]
+pub mod open;
 pub mod position;
+mod rsa_key;
 #[cfg(feature = "seal")]
 pub mod seal;
 #[cfg(feature = "sign")]
