@@ -19,10 +19,11 @@ use std::time::Instant;
 
 use anyhow::{Context as _, bail};
 use nix::sys::stat::{Mode, umask};
+use vmkpi::logging::LogLevel;
+use vmkpi::notify::Notifier;
 
-use crate::logging::{self, LogLevel};
-use crate::notify::Notifier;
-use crate::settings::{SETTINGS, Settings, Sources};
+use crate::logging;
+use crate::settings::{CATALOGUE, Settings, Sources};
 use crate::store::{Job, Store};
 use service::Service;
 use signals::{Event, Signals};
@@ -41,16 +42,23 @@ pub fn run(sources: &Sources, settings: &Settings, level: &LogLevel) -> anyhow::
     let notifier = Notifier::from_environment();
     let _lock = lock_state(&config.state)?;
     let service = Service::start(&config)?;
-    notifier.ready(&format!("mounted at {}", config.mount.display()));
+    told(notifier.ready(&format!("mounted at {}", config.mount.display())));
     let mut reloader = Reloader {
         sources,
         settings: settings.clone(),
         level,
     };
     let unmounted = watch(&service, &signals, &notifier, &mut reloader)?;
-    notifier.stopping();
+    told(notifier.stopping());
     service.stop(unmounted);
     Ok(())
+}
+
+/// Says when the service manager could not be told.
+fn told(result: std::io::Result<()>) {
+    if let Err(error) = result {
+        tracing::warn!(%error, "the service manager cannot be told how the program is");
+    }
 }
 
 /// Closes what whoever started the program has left open: a daemon holds no files of others, and the
@@ -112,7 +120,7 @@ impl Heart {
     fn beat(&mut self, notifier: &Notifier, store: &Store) {
         self.last = Instant::now();
         if self.answered.swap(false, Ordering::AcqRel) {
-            notifier.alive();
+            told(notifier.alive());
             let answered = Arc::clone(&self.answered);
             store.submit(Job::Barrier {
                 done: Box::new(move |_| answered.store(true, Ordering::Release)),
@@ -130,17 +138,15 @@ struct Reloader<'a> {
 
 impl Reloader<'_> {
     fn reload(&mut self, service: &Service) {
-        let loaded = match self.sources.load() {
+        let loaded = match CATALOGUE.load(self.sources) {
             Ok(loaded) => loaded.settings,
             Err(problems) => {
                 tracing::error!(%problems, "the configuration is not read anew: correct it, and send SIGHUP again");
                 return;
             }
         };
-        let changed = |setting: &&crate::settings::Setting| {
-            setting.get(&loaded) != setting.get(&self.settings)
-        };
-        for setting in SETTINGS.iter().filter(changed).filter(|s| !s.reloads) {
+        let changed = CATALOGUE.changed(&loaded, &self.settings);
+        for setting in changed.iter().filter(|setting| !setting.reloads) {
             tracing::warn!(key = setting.key, "changed; it counts after a restart");
         }
         if let Ok(filter) = logging::filter(&loaded.log_level) {

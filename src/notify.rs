@@ -1,11 +1,13 @@
 //! The service manager's side of a service: sd_notify(3), a datagram to the socket that `NOTIFY_SOCKET`
 //! names, and its watchdog. Without a manager nothing is sent.
 
+use std::io;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
 /// Tells the service manager how the program is.
+#[derive(Debug, Default)]
 pub struct Notifier {
     socket: Option<(UnixDatagram, SocketAddr)>,
     watchdog: Option<Duration>,
@@ -33,26 +35,54 @@ impl Notifier {
         self.watchdog
     }
 
-    /// The partition is mounted and stores are taken.
-    pub fn ready(&self, status: &str) {
-        self.send(&format!("READY=1\nSTATUS={status}"));
+    /// The program does what it is there for.
+    ///
+    /// # Errors
+    /// The manager cannot be told; likewise below.
+    pub fn ready(&self, status: &str) -> io::Result<()> {
+        self.send(&format!("READY=1\nSTATUS={status}"))
+    }
+
+    /// The program reads its configuration anew, and is ready when it says so again. The manager
+    /// takes it for the answer to its own request by `monotonic`, the time of CLOCK_MONOTONIC.
+    ///
+    /// # Errors
+    /// The manager cannot be told.
+    pub fn reloading(&self, monotonic: Duration) -> io::Result<()> {
+        let usec = monotonic.as_micros();
+        self.send(&format!(
+            "RELOADING=1\nMONOTONIC_USEC={usec}\nSTATUS=reading the configuration anew"
+        ))
+    }
+
+    /// How the program fares, in a line for people.
+    ///
+    /// # Errors
+    /// The manager cannot be told.
+    pub fn status(&self, status: &str) -> io::Result<()> {
+        self.send(&format!("STATUS={status}"))
     }
 
     /// The program is going down.
-    pub fn stopping(&self) {
-        self.send("STOPPING=1\nSTATUS=going down");
+    ///
+    /// # Errors
+    /// The manager cannot be told.
+    pub fn stopping(&self) -> io::Result<()> {
+        self.send("STOPPING=1\nSTATUS=going down")
     }
 
     /// The program is alive.
-    pub fn alive(&self) {
-        self.send("WATCHDOG=1");
+    ///
+    /// # Errors
+    /// The manager cannot be told.
+    pub fn alive(&self) -> io::Result<()> {
+        self.send("WATCHDOG=1")
     }
 
-    fn send(&self, text: &str) {
-        if let Some((socket, to)) = &self.socket
-            && let Err(error) = socket.send_to_addr(text.as_bytes(), to)
-        {
-            tracing::warn!(%error, "the service manager cannot be told: {text}");
+    fn send(&self, text: &str) -> io::Result<()> {
+        match &self.socket {
+            Some((socket, to)) => socket.send_to_addr(text.as_bytes(), to).map(drop),
+            None => Ok(()),
         }
     }
 }
