@@ -9,7 +9,7 @@ use vmkpi::descriptor::{Descriptor, DescriptorError, Spelling};
 
 use crate::libvirt::Domain;
 
-pub use files::{Files, read_file};
+pub use files::{Files, Read, read_file};
 
 mod files;
 
@@ -82,7 +82,7 @@ fn read_metadata(text: &str) -> Result<Descriptor, Refusal> {
 
 /// What a source says, and what it was made from.
 #[derive(Clone, Debug)]
-struct Read<K> {
+struct Parsed<K> {
     from: K,
     result: Result<Arc<Descriptor>, Refusal>,
 }
@@ -93,7 +93,7 @@ pub struct Descriptors {
     /// By domain name or UUID.
     files: BTreeMap<String, PathBuf>,
     read: HashMap<PathBuf, Result<Arc<Descriptor>, Refusal>>,
-    metadata: HashMap<Arc<str>, Read<Arc<str>>>,
+    metadata: HashMap<Arc<str>, Parsed<Arc<str>>>,
     /// What is in force, by UUID.
     in_force: BTreeMap<Arc<str>, Arc<Descriptor>>,
     /// What is refused, by UUID: said once.
@@ -108,6 +108,36 @@ impl Descriptors {
             files,
             ..Self::default()
         }
+    }
+
+    /// Files of descriptors from now on, and what those say that were read just now: a domain whose descriptor
+    /// is the same as before in another file goes on as it is.
+    pub fn set_files(
+        &mut self,
+        files: BTreeMap<String, PathBuf>,
+        read: BTreeMap<PathBuf, Descriptor>,
+    ) {
+        self.files = files;
+        self.take_files(read.into_iter().map(|(path, d)| (path, Ok(d))).collect());
+        let files: BTreeSet<_> = self.files.values().collect();
+        self.read.retain(|path, _| files.contains(path));
+    }
+
+    /// The file of the domain's descriptor, if one is named.
+    pub fn file_of(&self, domain: &Domain) -> Option<&Path> {
+        let mut files = self.files.iter();
+        let found = files.find(|(name, _)| is_named(domain, name));
+        found.map(|(_, path)| path.as_path())
+    }
+
+    /// What is refused of the domain's descriptor, if it is.
+    pub fn refusal(&self, uuid: &str) -> Option<&Refusal> {
+        self.refused.get(uuid)
+    }
+
+    /// The descriptor in force.
+    pub fn in_force(&self, uuid: &str) -> Option<&Arc<Descriptor>> {
+        self.in_force.get(uuid)
     }
 
     /// The files, to be looked at by [`Files`] wherever reading may take its time.
@@ -258,7 +288,7 @@ impl Descriptors {
             return Some(known.result.clone());
         }
         let result = read_metadata(text).map(Arc::new);
-        let read = Read {
+        let read = Parsed {
             from: Arc::clone(text),
             result: result.clone(),
         };

@@ -10,7 +10,9 @@
 //!
 //! | module | job |
 //! | --- | --- |
-//! | [`cli`] | the command line |
+//! | [`cli`], [`settings`] | what it is told: flags, environment, file |
+//! | [`service`], [`reload`] | signals and the service manager; what SIGHUP changes |
+//! | [`status`] | what it says about itself and its VMs, and what to do |
 //! | [`daemon`] | which VMs there are; starts, tells and lets go their actors |
 //! | [`descriptors`] | VM descriptors from files and metadata, and which are in force |
 //! | [`libvirt`] | domains and statistics; the only room that knows libvirt |
@@ -35,6 +37,10 @@ pub mod metrics;
 pub mod mqtt;
 pub mod outbox;
 mod random;
+pub mod reload;
+pub mod service;
+pub mod settings;
 pub mod snapshot;
 pub mod state;
+pub mod status;
 pub mod vm;

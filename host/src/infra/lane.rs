@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 use vmkpi::clock::Timestamp;
 use vmkpi::delivery::producer::{Identity, Output, Producer, Publication, Source};
 use vmkpi::delivery::spool::{Spool, SpoolLimits};
+use vmkpi::delivery::waiting::Waiting;
 use vmkpi::descriptor::{Descriptor, MIN_INFRA_INTERVAL_MS, Monitor};
 use vmkpi::link::{HostMessage, Payload, VERSION};
 use vmkpi::name::DataPoint;
@@ -75,6 +76,8 @@ pub struct Kept {
     pub batches: u64,
     /// Batches lost because the lane was over its share.
     pub trimmed: u64,
+    /// How long the oldest batch has waited at least, in milliseconds.
+    pub oldest_ms: Option<u64>,
 }
 
 /// One residence's infrastructure measurements on their way.
@@ -98,6 +101,7 @@ pub struct Lane {
     bytes: u64,
     /// Batches lost as the lane was over its share.
     trimmed: u64,
+    waiting: Waiting,
     outbox: Outbox,
     /// Pages of the outbox come here.
     pages: mpsc::UnboundedSender<Page>,
@@ -192,6 +196,7 @@ impl Lane {
             last_batch: 0,
             bytes: 0,
             trimmed: 0,
+            waiting: Waiting::default(),
             outbox: outbox.clone(),
             pages: pages.clone(),
             reading: false,
@@ -213,8 +218,9 @@ impl Lane {
     }
 
     /// How much is kept.
-    pub fn kept(&self) -> Kept {
+    pub fn kept(&self, now_ms: u64) -> Kept {
         Kept {
+            oldest_ms: self.waiting.age_ms(now_ms),
             batches: self.backlog.len() as u64,
             trimmed: self.trimmed,
         }
@@ -345,6 +351,9 @@ impl Lane {
         }
         self.settle();
         self.spill();
+        let first = self.backlog.front().map(|batch| batch.number - 1);
+        let gone = first.unwrap_or(self.last_batch);
+        self.waiting.look(gone, self.last_batch, now_ms);
         if self.parked {
             return;
         }

@@ -219,9 +219,10 @@ impl Actor {
     }
 
     fn drop_lane(&mut self, at: usize) {
+        let now_ms = self.now_ms();
         if let Some(lane) = self.lanes.remove(at) {
             lane.forget();
-            self.past.trimmed += lane.kept().trimmed;
+            self.past.trimmed += lane.kept(now_ms).trimmed;
             self.past.count(lane.producer().counters());
             self.outbox.retain(|job| job.lane != lane.id);
             self.deferred.retain(|(_, job)| job.lane != lane.id);
@@ -440,19 +441,24 @@ impl Actor {
         if self.spec.leaving {
             return;
         }
+        let now_ms = self.now_ms();
         let mut report = self.past.clone();
         report.has_link = self.link.has_endpoint();
+        report.link_open = self.link_open;
+        report.link_problem = self.link.problem().map(Arc::from);
         report.link_up = self.link_open && self.kpi.is_subscribed();
         report.received_bytes = self.link.received_bytes();
         report.count(self.kpi.counters());
         report.in_flight = self.kpi.outstanding();
         report.clock_skew_ms = self.kpi.clock_skew_ms();
+        report.backlog = self.kpi.backlog(now_ms);
         for lane in &self.lanes {
             report.count(lane.producer().counters());
             report.in_flight += lane.producer().outstanding();
-            let kept = lane.kept();
+            let kept = lane.kept(now_ms);
             report.kept += kept.batches;
             report.trimmed += kept.trimmed;
+            report.kept_oldest_ms = report.kept_oldest_ms.max(kept.oldest_ms);
             report.streams += 1;
         }
         report.take_kpis(&self.kpi);

@@ -1,0 +1,182 @@
+//! Whether the daemon could run as it is told: everything that can be known without starting anything, and all
+//! of it at once. The same judge for `run --check`, at start, and before anything is changed by SIGHUP.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use nix::unistd::{AccessFlags, eaccess};
+use vmkpi::descriptor::Descriptor;
+use vmkpi::settings::{Problem, Problems};
+
+use super::{CATALOGUE, Settings};
+use crate::daemon::Config;
+use crate::descriptors::{Refusal, read_file};
+use crate::link::Limits;
+use crate::mqtt::{Broker, Credentials};
+
+/// What a check that found nothing wrong has read on its way.
+#[derive(Clone, Debug)]
+pub struct Checked {
+    /// What to run with.
+    pub config: Config,
+    /// The descriptors, by file.
+    pub descriptors: BTreeMap<PathBuf, Descriptor>,
+}
+
+/// Looks at all that `settings` name. `found` is what was wrong with the settings themselves.
+///
+/// # Errors
+/// Everything that is wrong, with `found` first.
+pub fn check(settings: &Settings, found: Problems) -> Result<Checked, Problems> {
+    let mut problems = found;
+    let broker = broker(settings, &mut problems);
+    let descriptors = descriptors(settings, &mut problems);
+    if let Err(message) = usable(&settings.state) {
+        let at = format!("state {}", settings.state.display());
+        problems.add(at, "", message);
+    }
+    match broker {
+        Some(broker) if problems.0.is_empty() => Ok(Checked {
+            config: config(settings, broker),
+            descriptors,
+        }),
+        _ => Err(problems),
+    }
+}
+
+fn config(settings: &Settings, broker: Broker) -> Config {
+    Config {
+        libvirt_uri: settings.libvirt_uri.clone(),
+        broker,
+        listen: settings.listen,
+        state: settings.state.clone(),
+        guests: settings.guests.clone(),
+        descriptors: settings.descriptors.clone(),
+        limits: Limits::default(),
+        outbox_bytes: settings.outbox_bytes,
+        poll_interval: settings.poll_interval,
+    }
+}
+
+/// The broker with its login.
+fn broker(settings: &Settings, problems: &mut Problems) -> Option<Broker> {
+    let credentials = settings.credentials_file.as_deref().map(Credentials::read);
+    if let Some(Err(error)) = &credentials {
+        problems.add("broker.credentials_file", "", error.to_string());
+    }
+    let Some(broker) = settings.broker.clone() else {
+        if !is_about_the_broker(problems) {
+            let message = "missing; give url in [broker], VMKPI_HOST_BROKER or --broker URL";
+            problems.add("broker.url", "", message);
+        }
+        return None;
+    };
+    Some(Broker {
+        credentials: credentials.transpose().ok()?,
+        ..broker
+    })
+}
+
+/// Whether something that was given as the broker was refused: then it is not missing.
+fn is_about_the_broker(problems: &Problems) -> bool {
+    let settings = CATALOGUE.settings.iter();
+    let Some(setting) = settings.into_iter().find(|s| s.key == "broker.url") else {
+        return false;
+    };
+    let (env, flag) = (CATALOGUE.env(setting), format!("--{}", setting.flag));
+    let about = |p: &Problem| p.key == setting.key || p.at == env || p.at == flag;
+    problems.0.iter().any(about)
+}
+
+/// Reads every file of descriptors; a file that several domains have is told once.
+fn descriptors(settings: &Settings, problems: &mut Problems) -> BTreeMap<PathBuf, Descriptor> {
+    let mut read = BTreeMap::new();
+    let mut names: BTreeMap<(String, String), (&str, &Path)> = BTreeMap::new();
+    let mut refused: Vec<&Path> = Vec::new();
+    for (domain, path) in &settings.descriptors {
+        if refused.contains(&path.as_path()) {
+            continue;
+        }
+        match read_file(path) {
+            Ok(descriptor) => {
+                let name = (
+                    descriptor.primary_site.to_string(),
+                    descriptor.vm.to_string(),
+                );
+                let before = names.insert(name, (domain, path));
+                // One file for a domain's name and its UUID is no mistake.
+                if let Some((other, _)) = before.filter(|(_, file)| *file != path.as_path()) {
+                    let (site, vm) = (&descriptor.primary_site, &descriptor.vm);
+                    let message = format!(
+                        "VM {vm:?} of site {site:?} is {other}'s name already; each VM needs one of its own"
+                    );
+                    problems.add(
+                        path.display().to_string(),
+                        &format!("descriptor.{domain}"),
+                        message,
+                    );
+                }
+                read.insert(path.clone(), descriptor);
+            }
+            Err(refusal) => {
+                refused.push(path);
+                tell(domain, &refusal, problems);
+            }
+        }
+    }
+    read
+}
+
+/// Every error of a descriptor is a line.
+fn tell(domain: &str, refusal: &Refusal, problems: &mut Problems) {
+    let key = format!("descriptor.{domain}");
+    match refusal {
+        Refusal::Read { path, message } => problems.add(path, &key, message),
+        Refusal::Invalid { place, errors } => {
+            for error in errors {
+                problems.add(place, &key, error.to_string());
+            }
+        }
+        other => problems.add(key, "", other.to_string()),
+    }
+}
+
+/// Whether the daemon's user could keep its state there.
+fn usable(state: &Path) -> Result<(), String> {
+    let all = AccessFlags::R_OK | AccessFlags::W_OK | AccessFlags::X_OK;
+    let me = nix::unistd::geteuid();
+    match std::fs::metadata(state) {
+        Ok(found) if !found.is_dir() => Err("it is no directory".into()),
+        Ok(_) => eaccess(state, all).map_err(|errno| {
+            format!(
+                "user {me} cannot use it ({}): chown it, or run as its owner",
+                errno.desc()
+            )
+        }),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => makable(state),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Whether a directory that is not there could be made.
+fn makable(state: &Path) -> Result<(), String> {
+    let parents = state.ancestors().skip(1);
+    let there = parents.map(|p| match p.as_os_str().is_empty() {
+        true => Path::new("."),
+        false => p,
+    });
+    let Some(nearest) = there.into_iter().find(|p| p.symlink_metadata().is_ok()) else {
+        return Err("it is not there, and cannot be made".into());
+    };
+    if !nearest.is_dir() {
+        return Err(format!("{} is no directory", nearest.display()));
+    }
+    eaccess(nearest, AccessFlags::W_OK | AccessFlags::X_OK).map_err(|errno| {
+        let me = nix::unistd::geteuid();
+        format!(
+            "it is not there, and user {me} cannot make it in {} ({})",
+            nearest.display(),
+            errno.desc()
+        )
+    })
+}
