@@ -1,5 +1,6 @@
 //! The service manager's side of a service: sd_notify(3), a datagram to the socket that `NOTIFY_SOCKET`
-//! names, and its watchdog. Without a manager nothing is sent.
+//! names, and its watchdog. Without a manager nothing is sent. A manager that does not read holds nobody up: what has
+//! to be told is waited for a while, the rest is dropped.
 
 use std::io;
 use std::os::linux::net::SocketAddrExt as _;
@@ -9,8 +10,29 @@ use std::time::Duration;
 /// Tells the service manager how the program is.
 #[derive(Debug, Default)]
 pub struct Notifier {
-    socket: Option<(UnixDatagram, SocketAddr)>,
+    sockets: Option<Sockets>,
     watchdog: Option<Duration>,
+}
+
+/// How long a manager may take to read what has to be told.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+#[derive(Debug)]
+struct Sockets {
+    to: SocketAddr,
+    /// Waits until the manager reads, for [`PATIENCE`].
+    patient: UnixDatagram,
+    /// Does not wait.
+    hasty: UnixDatagram,
+}
+
+impl Sockets {
+    fn to(to: SocketAddr) -> io::Result<Self> {
+        let (patient, hasty) = (UnixDatagram::unbound()?, UnixDatagram::unbound()?);
+        patient.set_write_timeout(Some(PATIENCE))?;
+        hasty.set_nonblocking(true)?;
+        Ok(Self { to, patient, hasty })
+    }
 }
 
 impl Notifier {
@@ -18,15 +40,15 @@ impl Notifier {
     pub fn from_environment() -> Self {
         let var = |name| std::env::var(name).ok();
         let address = var("NOTIFY_SOCKET").and_then(|path| address(&path));
-        let socket = address.and_then(|to| Some((UnixDatagram::unbound().ok()?, to)));
+        let sockets = address.and_then(|to| Sockets::to(to).ok());
         let watchdog = watchdog(
             var("WATCHDOG_USEC").as_deref(),
             var("WATCHDOG_PID").as_deref(),
             std::process::id(),
         );
         Self {
-            watchdog: watchdog.filter(|_| socket.is_some()),
-            socket,
+            watchdog: watchdog.filter(|_| sockets.is_some()),
+            sockets,
         }
     }
 
@@ -60,7 +82,7 @@ impl Notifier {
     /// # Errors
     /// The manager cannot be told.
     pub fn status(&self, status: &str) -> io::Result<()> {
-        self.send(&format!("STATUS={status}"))
+        self.hint(&format!("STATUS={status}"))
     }
 
     /// The program is going down.
@@ -76,12 +98,23 @@ impl Notifier {
     /// # Errors
     /// The manager cannot be told.
     pub fn alive(&self) -> io::Result<()> {
-        self.send("WATCHDOG=1")
+        self.hint("WATCHDOG=1")
     }
 
     fn send(&self, text: &str) -> io::Result<()> {
-        match &self.socket {
-            Some((socket, to)) => socket.send_to_addr(text.as_bytes(), to).map(drop),
+        self.send_by(text, |sockets| &sockets.patient)
+    }
+
+    fn hint(&self, text: &str) -> io::Result<()> {
+        self.send_by(text, |sockets| &sockets.hasty)
+    }
+
+    fn send_by(&self, text: &str, by: fn(&Sockets) -> &UnixDatagram) -> io::Result<()> {
+        match &self.sockets {
+            Some(sockets) => {
+                let sent = by(sockets).send_to_addr(text.as_bytes(), &sockets.to);
+                sent.map(drop)
+            }
             None => Ok(()),
         }
     }
@@ -106,6 +139,24 @@ fn watchdog(usec: Option<&str>, pid: Option<&str>, me: u32) -> Option<Duration> 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_manager_that_does_not_read_holds_nobody_up_for_long() {
+        let name = format!("vmkpi-notify-{}", std::process::id());
+        let to = SocketAddr::from_abstract_name(&name).unwrap();
+        let manager = UnixDatagram::bind_addr(&to).unwrap();
+        let notifier = Notifier {
+            sockets: Some(Sockets::to(to).unwrap()),
+            watchdog: None,
+        };
+        let full = (0..10_000).find_map(|_| notifier.alive().err());
+        assert_eq!(full.map(|e| e.kind()), Some(io::ErrorKind::WouldBlock));
+        let begun = std::time::Instant::now();
+        notifier.ready("x").unwrap_err();
+        assert!(begun.elapsed() >= PATIENCE && begun.elapsed() < 10 * PATIENCE);
+        manager.recv(&mut [0; 64]).unwrap();
+        notifier.ready("x").unwrap();
+    }
 
     #[test]
     fn the_watchdog_is_fed_twice_in_its_time_and_only_by_the_process_it_watches() {

@@ -28,14 +28,16 @@ fn main() -> ExitCode {
     match perform(invocation) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            for line in format!("{error:#}").lines() {
-                // The last resort: where standard error is closed there is nobody to tell.
-                let _ = writeln!(std::io::stderr(), "vmkpi-host: {line}");
-            }
+            format!("{error:#}").lines().for_each(complain);
             let usage = error.downcast_ref::<Problems>().is_some();
             ExitCode::from(if usage { USAGE } else { FAILED })
         }
     }
+}
+
+fn complain(line: &str) {
+    // The last resort: where standard error is closed there is nobody to tell.
+    let _ = writeln!(std::io::stderr(), "vmkpi-host: {line}");
 }
 
 fn perform(invocation: Invocation) -> anyhow::Result<u8> {
@@ -47,8 +49,12 @@ fn perform(invocation: Invocation) -> anyhow::Result<u8> {
             print(CATALOGUE.example(&settings).as_bytes()).map(|()| 0)
         }
         Invocation::Status { sources, json } => {
-            let settings = CATALOGUE.load(&sources)?.settings;
-            let status = status::ask(&settings.state)?;
+            // A configuration that is wrong is no reason not to look how the daemon is.
+            let (loaded, problems) = CATALOGUE.read(&sources);
+            for problem in problems.0 {
+                complain(&problem.to_string());
+            }
+            let status = status::ask(&loaded.settings.state)?;
             match json {
                 true => print((serde_json::to_string(&status)? + "\n").as_bytes())?,
                 false => print(status::render(&status).as_bytes())?,

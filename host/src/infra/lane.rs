@@ -76,8 +76,6 @@ pub struct Kept {
     pub batches: u64,
     /// Batches lost because the lane was over its share.
     pub trimmed: u64,
-    /// How long the oldest batch has waited at least, in milliseconds.
-    pub oldest_ms: Option<u64>,
 }
 
 /// One residence's infrastructure measurements on their way.
@@ -218,12 +216,16 @@ impl Lane {
     }
 
     /// How much is kept.
-    pub fn kept(&self, now_ms: u64) -> Kept {
+    pub fn kept(&self) -> Kept {
         Kept {
-            oldest_ms: self.waiting.age_ms(now_ms),
             batches: self.backlog.len() as u64,
             trimmed: self.trimmed,
         }
+    }
+
+    /// How long the oldest batch that is kept has waited at least, in milliseconds.
+    pub fn oldest_ms(&self, now_ms: u64) -> Option<u64> {
+        self.waiting.age_ms(now_ms)
     }
 
     /// Takes over a changed descriptor.

@@ -103,12 +103,12 @@ fn descriptors(settings: &Settings, problems: &mut Problems) -> BTreeMap<PathBuf
                     descriptor.primary_site.to_string(),
                     descriptor.vm.to_string(),
                 );
-                let before = names.insert(name, (domain, path));
+                let (other, file) = *names.entry(name).or_insert((domain, path));
                 // One file for a domain's name and its UUID is no mistake.
-                if let Some((other, _)) = before.filter(|(_, file)| *file != path.as_path()) {
-                    let (site, vm) = (&descriptor.primary_site, &descriptor.vm);
+                if file != path.as_path() {
+                    let (site, vm) = (descriptor.primary_site.as_str(), descriptor.vm.as_str());
                     let message = format!(
-                        "VM {vm:?} of site {site:?} is {other}'s name already; each VM needs one of its own"
+                        "VM {vm:?} of site {site:?} is domain {other} already; each VM needs a name of its own"
                     );
                     problems.add(
                         path.display().to_string(),

@@ -219,10 +219,9 @@ impl Actor {
     }
 
     fn drop_lane(&mut self, at: usize) {
-        let now_ms = self.now_ms();
         if let Some(lane) = self.lanes.remove(at) {
             lane.forget();
-            self.past.trimmed += lane.kept(now_ms).trimmed;
+            self.past.trimmed += lane.kept().trimmed;
             self.past.count(lane.producer().counters());
             self.outbox.retain(|job| job.lane != lane.id);
             self.deferred.retain(|(_, job)| job.lane != lane.id);
@@ -455,10 +454,10 @@ impl Actor {
         for lane in &self.lanes {
             report.count(lane.producer().counters());
             report.in_flight += lane.producer().outstanding();
-            let kept = lane.kept(now_ms);
+            let kept = lane.kept();
             report.kept += kept.batches;
             report.trimmed += kept.trimmed;
-            report.kept_oldest_ms = report.kept_oldest_ms.max(kept.oldest_ms);
+            report.kept_oldest_ms = report.kept_oldest_ms.max(lane.oldest_ms(now_ms));
             report.streams += 1;
         }
         report.take_kpis(&self.kpi);
