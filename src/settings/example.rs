@@ -46,10 +46,10 @@ impl<S: Default> Catalogue<S> {
     pub fn reference(&self) -> Vec<String> {
         let defaults = S::default();
         let row = |setting: &Setting<S>| {
-            let default = match setting.get(&defaults) {
-                Some(value) => format!("`{}`", literal(setting.kind, &value)),
-                None => String::new(),
-            };
+            let value = setting.get(&defaults).filter(|value| !value.is_empty());
+            let default = value.map_or(String::new(), |value| {
+                format!("`{}`", literal(setting.kind, &value))
+            });
             let (key, flag, help) = (setting.key, setting.flag, setting.help);
             let key = match setting.kind {
                 Kind::Map => format!("[{key}]"),

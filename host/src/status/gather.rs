@@ -129,7 +129,7 @@ fn of_vm(facts: &VmFacts, snapshot: &Snapshot, now: Timestamp) -> Vm {
             error: facts.refusal.clone(),
         },
         points: report.backlog.points,
-        rows_received: report.rows,
+        rows_received: report.guest_rows,
         rows_unacknowledged: report.backlog.rows,
         oldest_unacknowledged_ms: report.backlog.oldest_ms.max(report.kept_oldest_ms),
         messages_acknowledged: report.messages_acknowledged,

@@ -165,6 +165,7 @@ impl Actor {
         let now_ms = self.now_ms();
         if before.domain.genid != self.spec.domain.genid {
             self.past.count(self.kpi.counters());
+            self.past.guest_rows += self.kpi.counters().rows;
             self.kpi = kpi_producer(&self.spec, &self.shared, now_ms);
             self.link.set_endpoint(None);
             self.link_open = false;
@@ -450,6 +451,7 @@ impl Actor {
         report.count(self.kpi.counters());
         report.in_flight = self.kpi.outstanding();
         report.clock_skew_ms = self.kpi.clock_skew_ms();
+        report.guest_rows += self.kpi.counters().rows;
         report.backlog = self.kpi.backlog(now_ms);
         for lane in &self.lanes {
             report.count(lane.producer().counters());

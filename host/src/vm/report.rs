@@ -53,7 +53,9 @@ pub struct Report {
     pub rows_replayed: u64,
     /// When the last row was read, in seconds since 1970.
     pub rows_time: Option<f64>,
-    /// Rows that were read and are not acknowledged.
+    /// Rows read from the guest: those of [`Report::rows`] that are no measurements.
+    pub guest_rows: u64,
+    /// Rows that were read from it and are not acknowledged.
     pub backlog: Backlog,
     /// Holes that were seen and asked for again.
     pub holes: u64,
