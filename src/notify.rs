@@ -33,6 +33,10 @@ impl Sockets {
         hasty.set_nonblocking(true)?;
         Ok(Self { to, patient, hasty })
     }
+
+    fn send(&self, by: &UnixDatagram, text: &str) -> io::Result<()> {
+        by.send_to_addr(text.as_bytes(), &self.to).map(drop)
+    }
 }
 
 impl Notifier {
@@ -58,64 +62,49 @@ impl Notifier {
     }
 
     /// The program does what it is there for.
-    ///
-    /// # Errors
-    /// The manager cannot be told; likewise below.
-    pub fn ready(&self, status: &str) -> io::Result<()> {
-        self.send(&format!("READY=1\nSTATUS={status}"))
+    pub fn ready(&self, status: &str) {
+        self.send(&format!("READY=1\nSTATUS={status}"));
     }
 
     /// The program reads its configuration anew, and is ready when it says so again. The manager
     /// takes it for the answer to its own request by `monotonic`, the time of CLOCK_MONOTONIC.
-    ///
-    /// # Errors
-    /// The manager cannot be told.
-    pub fn reloading(&self, monotonic: Duration) -> io::Result<()> {
+    pub fn reloading(&self, monotonic: Duration) {
         let usec = monotonic.as_micros();
         self.send(&format!(
             "RELOADING=1\nMONOTONIC_USEC={usec}\nSTATUS=reading the configuration anew"
-        ))
+        ));
     }
 
     /// How the program fares, in a line for people.
-    ///
-    /// # Errors
-    /// The manager cannot be told.
-    pub fn status(&self, status: &str) -> io::Result<()> {
-        self.hint(&format!("STATUS={status}"))
+    pub fn status(&self, status: &str) {
+        self.hint(&format!("STATUS={status}"));
     }
 
     /// The program is going down.
-    ///
-    /// # Errors
-    /// The manager cannot be told.
-    pub fn stopping(&self) -> io::Result<()> {
-        self.send("STOPPING=1\nSTATUS=going down")
+    pub fn stopping(&self) {
+        self.send("STOPPING=1\nSTATUS=going down");
     }
 
     /// The program is alive.
-    ///
-    /// # Errors
-    /// The manager cannot be told.
-    pub fn alive(&self) -> io::Result<()> {
-        self.hint("WATCHDOG=1")
+    pub fn alive(&self) {
+        self.hint("WATCHDOG=1");
     }
 
-    fn send(&self, text: &str) -> io::Result<()> {
-        self.send_by(text, |sockets| &sockets.patient)
+    /// What has to be told.
+    fn send(&self, text: &str) {
+        if let Some(sockets) = &self.sockets
+            && let Err(error) = sockets.send(&sockets.patient, text)
+        {
+            tracing::warn!(%error, "the service manager cannot be told: {text}");
+        }
     }
 
-    fn hint(&self, text: &str) -> io::Result<()> {
-        self.send_by(text, |sockets| &sockets.hasty)
-    }
-
-    fn send_by(&self, text: &str, by: fn(&Sockets) -> &UnixDatagram) -> io::Result<()> {
-        match &self.sockets {
-            Some(sockets) => {
-                let sent = by(sockets).send_to_addr(text.as_bytes(), &sockets.to);
-                sent.map(drop)
-            }
-            None => Ok(()),
+    /// What is told again soon, or is of no use any more.
+    fn hint(&self, text: &str) {
+        if let Some(sockets) = &self.sockets
+            && let Err(error) = sockets.send(&sockets.hasty, text)
+        {
+            tracing::debug!(%error, "the service manager is not told: {text}");
         }
     }
 }
@@ -145,17 +134,15 @@ mod tests {
         let name = format!("vmkpi-notify-{}", std::process::id());
         let to = SocketAddr::from_abstract_name(&name).unwrap();
         let manager = UnixDatagram::bind_addr(&to).unwrap();
-        let notifier = Notifier {
-            sockets: Some(Sockets::to(to).unwrap()),
-            watchdog: None,
-        };
-        let full = (0..10_000).find_map(|_| notifier.alive().err());
+        let sockets = Sockets::to(to).unwrap();
+        let hasty = || sockets.send(&sockets.hasty, "x");
+        let full = (0..10_000).find_map(|_| hasty().err());
         assert_eq!(full.map(|e| e.kind()), Some(io::ErrorKind::WouldBlock));
         let begun = std::time::Instant::now();
-        notifier.ready("x").unwrap_err();
+        sockets.send(&sockets.patient, "x").unwrap_err();
         assert!(begun.elapsed() >= PATIENCE && begun.elapsed() < 10 * PATIENCE);
         manager.recv(&mut [0; 64]).unwrap();
-        notifier.ready("x").unwrap();
+        sockets.send(&sockets.patient, "x").unwrap();
     }
 
     #[test]

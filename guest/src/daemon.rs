@@ -42,23 +42,16 @@ pub fn run(sources: &Sources, settings: &Settings, level: &LogLevel) -> anyhow::
     let notifier = Notifier::from_environment();
     let _lock = lock_state(&config.state)?;
     let service = Service::start(&config)?;
-    told(notifier.ready(&format!("mounted at {}", config.mount.display())));
+    notifier.ready(&format!("mounted at {}", config.mount.display()));
     let mut reloader = Reloader {
         sources,
         settings: settings.clone(),
         level,
     };
     let unmounted = watch(&service, &signals, &notifier, &mut reloader)?;
-    told(notifier.stopping());
+    notifier.stopping();
     service.stop(unmounted);
     Ok(())
-}
-
-/// Says when the service manager could not be told.
-fn told(result: std::io::Result<()>) {
-    if let Err(error) = result {
-        tracing::warn!(%error, "the service manager cannot be told how the program is");
-    }
 }
 
 /// Closes what whoever started the program has left open: a daemon holds no files of others, and the
@@ -120,7 +113,7 @@ impl Heart {
     fn beat(&mut self, notifier: &Notifier, store: &Store) {
         self.last = Instant::now();
         if self.answered.swap(false, Ordering::AcqRel) {
-            told(notifier.alive());
+            notifier.alive();
             let answered = Arc::clone(&self.answered);
             store.submit(Job::Barrier {
                 done: Box::new(move |_| answered.store(true, Ordering::Release)),

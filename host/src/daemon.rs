@@ -111,9 +111,7 @@ pub async fn serve(
     let source = daemon.source();
     let telling = desk::tell(&state, asks, Arc::clone(&source));
     let exporting = tokio::spawn(exporter::serve(listener, Box::new(move || source())));
-    desk.notifier
-        .ready("waiting for libvirt")
-        .unwrap_or_else(desk::untold);
+    desk.notifier.ready("waiting for libvirt");
     daemon.supervise(desk, asked, shutdown).await;
     tracing::info!("vmkpi-host stops");
     exporting.abort();
@@ -227,7 +225,7 @@ impl Daemon {
             self.reconcile();
             desk.say(self.summary());
         }
-        desk.notifier.stopping().unwrap_or_else(desk::untold);
+        desk.notifier.stopping();
     }
 
     fn obey(&mut self, order: Order, desk: &mut Desk) {

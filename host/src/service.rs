@@ -85,9 +85,9 @@ struct Reloader {
 impl Reloader {
     async fn run(mut self, mut hangup: Signal) {
         while hangup.recv().await.is_some() {
-            let _ = self.notifier.reloading(monotonic());
+            self.notifier.reloading(monotonic());
             let said = self.reload().await;
-            let _ = self.notifier.ready(said);
+            self.notifier.ready(said);
         }
     }
 

@@ -1,7 +1,6 @@
 //! Who runs the daemon: the orders it takes, and what it says of itself.
 
 use std::collections::BTreeSet;
-use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -56,7 +55,7 @@ impl Heart {
         };
         sleep_until(self.beaten + every).await;
         self.beaten = Instant::now();
-        self.notifier.alive().unwrap_or_else(untold);
+        self.notifier.alive();
     }
 }
 
@@ -82,7 +81,7 @@ impl Desk {
     /// Tells the manager how the daemon is, when that has changed.
     pub(super) fn say(&mut self, status: String) {
         if status != self.said {
-            self.notifier.status(&status).unwrap_or_else(untold);
+            self.notifier.status(&status);
             self.said = status;
         }
     }
@@ -91,11 +90,6 @@ impl Desk {
     pub(super) fn forget(&mut self) {
         self.said.clear();
     }
-}
-
-/// The service manager does not hear.
-pub(super) fn untold(error: io::Error) {
-    tracing::debug!(%error, "the service manager cannot be told how the daemon is");
 }
 
 /// Tells how everything is through a socket in the state directory. Without it the daemon runs all the same.

@@ -101,8 +101,8 @@ impl Place {
             "one object a line: {}",
             stderr(&out)
         );
-        let json = serde_json::from_slice(&out.stdout);
-        (json.expect(&stderr(&out)), out.status.code())
+        let json = serde_json::from_slice(&out.stdout).unwrap();
+        (json, out.status.code())
     }
 }
 
