@@ -111,6 +111,8 @@ pub struct Catalogue<S: 'static> {
     pub program: &'static str,
     /// The file that is read if it is there and no other is named.
     pub default_file: &'static str,
+    /// The longest file that is read, in bytes.
+    pub max_file_bytes: usize,
     /// What the names of its environment variables begin with.
     pub env_prefix: &'static str,
     /// The settings, in the order in which file, help and reference show them.

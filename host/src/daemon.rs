@@ -22,7 +22,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use vmkpi::descriptor::{Descriptor, Spelling};
 use vmkpi::link::LinkUrl;
 
-use crate::descriptors::{Descriptors, is_named, read_file};
+use crate::descriptors::{Descriptors, named, read_file};
 use crate::libvirt::{Domain, Libvirt};
 use crate::link::Limits;
 use crate::mqtt::{Broker, Publisher};
@@ -360,9 +360,7 @@ impl Daemon {
 
     /// The link that the operator gave the domain.
     fn given(&self, domain: &Domain) -> Option<&LinkUrl> {
-        let mut guests = self.guests.iter();
-        let given = guests.find(|(name, _)| is_named(domain, name));
-        given.map(|(_, url)| url)
+        named(&self.guests, domain)
     }
 
     fn say_unknown(&mut self, domains: &BTreeMap<Arc<str>, Arc<Domain>>) {
@@ -379,11 +377,13 @@ impl Daemon {
 
     /// Names in the configuration that no domain has.
     fn unknown(&self, domains: &BTreeMap<Arc<str>, Arc<Domain>>) -> BTreeSet<String> {
-        let guests = self.guests.keys().map(String::as_str);
-        let known = |name: &str| domains.values().any(|d| is_named(d, name));
-        let unknown = self.descriptors.unknown(domains);
-        let unknown = unknown.chain(guests.filter(|name| !known(name)));
-        unknown.map(ToOwned::to_owned).collect()
+        let known: BTreeSet<&str> = domains
+            .values()
+            .flat_map(|d| [&*d.name, &*d.uuid])
+            .collect();
+        let names = self.descriptors.names().chain(self.guests.keys());
+        let unknown = names.filter(|name| !known.contains(name.as_str()));
+        unknown.cloned().collect()
     }
 
     fn note_status(&self, domains: &BTreeMap<Arc<str>, Arc<Domain>>) {

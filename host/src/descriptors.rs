@@ -125,9 +125,7 @@ impl Descriptors {
 
     /// The file of the domain's descriptor, if one is named.
     pub fn file_of(&self, domain: &Domain) -> Option<&Path> {
-        let mut files = self.files.iter();
-        let found = files.find(|(name, _)| is_named(domain, name));
-        found.map(|(_, path)| path.as_path())
+        named(&self.files, domain).map(PathBuf::as_path)
     }
 
     /// What is refused of the domain's descriptor, if it is.
@@ -169,16 +167,9 @@ impl Descriptors {
         self.in_force.contains_key(uuid).then_some(true)
     }
 
-    /// Domains that a file is meant for, and that are not there.
-    pub fn unknown<'a>(
-        &'a self,
-        domains: &'a BTreeMap<Arc<str>, Arc<Domain>>,
-    ) -> impl Iterator<Item = &'a str> {
-        let known = |name: &str| domains.values().any(|d| is_named(d, name));
-        self.files
-            .keys()
-            .map(String::as_str)
-            .filter(move |name| !known(name))
+    /// The names and UUIDs of domains that files are meant for.
+    pub fn names(&self) -> impl Iterator<Item = &String> {
+        self.files.keys()
     }
 
     /// The descriptor in force for each of `domains`. One that has become invalid leaves the one
@@ -265,8 +256,7 @@ impl Descriptors {
 
     fn of(&mut self, domain: &Domain) -> Result<Option<Arc<Descriptor>>, Refusal> {
         let metadata = self.of_metadata(domain).transpose()?;
-        let path = self.files.iter().find(|(name, _)| is_named(domain, name));
-        let Some((_, path)) = path else {
+        let Some(path) = named(&self.files, domain) else {
             return Ok(metadata);
         };
         let Some(file) = self.read.get(path).cloned().transpose()? else {
@@ -297,9 +287,9 @@ impl Descriptors {
     }
 }
 
-/// Whether `name` is the domain's name or UUID.
-pub fn is_named(domain: &Domain, name: &str) -> bool {
-    *domain.name == *name || *domain.uuid == *name
+/// What `of` has for the domain, by its name or its UUID.
+pub fn named<'a, T>(of: &'a BTreeMap<String, T>, domain: &Domain) -> Option<&'a T> {
+    of.get(&*domain.name).or_else(|| of.get(&*domain.uuid))
 }
 
 #[cfg(test)]

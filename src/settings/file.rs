@@ -7,9 +7,6 @@ use super::nearest::nearest;
 use super::problem::Problems;
 use super::{Catalogue, Kind, Setting};
 
-/// The longest file that is read, in bytes.
-pub(super) const MAX_FILE_BYTES: usize = 256 << 10;
-
 /// A value with its place.
 pub type Value<'a> = Spanned<DeValue<'a>>;
 

@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
-use super::file::{MAX_FILE_BYTES, Notes, Reader};
+use super::file::{Notes, Reader};
 use super::nearest::nearest;
 use super::problem::Problems;
 use super::units::read_bounded;
@@ -87,7 +87,7 @@ impl<S: Default> Reading<'_, S> {
             .clone()
             .unwrap_or_else(|| self.catalogue.default_file.into());
         let name = path.display().to_string();
-        match read_bounded(&path, MAX_FILE_BYTES) {
+        match read_bounded(&path, self.catalogue.max_file_bytes) {
             Ok(text) => {
                 if let Err(message) = trusted(&path, self.catalogue.peril) {
                     self.problems.add(&name, "", message);

@@ -10,6 +10,7 @@ use crate::config::MAX_STORE_BYTES;
 pub static CATALOGUE: Catalogue<Settings> = Catalogue {
     program: "vmkpi-guest",
     default_file: "/etc/vmkpi/guest.toml",
+    max_file_bytes: 256 << 10,
     env_prefix: "VMKPI_GUEST_",
     settings: SETTINGS,
     tables: &[Tables {

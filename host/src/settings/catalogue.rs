@@ -17,6 +17,8 @@ const MAX_POLL_SECONDS: u64 = 3600;
 pub static CATALOGUE: Catalogue<Settings> = Catalogue {
     program: "vmkpi-host",
     default_file: "/etc/vmkpi/host.toml",
+    // Some ten thousand VMs, a link and a descriptor each.
+    max_file_bytes: 4 << 20,
     env_prefix: "VMKPI_HOST_",
     settings: SETTINGS,
     tables: &[],
