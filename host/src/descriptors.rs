@@ -111,14 +111,18 @@ impl Descriptors {
     }
 
     /// Files of descriptors from now on, and what those say that were read just now: a domain whose descriptor
-    /// is the same as before in another file goes on as it is.
+    /// is the same as before in another file goes on as it is. Of a file that was known the looks decide, which leave
+    /// one alone while it is written to.
     pub fn set_files(
         &mut self,
         files: BTreeMap<String, PathBuf>,
         read: BTreeMap<PathBuf, Descriptor>,
     ) {
         self.files = files;
-        self.take_files(read.into_iter().map(|(path, d)| (path, Ok(d))).collect());
+        for (path, descriptor) in read {
+            let known = self.read.entry(path);
+            known.or_insert_with(|| Ok(Arc::new(descriptor)));
+        }
         let files: BTreeSet<_> = self.files.values().collect();
         self.read.retain(|path, _| files.contains(path));
     }
@@ -363,6 +367,30 @@ mod tests {
         descriptors.take_files(vec![(path.clone(), read_file(&path))]);
         assert_eq!(descriptors.resolve(&domains)["u1"].vm.as_str(), "c");
         assert_eq!(descriptors.is_valid("u1"), Some(true));
+    }
+
+    #[test]
+    fn a_domain_whose_descriptor_moves_to_another_file_goes_on_and_a_known_file_is_left_to_the_looks()
+     {
+        let text = "vm = \"a\"\nprimary_site = \"s\"\n";
+        let (dir, mut descriptors, path) = from_file(text);
+        let domains = [domain("u1", "one", None)].into();
+        let before = descriptors.resolve(&domains);
+        let moved = dir.path().join("moved.toml");
+        std::fs::write(&moved, text).unwrap();
+        let read = [(moved.clone(), read_file(&moved).unwrap())].into();
+        descriptors.set_files([("u1".to_owned(), moved.clone())].into(), read);
+        assert_eq!(descriptors.resolve(&domains), before, "at once");
+        assert_eq!(descriptors.paths(), [moved.clone()]);
+        // Half of it, which is valid, is there at the moment of SIGHUP.
+        let half = Descriptor::parse(&text.replace('a', "b"), Spelling::Toml, &|_| {
+            Err(std::io::ErrorKind::NotFound.into())
+        });
+        let read = [(moved.clone(), half.unwrap())].into();
+        descriptors.set_files([("one".to_owned(), moved)].into(), read);
+        assert_eq!(descriptors.resolve(&domains), before);
+        descriptors.set_files(BTreeMap::new(), BTreeMap::new());
+        assert!(descriptors.resolve(&domains).is_empty() && path.exists());
     }
 
     #[test]
