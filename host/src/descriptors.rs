@@ -383,7 +383,7 @@ mod tests {
         assert_eq!(descriptors.resolve(&domains), before, "at once");
         assert_eq!(descriptors.paths(), [moved.clone()]);
         // Half of it, which is valid, is there at the moment of SIGHUP.
-        let half = Descriptor::parse(&text.replace('a', "b"), Spelling::Toml, &|_| {
+        let half = Descriptor::parse(&text.replace("\"a\"", "\"b\""), Spelling::Toml, &|_| {
             Err(std::io::ErrorKind::NotFound.into())
         });
         let read = [(moved.clone(), half.unwrap())].into();

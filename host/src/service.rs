@@ -13,12 +13,16 @@ use anyhow::Context as _;
 use nix::time::{ClockId, clock_gettime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
 use vmkpi::logging::{self, LogLevel};
 use vmkpi::notify::Notifier;
 
 use crate::daemon::{self, Desk, Order};
 use crate::reload::{Changes, Decision, decide};
 use crate::settings::{CATALOGUE, Checked, Problems, Settings, Sources, check};
+
+/// How long reading the configuration and what it names may take while the daemon runs.
+const LOAD_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Runs until SIGTERM or SIGINT.
 ///
@@ -94,7 +98,13 @@ impl Reloader {
     async fn reload(&mut self) -> &'static str {
         let sources = Arc::clone(&self.sources);
         // Files may be slow, and the daemon goes on meanwhile.
-        let loaded = tokio::task::spawn_blocking(move || load(&sources)).await;
+        let loaded = tokio::task::spawn_blocking(move || load(&sources));
+        let Ok(loaded) = timeout(LOAD_TIMEOUT, loaded).await else {
+            tracing::error!(
+                "the configuration is not read anew, and nothing changes: a file that it names cannot be read in time"
+            );
+            return "the configuration could not be read in time, and the one before stays in force";
+        };
         match loaded {
             Ok(Ok((new, checked))) => {
                 self.take_over(&new, checked).await;

@@ -65,7 +65,7 @@ fn broker(settings: &Settings, problems: &mut Problems) -> Option<Broker> {
         problems.add("broker.credentials_file", "", error.to_string());
     }
     let Some(broker) = settings.broker.clone() else {
-        if !is_about_the_broker(problems) {
+        if !may_have_been_given(problems) {
             let message = "missing; give url in [broker], VMKPI_HOST_BROKER or --broker URL";
             problems.add("broker.url", "", message);
         }
@@ -77,15 +77,19 @@ fn broker(settings: &Settings, problems: &mut Problems) -> Option<Broker> {
     })
 }
 
-/// Whether something that was given as the broker was refused: then it is not missing.
-fn is_about_the_broker(problems: &Problems) -> bool {
+/// Whether the broker may stand in what was refused, or in a file that could not be read: then it is not missing.
+fn may_have_been_given(problems: &Problems) -> bool {
     let settings = CATALOGUE.settings.iter();
     let Some(setting) = settings.into_iter().find(|s| s.key == "broker.url") else {
         return false;
     };
     let (env, flag) = (CATALOGUE.env(setting), format!("--{}", setting.flag));
     let about = |p: &Problem| p.key == setting.key || p.at == env || p.at == flag;
-    problems.0.iter().any(about)
+    let of_file = |p: &Problem| {
+        let others = ["--", CATALOGUE.env_prefix, "broker.credentials_file"];
+        p.key.is_empty() && !others.iter().any(|other| p.at.starts_with(other))
+    };
+    problems.0.iter().any(|p| about(p) || of_file(p))
 }
 
 /// Reads every file of descriptors; a file that several domains have is told once.

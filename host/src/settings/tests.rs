@@ -174,6 +174,13 @@ fn the_check_finds_what_is_wrong_with_files_and_directories_and_nothing_twice() 
     refused.add("--broker", "", "no URL");
     let found = check(&Settings::default(), refused).unwrap_err();
     assert_eq!(found.0.len(), 1, "what was refused is not missing: {found}");
+    let unread = CATALOGUE.read(&sources(&file("[broker")));
+    let found = check(&unread.0.settings, unread.1).unwrap_err();
+    assert_eq!(
+        found.0.len(),
+        1,
+        "who knows what the file would say: {found}"
+    );
 }
 
 #[test]
