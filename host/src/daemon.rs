@@ -19,13 +19,14 @@ use anyhow::Context as _;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval, timeout};
+use vmkpi::broker::Broker;
 use vmkpi::descriptor::{Descriptor, Spelling};
 use vmkpi::link::LinkUrl;
 
 use crate::descriptors::{Descriptors, named, read_file};
 use crate::libvirt::{Domain, Libvirt};
 use crate::link::Limits;
-use crate::mqtt::{Broker, Publisher};
+use crate::mqtt::Publisher;
 use crate::outbox::{Left, Outbox};
 use crate::reload::Changes;
 use crate::snapshot::{DescriptorStatus, Scraped, Snapshot};
@@ -85,6 +86,12 @@ pub async fn serve(
     desk: Desk,
     shutdown: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
+    if let Some(warning) = config.broker.warning() {
+        tracing::warn!("{warning}");
+    }
+    // Read again for each connection; what is wrong from the start is said at the start.
+    let read = config.broker.read();
+    read.with_context(|| format!("broker {}", config.broker))?;
     let _state = StateDir::open(&config.state)?;
     let (outbox, left) = Outbox::open(&config.state, config.outbox_bytes)
         .with_context(|| format!("the outbox in {}", config.state.display()))?;

@@ -12,6 +12,7 @@
 //! | --- | --- |
 //! | [`cli`], [`settings`] | what it is told: flags, environment, file |
 //! | [`service`], [`reload`] | signals and the service manager; what SIGHUP changes |
+//! | [`logging`] | what is not worth a line in the log |
 //! | [`status`] | what it says about itself and its VMs, and what to do |
 //! | [`daemon`] | which VMs there are; starts, tells and lets go their actors |
 //! | [`descriptors`] | VM descriptors from files and metadata, and which are in force |
@@ -33,6 +34,7 @@ pub mod exporter;
 pub mod infra;
 pub mod libvirt;
 pub mod link;
+pub mod logging;
 pub mod metrics;
 pub mod mqtt;
 pub mod outbox;

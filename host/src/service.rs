@@ -30,7 +30,7 @@ const LOAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// The configuration is wrong ([`Problems`]), or something the daemon cannot do without is not there.
 pub fn run(sources: Sources) -> anyhow::Result<()> {
     let (settings, checked) = load(&sources)?;
-    let filter = logging::filter(&settings.log_level).map_err(anyhow::Error::msg)?;
+    let filter = crate::logging::filter(&settings.log_level).map_err(anyhow::Error::msg)?;
     let level = logging::start(filter);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -135,7 +135,7 @@ impl Reloader {
         for key in &after_restart {
             tracing::warn!(key, "{key} changes when vmkpi-host is restarted");
         }
-        if let Ok(filter) = logging::filter(&settings.log_level) {
+        if let Ok(filter) = crate::logging::filter(&settings.log_level) {
             self.level.set(filter);
         }
         let (done, told) = oneshot::channel();

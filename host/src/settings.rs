@@ -13,9 +13,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use vmkpi::broker::{Access, BrokerUrl};
 use vmkpi::link::LinkUrl;
-
-use crate::mqtt::Broker;
 
 pub use catalogue::CATALOGUE;
 pub use check::{Checked, check};
@@ -30,9 +29,9 @@ pub struct Settings {
     /// libvirt's connection URI.
     pub libvirt_uri: String,
     /// The broker, which has to be given.
-    pub broker: Option<Broker>,
-    /// A file with the broker's login.
-    pub credentials_file: Option<PathBuf>,
+    pub broker: Option<BrokerUrl>,
+    /// How it lets us in.
+    pub access: Access,
     /// Where the exporter listens.
     pub listen: SocketAddr,
     /// The state directory.
@@ -54,7 +53,7 @@ impl Default for Settings {
         Self {
             libvirt_uri: "qemu:///system".into(),
             broker: None,
-            credentials_file: None,
+            access: Access::default(),
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 9878)),
             state: "/var/lib/vmkpi-host".into(),
             outbox_bytes: crate::outbox::DEFAULT_MAX_BYTES,

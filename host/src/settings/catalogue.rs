@@ -1,6 +1,7 @@
 //! The settings themselves.
 
 use std::fmt::Display;
+use std::path::Path;
 use std::time::Duration;
 
 use vmkpi::settings::units::{number, path};
@@ -46,7 +47,7 @@ static SETTINGS: &[Setting<Settings>] = &[
         kind: Kind::Text,
         reloads: true,
         set: |s, text| {
-            vmkpi::logging::filter(text)?;
+            crate::logging::filter(text)?;
             s.log_level = text.into();
             Ok(())
         },
@@ -68,7 +69,7 @@ static SETTINGS: &[Setting<Settings>] = &[
         key: "broker.url",
         flag: "broker",
         value: "URL",
-        help: "The MQTT broker, mqtt://HOST:PORT; it has to be given",
+        help: "The MQTT broker: mqtt://HOST[:PORT], or mqtts://HOST[:PORT] for TLS; it has to be given",
         kind: Kind::Text,
         reloads: false,
         set: |s, text| {
@@ -76,7 +77,65 @@ static SETTINGS: &[Setting<Settings>] = &[
             Ok(())
         },
         get: |s| s.broker.as_ref().map(ToString::to_string),
-        sample: "\"mqtt://broker.example:1883\"",
+        sample: "\"mqtts://broker.example\"",
+    },
+    Setting {
+        key: "broker.ca_file",
+        flag: "broker.ca-file",
+        value: "FILE",
+        help: "The CAs that may have signed the broker's certificate, PEM; without it those of this system",
+        kind: Kind::Text,
+        reloads: false,
+        set: |s, text| path(text).map(|p| s.access.ca_file = Some(p)),
+        get: |s| shown(s.access.ca_file.as_deref()),
+        sample: "\"/etc/vmkpi/broker-ca.pem\"",
+    },
+    Setting {
+        key: "broker.cert_file",
+        flag: "broker.cert-file",
+        value: "FILE",
+        help: "The certificate to show the broker, with its chain, PEM",
+        kind: Kind::Text,
+        reloads: false,
+        set: |s, text| path(text).map(|p| s.access.cert_file = Some(p)),
+        get: |s| shown(s.access.cert_file.as_deref()),
+        sample: "\"/etc/vmkpi/host-cert.pem\"",
+    },
+    Setting {
+        key: "broker.key_file",
+        flag: "broker.key-file",
+        value: "FILE",
+        help: "Its private key, PEM, which not everybody may read",
+        kind: Kind::Text,
+        reloads: false,
+        set: |s, text| path(text).map(|p| s.access.key_file = Some(p)),
+        get: |s| shown(s.access.key_file.as_deref()),
+        sample: "\"/etc/vmkpi/host-key.pem\"",
+    },
+    Setting {
+        key: "broker.username",
+        flag: "broker.username",
+        value: "NAME",
+        help: "The user's name at the broker, with a password file instead of a credentials file",
+        kind: Kind::Text,
+        reloads: false,
+        set: |s, text| {
+            s.access.username = Some(text.into());
+            Ok(())
+        },
+        get: |s| s.access.username.clone(),
+        sample: "\"host-7\"",
+    },
+    Setting {
+        key: "broker.password_file",
+        flag: "broker.password-file",
+        value: "FILE",
+        help: "A file with the password alone, which not everybody may read",
+        kind: Kind::Text,
+        reloads: false,
+        set: |s, text| path(text).map(|p| s.access.password_file = Some(p)),
+        get: |s| shown(s.access.password_file.as_deref()),
+        sample: "\"/etc/vmkpi/broker-password\"",
     },
     Setting {
         key: "broker.credentials_file",
@@ -85,8 +144,8 @@ static SETTINGS: &[Setting<Settings>] = &[
         help: "A TOML file with the broker's username and password, which not everybody may read",
         kind: Kind::Text,
         reloads: false,
-        set: |s, text| path(text).map(|p| s.credentials_file = Some(p)),
-        get: |s| s.credentials_file.as_ref().map(|p| p.display().to_string()),
+        set: |s, text| path(text).map(|p| s.access.credentials_file = Some(p)),
+        get: |s| shown(s.access.credentials_file.as_deref()),
         sample: "\"/etc/vmkpi/broker.toml\"",
     },
     Setting {
@@ -164,6 +223,11 @@ static SETTINGS: &[Setting<Settings>] = &[
         sample: "shop = \"/etc/vmkpi/shop.toml\"",
     },
 ];
+
+/// A path as text.
+fn shown(path: Option<&Path>) -> Option<String> {
+    path.map(|path| path.display().to_string())
+}
 
 fn in_words(error: impl Display) -> String {
     error.to_string()

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use nix::unistd::{AccessFlags, eaccess};
+use vmkpi::broker::{Access, Broker, BrokerUrl};
 use vmkpi::descriptor::Descriptor;
 use vmkpi::settings::{Problem, Problems};
 
@@ -12,7 +13,6 @@ use super::{CATALOGUE, Settings};
 use crate::daemon::Config;
 use crate::descriptors::{Refusal, read_file};
 use crate::link::Limits;
-use crate::mqtt::{Broker, Credentials};
 
 /// What a check that found nothing wrong has read on its way.
 #[derive(Clone, Debug)]
@@ -58,23 +58,70 @@ fn config(settings: &Settings, broker: Broker) -> Config {
     }
 }
 
-/// The broker with its login.
+/// The broker and how it lets us in.
 fn broker(settings: &Settings, problems: &mut Problems) -> Option<Broker> {
-    let credentials = settings.credentials_file.as_deref().map(Credentials::read);
-    if let Some(Err(error)) = &credentials {
-        problems.add("broker.credentials_file", "", error.to_string());
-    }
-    let Some(broker) = settings.broker.clone() else {
+    let Some(url) = settings.broker.clone() else {
         if !may_have_been_given(problems) {
             let message = "missing; give url in [broker], VMKPI_HOST_BROKER or --broker URL";
             problems.add("broker.url", "", message);
         }
+        // Its files can be wrong without it, too.
+        if let Ok(somewhere) = "mqtts://localhost".parse() {
+            read_parts(&somewhere, &settings.access, problems);
+        }
         return None;
     };
-    Some(Broker {
-        credentials: credentials.transpose().ok()?,
-        ..broker
-    })
+    read_parts(&url, &settings.access, problems);
+    match Broker::new(url, settings.access.clone()) {
+        Ok(broker) => Some(broker),
+        Err(error) => {
+            problems.add("[broker]", "", error.to_string());
+            None
+        }
+    }
+}
+
+/// Reads what lets us in, each part for itself, so that all that is wrong is told.
+fn read_parts(url: &BrokerUrl, access: &Access, problems: &mut Problems) {
+    let Access {
+        ca_file,
+        cert_file,
+        key_file,
+        credentials_file,
+        username,
+        password_file,
+    } = access.clone();
+    let ca = Access {
+        ca_file: ca_file.clone(),
+        ..Access::default()
+    };
+    let certificate = Access {
+        ca_file: ca_file.filter(|_| cert_file.is_some()),
+        cert_file,
+        key_file,
+        ..Access::default()
+    };
+    let credentials = Access {
+        credentials_file,
+        ..Access::default()
+    };
+    let password = Access {
+        username,
+        password_file,
+        ..Access::default()
+    };
+    let mut said: Vec<String> = Vec::new();
+    for part in [ca, certificate, credentials, password] {
+        // What contradicts itself is told as a whole.
+        let Ok(part) = Broker::new(url.clone(), part) else {
+            continue;
+        };
+        let error = part.read().err().map(|error| error.to_string());
+        if let Some(error) = error.filter(|error| !said.contains(error)) {
+            problems.add("[broker]", "", &error);
+            said.push(error);
+        }
+    }
 }
 
 /// Whether the broker may stand in what was refused, or in a file that could not be read: then it is not missing.
@@ -86,7 +133,7 @@ fn may_have_been_given(problems: &Problems) -> bool {
     let (env, flag) = (CATALOGUE.env(setting), format!("--{}", setting.flag));
     let about = |p: &Problem| p.key == setting.key || p.at == env || p.at == flag;
     let of_file = |p: &Problem| {
-        let others = ["--", CATALOGUE.env_prefix, "broker.credentials_file"];
+        let others = ["--", CATALOGUE.env_prefix];
         p.key.is_empty() && !others.iter().any(|other| p.at.starts_with(other))
     };
     problems.0.iter().any(|p| about(p) || of_file(p))

@@ -32,7 +32,8 @@ fn problems(text: &str) -> Vec<String> {
 }
 
 const EVERYTHING: &str = "state = '/s'\nlog_level = 'debug'\nlibvirt.uri = 'test:///default'\n\
-    [broker]\nurl = 'mqtt://b:1'\ncredentials_file = '/c'\n[web]\nlisten_address = '[::1]:1'\n\
+    [broker]\nurl = 'mqtt://b:1'\ncredentials_file = '/c'\nca_file = '/a'\ncert_file = '/b'\nkey_file = '/k'\n\
+    username = 'u'\npassword_file = '/p'\n[web]\nlisten_address = '[::1]:1'\n\
     [outbox]\nmax_bytes = 2_000_000\n[link]\npoll_interval = 7\n\
     [guest]\na = 'unix:/a'\n\"b.c\" = 'vsock:7:9001'\n[descriptor]\na = '/a.toml'\n";
 
@@ -141,9 +142,12 @@ fn the_check_finds_what_is_wrong_with_files_and_directories_and_nothing_twice() 
     write("bad.toml", "vm = 'b'\nsevrice = 'x'\n");
     let mut settings = Settings {
         state: path("good.toml"),
-        credentials_file: Some(path("missing")),
+        broker: Some("mqtts://localhost".parse().unwrap()),
         ..Settings::default()
     };
+    settings.access.ca_file = Some(path("ca"));
+    settings.access.credentials_file = Some(path("missing"));
+    settings.access.cert_file = Some(path("cert"));
     for (domain, name) in [
         ("one", "good.toml"),
         ("one by uuid", "good.toml"),
@@ -158,10 +162,11 @@ fn the_check_finds_what_is_wrong_with_files_and_directories_and_nothing_twice() 
     let prefix = format!("{}/", dir.path().display());
     let said = found.to_string().replace(&prefix, "");
     let lines: Vec<&str> = said.lines().collect();
-    assert_eq!(lines.len(), 7, "{said}");
+    assert_eq!(lines.len(), 8, "{said}");
     for (line, expected) in lines.iter().zip([
-        "broker.credentials_file: broker credentials missing: No such file",
-        "broker.url: missing; give url in [broker]",
+        "[broker]: CA ca: No such file",
+        "[broker]: broker credentials missing: No such file",
+        "[broker]: --broker.cert-file needs --broker.key-file",
         "none.toml: descriptor.five: No such file",
         "bad.toml: descriptor.four: primary_site: missing",
         "bad.toml: descriptor.four: line 2: sevrice: unknown key",
@@ -170,6 +175,12 @@ fn the_check_finds_what_is_wrong_with_files_and_directories_and_nothing_twice() 
     ]) {
         assert!(line.starts_with(expected), "{expected}: {said}");
     }
+    let found = check(&Settings::default(), Problems::default()).unwrap_err();
+    let said = found.to_string();
+    assert!(
+        said.starts_with("broker.url: missing; give url in [broker]"),
+        "{said}"
+    );
     let mut refused = Problems::default();
     refused.add("--broker", "", "no URL");
     let found = check(&Settings::default(), refused).unwrap_err();
