@@ -56,6 +56,7 @@ impl About {
 const NONE: &[&str] = &[];
 const VM: &[&str] = &["domain", "uuid"];
 const VCPU: &[&str] = &["domain", "uuid", "vcpu"];
+const VCPU_CPUS: &[&str] = &["domain", "uuid", "vcpu", "cpus"];
 const DEVICE: &[&str] = &["domain", "uuid", "target_device"];
 const IOTHREAD: &[&str] = &["domain", "uuid", "iothread"];
 const MONITOR: &[&str] = &["domain", "uuid", "monitor"];
@@ -117,6 +118,8 @@ metrics! {
     VcpuWait Counter "libvirt_domain_vcpu_wait_seconds_total" VCPU "seconds" "vcpu.N.wait" "Time the virtual processor wanted to run and waited.";
     VcpuDelay Counter "libvirt_domain_vcpu_delay_seconds_total" VCPU "seconds" "vcpu.N.delay" "Time the virtual processor waited in the host's run queue.";
     VcpuHalted Gauge "libvirt_domain_vcpu_halted" VCPU "0 or 1" "vcpu.N.halted" "Whether the virtual processor is halted.";
+    VcpuCpu Gauge "libvirt_domain_vcpu_cpu" VCPU "number" "virDomainGetVcpus: cpu" "The host's processor that the virtual processor ran on last.";
+    VcpuAffinity Gauge "libvirt_domain_vcpu_affinity_info" VCPU_CPUS "1" "virDomainGetVcpus: cpumaps" "The host's processors that the virtual processor may run on, as 0-3,8.";
     NetReceiveBytes Counter "libvirt_domain_interface_stats_receive_bytes_total" DEVICE "bytes" "net.N.rx.bytes" "Bytes the guest received.";
     NetReceivePackets Counter "libvirt_domain_interface_stats_receive_packets_total" DEVICE "count" "net.N.rx.pkts" "Packets the guest received.";
     NetReceiveErrors Counter "libvirt_domain_interface_stats_receive_errors_total" DEVICE "count" "net.N.rx.errs" "Receive errors.";
@@ -136,6 +139,7 @@ metrics! {
     BlockCapacity Gauge "libvirt_domain_block_stats_capacity_bytes" DEVICE "bytes" "block.N.capacity" "Size of the disk as the guest sees it.";
     BlockAllocation Gauge "libvirt_domain_block_stats_allocation_bytes" DEVICE "bytes" "block.N.allocation" "Highest offset of the disk that was written.";
     BlockPhysical Gauge "libvirt_domain_block_stats_physicalsize_bytes" DEVICE "bytes" "block.N.physical" "Size of the disk's image on the host.";
+    BlockError Gauge "libvirt_domain_block_stats_error" DEVICE "virDomainDiskErrorCode" "virDomainGetDiskErrors" "The error of this disk for which the domain is paused; only while it is: 1 any, 2 no space.";
     IothreadPollMax Gauge "libvirt_domain_iothread_poll_max_seconds" IOTHREAD "seconds" "iothread.N.poll-max-ns" "The longest an I/O thread polls.";
     IothreadPollGrow Gauge "libvirt_domain_iothread_poll_grow" IOTHREAD "factor" "iothread.N.poll-grow" "By what its polling time grows; 0: as the hypervisor decides.";
     IothreadPollShrink Gauge "libvirt_domain_iothread_poll_shrink" IOTHREAD "divisor" "iothread.N.poll-shrink" "By what its polling time shrinks; 0: as the hypervisor decides.";

@@ -14,6 +14,7 @@
 mod asker;
 mod event_loop;
 mod events;
+pub mod extra;
 pub mod figures;
 mod follower;
 mod plan;

@@ -1,6 +1,7 @@
 //! The page of a fixture, to the letter; and what must never be on a page.
 
 use super::*;
+use crate::libvirt::extra::{DiskError, VcpuPlace};
 use crate::libvirt::figures::{FIGURES, Figures, Param};
 use crate::libvirt::{Domain, Taken};
 use crate::vm::{KpiColumn, KpiRow};
@@ -23,6 +24,20 @@ fn figures() -> Figures {
         }
     }
     figures.finish();
+    figures.extra = Extra {
+        vcpus: [(0, Some(3)), (1, None)]
+            .map(|(vcpu, cpu)| VcpuPlace {
+                vcpu,
+                cpu,
+                cpus: "0-3,8".into(),
+            })
+            .into(),
+        disk_errors: [DiskError {
+            disk: "vda".into(),
+            code: 2,
+        }]
+        .into(),
+    };
     figures
 }
 
