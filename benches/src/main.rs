@@ -5,6 +5,7 @@
 
 mod floor;
 mod host;
+mod peers;
 mod processes;
 mod report;
 mod sqlite;
@@ -60,6 +61,21 @@ enum Command {
         #[arg(long, value_name = "DIR", default_value = "/var/tmp")]
         dir: PathBuf,
     },
+    /// vmkpi-host beside prometheus-libvirt-exporter and collectd's virt; as root
+    Peers {
+        /// Rounds; each measures every exporter once, and medians are printed
+        #[arg(long, value_name = "N", default_value_t = 3)]
+        rounds: usize,
+        /// How long each is left alone in a round, in seconds
+        #[arg(long, value_name = "S", default_value_t = 10)]
+        idle_s: u64,
+        /// Scrapes of each in a round
+        #[arg(long, value_name = "N", default_value_t = 20)]
+        scrapes: usize,
+        /// How long a VM's QEMU is stopped, in seconds
+        #[arg(long, value_name = "S", default_value_t = 40)]
+        stop_s: u64,
+    },
     /// Serve the no-op file system of the floor (used by `store`)
     #[command(hide = true)]
     Floor {
@@ -77,6 +93,17 @@ fn main() -> anyhow::Result<()> {
         Command::Floor { mount, commit } => floor::serve(&mount, commit.as_deref()),
         Command::Scrape => host::scrape(),
         Command::Outbox { dir } => host::outbox(&dir),
+        Command::Peers {
+            rounds,
+            idle_s,
+            scrapes,
+            stop_s,
+        } => peers::run(&peers::Plan {
+            rounds: rounds.max(1),
+            idle: Duration::from_secs(idle_s.max(1)),
+            scrapes: scrapes.max(1),
+            stop: Duration::from_secs(stop_s.max(1)),
+        }),
         Command::Store {
             guest,
             rounds,

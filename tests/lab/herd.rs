@@ -38,7 +38,7 @@ const XML: &str = r#"<domain type='qemu'>
   <devices>
     <controller type='usb' model='none'/>
     <disk type='file' device='disk'>
-      <driver name='qemu' type='raw'/>
+      <driver name='qemu' type='raw' error_policy='stop' rerror_policy='stop'/>
       <source file='@DISK@'/>
       <target dev='vda' bus='virtio'/>
     </disk>
