@@ -70,6 +70,9 @@ impl Snapshot {
         self.add_own(page);
         for (uuid, domain) in &self.domains.by_uuid {
             let vm = Labels::of_vm(&domain.name, uuid);
+            for info in &domain.infos {
+                info.add(page, &vm);
+            }
             if let Some(stats) = self.sampling.vms.get(uuid) {
                 add_stats(page, &vm, stats);
             }
