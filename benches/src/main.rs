@@ -64,7 +64,7 @@ enum Command {
     /// vmkpi-host beside prometheus-libvirt-exporter and collectd's virt; as root
     Peers {
         /// Rounds; each measures every exporter once, and medians are printed
-        #[arg(long, value_name = "N", default_value_t = 3)]
+        #[arg(long, value_name = "N", default_value_t = 2)]
         rounds: usize,
         /// How long each is left alone in a round, in seconds
         #[arg(long, value_name = "S", default_value_t = 10)]

@@ -58,7 +58,7 @@ pub fn run(plan: &Plan) -> Result<()> {
     let qemus = (QEMUS, true);
     let domains = COUNTS.map(|count| (count, false));
     println!(
-        "| VMs | exporter | VMs shown | series | scrape p50 ms | p99 ms | CPU ms a scrape (libvirtd's) \
+        "| VMs | exporter | fewest shown | series | scrape p50 ms | p99 ms | CPU ms a scrape (libvirtd's) \
          | CPU s a minute (libvirtd's) | MB |\n|{}",
         " --- |".repeat(9)
     );

@@ -20,11 +20,14 @@ const SCRAPES_A_MINUTE: f64 = 4.0;
 /// How long the number of VMs has to stay the same before it is taken for all that will be shown.
 const SETTLED: Duration = Duration::from_secs(3);
 
+/// How long to wait for that.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// One round of one exporter.
 pub struct Steady {
-    /// VMs on its page.
+    /// The fewest VMs on a page of its.
     pub vms: usize,
-    /// Series on its page.
+    /// Series on its last page.
     pub series: usize,
     /// What scrapes took, in milliseconds.
     pub scrape_ms: Vec<f64>,
@@ -75,10 +78,11 @@ pub fn measure(
     };
 
     let (begin, before) = (Instant::now(), cpu()?);
-    let (mut scrape_ms, mut last) = (Vec::new(), None);
+    let (mut scrape_ms, mut last, mut fewest) = (Vec::new(), None, usize::MAX);
     for _ in 0..plan.scrapes {
         let page = subject.scrape()?;
         scrape_ms.push(page.took.as_secs_f64() * 1e3);
+        fewest = fewest.min(page.vms().len());
         std::thread::sleep(SCRAPE_EVERY.saturating_sub(page.took));
         last = Some(page);
     }
@@ -90,7 +94,7 @@ pub fn measure(
         libvirtd: each(after.libvirtd - before.libvirtd, rest.libvirtd),
     };
     Ok(Steady {
-        vms: page.vms().len(),
+        vms: fewest,
         series: page.series(),
         scrape_ms,
         cpu_ms_scrape: scrape.exporter * 1e3,
@@ -101,29 +105,35 @@ pub fn measure(
     })
 }
 
-/// Waits until all VMs are shown, or no more come.
+/// Waits until all VMs are shown, or their number stays, or for [`PATIENCE`]: who shows another number each
+/// time is measured as it is.
 fn settle(subject: &Subject, count: usize) -> Result<()> {
-    let (mut shown, mut since) = (0, Instant::now());
+    let (begin, mut shown, mut since) = (Instant::now(), 0, Instant::now());
     wait_for(120, "VMs on the page", || {
         let now = subject.scrape().ok()?.vms().len();
         if now != shown {
             (shown, since) = (now, Instant::now());
         }
         std::thread::sleep(SCRAPE_EVERY);
-        (now == count || (now > 0 && since.elapsed() > SETTLED)).then_some(())
+        let settled = since.elapsed() > SETTLED || begin.elapsed() > PATIENCE;
+        (now == count || (now > 0 && settled)).then_some(())
     })
     .with_context(|| subject.process.words())
 }
 
-/// Processor time that a process has used so far, user and system (fields 14 and 15 of /proc/PID/stat, in
-/// hundredths of a second).
+/// Processor time that the threads of a process have used so far (the first field of
+/// /proc/PID/task/TID/schedstat, in nanoseconds; /proc/PID/stat knows no less than 10 ms).
 fn cpu_seconds(pid: i32) -> Result<f64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    let after_name = stat.rsplit(')').next().unwrap_or("");
-    let mut fields = after_name.split_whitespace().skip(11);
-    let mut ticks = || fields.next().and_then(|f| f.parse::<f64>().ok());
-    let (user, system) = (ticks().context("stat")?, ticks().context("stat")?);
-    Ok((user + system) / 100.0)
+    let mut nanoseconds = 0;
+    for thread in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+        // One that has ended meanwhile is not missed: exporters and libvirtd keep their threads.
+        let Ok(text) = std::fs::read_to_string(thread?.path().join("schedstat")) else {
+            continue;
+        };
+        let used = text.split_whitespace().next().context("schedstat")?;
+        nanoseconds += used.parse::<u64>()?;
+    }
+    Ok(nanoseconds as f64 / 1e9)
 }
 
 fn rss_mb(pid: i32) -> Result<f64> {

@@ -31,7 +31,8 @@ const QEMU: &str = r"<domain type='qemu'>
 const INTERFACE: &str = "<interface type='ethernet'><model type='virtio'/></interface>";
 
 /// Of the test driver: no device, as its bulk statistics have none; so everybody has the same to show.
-const SIMULATED: &str = "<domain type='test'><name>@NAME@</name><memory unit='MiB'>64</memory>\
+const SIMULATED: &str = "<domain type='test'><name>@NAME@</name>\
+    <uuid>6695eb01-f6a4-8304-79aa-@NUMBER@</uuid><memory unit='MiB'>64</memory>\
     <vcpu>2</vcpu><os><type>hvm</type></os></domain>\n";
 
 /// Virtual machines of one libvirtd.
@@ -71,7 +72,9 @@ impl Vms {
     pub fn simulated(folder: &Path, hypervisor: &Hypervisor, count: usize) -> Result<Self> {
         let mut node = String::from("<node>\n");
         for n in 0..count {
-            node.push_str(&SIMULATED.replace("@NAME@", &name(n)));
+            // Every connection has domains of its own; they are the same by their UUIDs.
+            let domain = SIMULATED.replace("@NAME@", &name(n));
+            node.push_str(&domain.replace("@NUMBER@", &format!("{n:012}")));
         }
         node.push_str("</node>\n");
         let file = folder.join("node.xml");
