@@ -8,7 +8,7 @@ use vmkpi_tests::lab::hypervisor::Hypervisor;
 use vmkpi_tests::wait_for;
 
 use super::Plan;
-use super::subject::{Kind, Subject};
+use super::subject::{Kind, Page, Subject};
 use super::vms::Vms;
 
 /// Between two scrapes: longer than vmkpi-host keeps a page for others, so each has its own.
@@ -43,11 +43,38 @@ pub struct Steady {
     pub rss_mb: f64,
 }
 
-/// Processor time of exporter and libvirtd, in seconds.
+/// An exporter and the libvirtd that it asks, by their processes.
+struct Pair {
+    exporter: i32,
+    libvirtd: i32,
+}
+
+/// Processor time of both, in seconds.
 #[derive(Clone, Copy)]
 struct Cpu {
     exporter: f64,
     libvirtd: f64,
+}
+
+impl Pair {
+    fn cpu(&self) -> Result<Cpu> {
+        Ok(Cpu {
+            exporter: cpu_seconds(self.exporter)?,
+            libvirtd: cpu_seconds(self.libvirtd)?,
+        })
+    }
+
+    /// What `work` takes: seconds, and processor time.
+    fn during<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<(T, f64, Cpu)> {
+        let (begin, before) = (Instant::now(), self.cpu()?);
+        let done = work()?;
+        let (time, after) = (begin.elapsed().as_secs_f64(), self.cpu()?);
+        let used = Cpu {
+            exporter: after.exporter - before.exporter,
+            libvirtd: after.libvirtd - before.libvirtd,
+        };
+        Ok((done, time, used))
+    }
 }
 
 /// Starts an exporter, measures, and stops it.
@@ -59,50 +86,43 @@ pub fn measure(
     plan: &Plan,
 ) -> Result<Steady> {
     let subject = Subject::start(kind, folder, &vms.uri)?;
-    let libvirtd = hypervisor.libvirtd()?.as_raw_nonzero().get();
-    let own = i32::try_from(subject.process.pid())?;
-    let cpu = || -> Result<Cpu> {
-        Ok(Cpu {
-            exporter: cpu_seconds(own)?,
-            libvirtd: cpu_seconds(libvirtd)?,
-        })
+    let pair = Pair {
+        exporter: i32::try_from(subject.process.pid())?,
+        libvirtd: hypervisor.libvirtd()?.as_raw_nonzero().get(),
     };
     settle(&subject, vms.count)?;
-    let (begin, before) = (Instant::now(), cpu()?);
-    std::thread::sleep(plan.idle);
-    let (idle, after) = (begin.elapsed().as_secs_f64(), cpu()?);
-    // What either uses in a second while nobody scrapes.
-    let rest = Cpu {
-        exporter: (after.exporter - before.exporter) / idle,
-        libvirtd: (after.libvirtd - before.libvirtd) / idle,
+    let ((), idle, rest) = pair.during(|| {
+        std::thread::sleep(plan.idle);
+        Ok(())
+    })?;
+    let (pages, busy, used) = pair.during(|| scrape(&subject, plan.scrapes))?;
+    // What a scrape adds to what either uses while nobody scrapes, and what it is in a minute.
+    let cost = |rest: f64, used: f64| {
+        let scrape = (used - rest / idle * busy).max(0.0) / pages.len() as f64;
+        (scrape * 1e3, rest / idle * 60.0 + scrape * SCRAPES_A_MINUTE)
     };
-
-    let (begin, before) = (Instant::now(), cpu()?);
-    let (mut scrape_ms, mut last, mut fewest) = (Vec::new(), None, usize::MAX);
-    for _ in 0..plan.scrapes {
-        let page = subject.scrape()?;
-        scrape_ms.push(page.took.as_secs_f64() * 1e3);
-        fewest = fewest.min(page.vms().len());
-        std::thread::sleep(SCRAPE_EVERY.saturating_sub(page.took));
-        last = Some(page);
-    }
-    let (busy, after) = (begin.elapsed().as_secs_f64(), cpu()?);
-    let page = last.context("no scrape")?;
-    let each = |used: f64, rest: f64| (used - rest * busy).max(0.0) / plan.scrapes as f64;
-    let scrape = Cpu {
-        exporter: each(after.exporter - before.exporter, rest.exporter),
-        libvirtd: each(after.libvirtd - before.libvirtd, rest.libvirtd),
-    };
+    let (cpu_ms_scrape, cpu_s_minute) = cost(rest.exporter, used.exporter);
+    let (libvirtd_ms_scrape, libvirtd_s_minute) = cost(rest.libvirtd, used.libvirtd);
+    let took = pages.iter().map(|page| page.took.as_secs_f64() * 1e3);
     Ok(Steady {
-        vms: fewest,
-        series: page.series(),
-        scrape_ms,
-        cpu_ms_scrape: scrape.exporter * 1e3,
-        libvirtd_ms_scrape: scrape.libvirtd * 1e3,
-        cpu_s_minute: rest.exporter * 60.0 + scrape.exporter * SCRAPES_A_MINUTE,
-        libvirtd_s_minute: rest.libvirtd * 60.0 + scrape.libvirtd * SCRAPES_A_MINUTE,
-        rss_mb: rss_mb(own)?,
+        vms: pages.iter().map(|p| p.vms().len()).min().unwrap_or(0),
+        series: pages.last().map_or(0, Page::series),
+        scrape_ms: took.collect(),
+        cpu_ms_scrape,
+        libvirtd_ms_scrape,
+        cpu_s_minute,
+        libvirtd_s_minute,
+        rss_mb: rss_mb(pair.exporter)?,
     })
+}
+
+fn scrape(subject: &Subject, count: usize) -> Result<Vec<Page>> {
+    let scrapes = (0..count).map(|_| {
+        let page = subject.scrape()?;
+        std::thread::sleep(SCRAPE_EVERY.saturating_sub(page.took));
+        Ok(page)
+    });
+    scrapes.collect()
 }
 
 /// Waits until all VMs are shown, or their number stays, or for [`PATIENCE`]: who shows another number each
@@ -125,9 +145,10 @@ fn settle(subject: &Subject, count: usize) -> Result<()> {
 /// /proc/PID/task/TID/schedstat, in nanoseconds; /proc/PID/stat knows no less than 10 ms).
 fn cpu_seconds(pid: i32) -> Result<f64> {
     let mut nanoseconds = 0;
-    for thread in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task"));
+    for thread in threads.with_context(|| format!("process {pid} has ended"))? {
         // One that has ended meanwhile is not missed: exporters and libvirtd keep their threads.
-        let Ok(text) = std::fs::read_to_string(thread?.path().join("schedstat")) else {
+        let Ok(text) = std::fs::read_to_string(thread.context("threads")?.path().join("schedstat")) else {
             continue;
         };
         let used = text.split_whitespace().next().context("schedstat")?;
