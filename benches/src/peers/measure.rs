@@ -146,9 +146,12 @@ fn settle(subject: &Subject, count: usize) -> Result<()> {
 fn cpu_seconds(pid: i32) -> Result<f64> {
     let mut nanoseconds = 0;
     let threads = std::fs::read_dir(format!("/proc/{pid}/task"));
-    for thread in threads.with_context(|| format!("process {pid} has ended"))? {
+    for thread in threads
+        .with_context(|| format!("process {pid} has ended"))?
+        .flatten()
+    {
         // One that has ended meanwhile is not missed: exporters and libvirtd keep their threads.
-        let Ok(text) = std::fs::read_to_string(thread.context("threads")?.path().join("schedstat")) else {
+        let Ok(text) = std::fs::read_to_string(thread.path().join("schedstat")) else {
             continue;
         };
         let used = text.split_whitespace().next().context("schedstat")?;
