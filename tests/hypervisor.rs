@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use rustix::process::Signal;
 use serde_json::Value;
 use vmkpi_tests::lab::PATIENCE;
-use vmkpi_tests::lab::herd::{Herd, age, series};
+use vmkpi_tests::lab::herd::{Herd, age, has_taps, series};
 use vmkpi_tests::lab::migration::{MIGRANT, SECONDS, Source};
 use vmkpi_tests::process::Process;
 use vmkpi_tests::wait_for;
@@ -213,6 +213,58 @@ fn the_disk_error_that_pauses_a_vm_is_shown_while_it_does() -> Result<()> {
     herd.wait_for_page("the error to go", |page| {
         !page.contains(ERROR) && series(page, STATE, "vm0") == Some(1.0)
     })?;
+    Ok(())
+}
+
+/// What two neighbours show of such VMs, by their own pages.
+const NEIGHBOURS: [&str; 2] = [
+    include_str!("../host/tests/neighbours/prometheus-libvirt-exporter-0.2.0.txt"),
+    include_str!("../host/tests/neighbours/collectd-virt-5.12.txt"),
+];
+
+/// The metrics that stand for a neighbour's series, by the table in the documentation.
+fn counterparts(name: &str) -> Result<Vec<String>> {
+    let docs = include_str!("../docs/METRICS.md");
+    let row = |line: &&str| line.starts_with("| `") && line.contains(&format!("`{name}`"));
+    let Some(row) = docs.lines().find(row) else {
+        return Ok(vec![name.to_owned()]);
+    };
+    let (_, ours) = row.trim_matches('|').split_once(" | ").context(row)?;
+    let quoted = ours.split('`').skip(1).step_by(2);
+    Ok(quoted
+        .filter(|t| t.contains('_'))
+        .map(str::to_owned)
+        .collect())
+}
+
+#[test]
+fn what_the_neighbours_show_of_a_real_vm_has_a_counterpart_on_the_page() -> Result<()> {
+    let Some(herd) = Herd::start(1, INTERVAL_MS)? else {
+        return Ok(());
+    };
+    let page = herd.wait_for_page("figures", |page| {
+        series(page, CPU, "vm0").is_some() && series(page, STATE, "vm0").is_some()
+    })?;
+    let mut checked = 0;
+    for text in NEIGHBOURS {
+        // The rest is of guests with drivers, failing disks and the like.
+        let (seen, _) = text.split_once("# Of a guest").unwrap_or((text, ""));
+        let (plain, interface) = seen.split_once("# Of a VM with").context("two parts")?;
+        let names = plain
+            .lines()
+            .chain(interface.lines().skip(1).filter(|_| has_taps()));
+        for name in names.filter(|line| !line.starts_with('#')) {
+            for metric in counterparts(name)? {
+                let on_page = page.lines().any(|l| {
+                    let rest = l.strip_prefix(&metric);
+                    rest.is_some_and(|r| r.starts_with(" ") || r.starts_with("{domain=\"vm0\""))
+                });
+                ensure!(on_page, "{name}: {metric} is missing\n{page}");
+                checked += 1;
+            }
+        }
+    }
+    ensure!(checked > 25, "only {checked}");
     Ok(())
 }
 

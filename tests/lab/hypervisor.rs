@@ -63,7 +63,7 @@ impl Hypervisor {
         std::fs::write(&script, SCRIPT)?;
         // SIGKILL when the test is gone, as unshare blocks SIGTERM; then the namespace's first
         // process is killed too, and the kernel ends all others in it.
-        let words = "--pdeathsig KILL unshare --mount --pid --fork --kill-child sh";
+        let words = "--pdeathsig KILL unshare --mount --pid --net --fork --kill-child sh";
         let arguments = words.split(' ').map(Path::new);
         let arguments = arguments.chain([&*script, &*root, Path::new(uuid)]);
         let process = Process::start(folder, "libvirtd", Path::new("/usr/bin/setpriv"), arguments)?;

@@ -1,5 +1,5 @@
 #!/bin/sh
-# A host of its own: runs as the first process of a process namespace, in a mount namespace of its own,
+# A host of its own: runs as the first process of a process namespace, in a mount and a network namespace of its own,
 # with what is below $1 in place of what libvirt has on this machine, and $2 for its name. When this process ends, the kernel ends
 # everything that was started here, every QEMU too. As the first process it is the parent of
 # whatever loses its own, and reaps it at once while it waits: libvirt polls until a QEMU is gone.
