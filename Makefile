@@ -7,10 +7,10 @@ FLAGS = --locked --workspace --features vmkpi/command
 
 FUZZ_SECONDS ?= 60
 
-.PHONY: help demo build release test soak fmt lint fuzz bench clean
+.PHONY: help demo build release test soak fmt lint fuzz bench bench-peers clean
 
 help: ## What there is to make
-	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' Makefile | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' Makefile | expand -t 24
 
 demo: ## Install what is missing, build, run the whole chain on this machine
 	@tools/setup.sh demo
@@ -47,6 +47,13 @@ bench: ## What stores, scrapes, the outbox and a fleet of VMs cost; stores besid
 	$(TARGET)/release/vmkpi-bench outbox
 	$(CARGO) build --release --locked -p vmkpi-host
 	$(TARGET)/release/vmkpi-bench fleet --host $(TARGET)/release/vmkpi-host --guest $(TARGET)/release/vmkpi-guest
+
+bench-peers: ## vmkpi-host beside prometheus-libvirt-exporter and collectd's virt, as root
+	@tools/setup.sh peers
+	$(CARGO) build --release --locked -p vmkpi --features command
+	$(CARGO) build --release --locked -p vmkpi-host
+	$(CARGO) build --release --locked -p vmkpi-benches
+	VMKPI_BIN_DIR=$(abspath $(TARGET)/release) $(TARGET)/release/vmkpi-bench peers
 
 soak: ## A million stores, killed every few seconds, and a million in one life: ledger and memory
 	$(CARGO) test --release --locked -p vmkpi-guest --test soak -- --ignored --nocapture --test-threads=1

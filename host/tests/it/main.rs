@@ -10,6 +10,7 @@ mod history;
 mod hostile;
 mod libvirt;
 mod metadata;
+mod neighbours;
 mod operator;
 mod publisher;
 mod support;
