@@ -16,6 +16,7 @@ pub mod chain;
 pub mod lab;
 pub mod ledger;
 pub mod process;
+pub mod programs;
 pub mod schema;
 pub mod scratch;
 
