@@ -16,3 +16,5 @@ mod partition;
 mod published;
 #[path = "e2e/respecified.rs"]
 mod respecified;
+#[path = "e2e/soak.rs"]
+mod soak;

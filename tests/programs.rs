@@ -27,7 +27,14 @@ pub fn start_watch(folder: &Path, broker: &Broker) -> Result<Process> {
 /// # Errors
 /// It does not start.
 pub fn begin_watch(folder: &Path, broker: &str) -> Result<Process> {
-    let arguments = ["watch", "--broker", broker, "--format", "json", "--show-gaps"];
+    let arguments = [
+        "watch",
+        "--broker",
+        broker,
+        "--format",
+        "json",
+        "--show-gaps",
+    ];
     Process::start(folder, "watch", &program("vmkpi")?, arguments)
 }
 
