@@ -207,6 +207,7 @@ metrics! {
     TablesRefused Counter "vmkpi_tables_refused_total" VM "count" "delivery" "Data points not followed because the guest has more than are followed.";
     Samples Counter "vmkpi_samples_total" VM "count" "delivery" "Samples that went into messages or windows.";
     Suppressed Counter "vmkpi_when_suppressed_total" VM "count" "delivery" "Samples and results that were not delivered as the specifier's predicate was not true.";
+    WindowsLost Counter "vmkpi_windows_lost_total" VM "count" "delivery" "Open windows that were lost because the VM's were over their budget; each is announced as a gap.";
     WhenErrors Counter "vmkpi_when_errors_total" VM "count" "delivery" "Samples and results of which the predicate was neither true nor false: a column was missing, NULL or of another type.";
     Gaps Counter "vmkpi_gaps_total" VM "count" "delivery" "Ranges of rows that were lost before they could be delivered.";
     Messages Counter "vmkpi_messages_published_total" VM "count" "publisher" "Messages handed to the publisher.";

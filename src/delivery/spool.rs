@@ -19,6 +19,8 @@ use crate::position::{Mark, Nonce, Position, RowKey, Seq, StreamId};
 struct Table {
     head: TableHead,
     rows: VecDeque<(Arc<[Box<str>]>, Row)>,
+    /// Why the last row that went did.
+    reason: Option<&'static str>,
 }
 
 #[derive(Clone, Debug)]
@@ -55,8 +57,16 @@ impl Default for SpoolLimits {
     }
 }
 
-/// Why a row that was never acknowledged is gone, in a gap's `reason`.
+/// Why a row is gone, in a gap's `reason`: more rows of its table than are kept.
 pub const RETENTION_ROWS: &str = "retention_rows";
+/// More bytes than are kept.
+pub const RETENTION_BYTES: &str = "retention_bytes";
+/// More streams of one VM than are kept.
+pub const RETENTION_STREAMS: &str = "retention_streams";
+/// Where it was kept, it cannot be read.
+pub const UNREADABLE: &str = "unreadable";
+/// By retention, and the guest does not say which.
+pub(super) const RETENTION: &str = "retention";
 
 /// A store in memory with the guest's end of the link.
 #[derive(Clone, Debug)]
@@ -112,10 +122,14 @@ impl Table {
         (columns, page)
     }
 
-    fn drop_oldest(&mut self) {
+    fn drop_oldest(&mut self, reason: &'static str) {
         if let Some((_, row)) = self.rows.pop_front() {
-            self.head.trimmed = row.mark();
+            (self.head.trimmed, self.reason) = (row.mark(), Some(reason));
         }
+    }
+
+    fn reason(&self) -> &'static str {
+        self.reason.unwrap_or(RETENTION)
     }
 
     /// Retention: acknowledged rows first, then the oldest.
@@ -123,7 +137,7 @@ impl Table {
         while self.head.trimmed.seq + (limits.acknowledged_rows as Seq) < self.head.acked.seq
             || self.rows.len() > limits.rows
         {
-            self.drop_oldest();
+            self.drop_oldest(RETENTION_ROWS);
         }
     }
 }
@@ -159,8 +173,10 @@ impl Spool {
             if head.acked.seq > head.trimmed.seq {
                 head.trimmed = head.acked;
             }
-            let rows = VecDeque::new();
-            let table = Table { head, rows };
+            let table = Table {
+                head,
+                ..Table::default()
+            };
             spool.tables.insert(TableId { stream, point }, table);
         }
         spool
@@ -216,6 +232,7 @@ impl Spool {
                 seq: row.seq - 1,
                 ..Mark::default()
             };
+            table.reason = Some(UNREADABLE);
         }
         if row.seq > table.head.last {
             table.head.stored(Stamp {
@@ -230,10 +247,10 @@ impl Spool {
     }
 
     /// Lets go of the rows of a table through `seq`; those not acknowledged are announced as a gap.
-    pub fn trim_through(&mut self, point: &DataPoint, seq: Seq) {
+    pub fn trim_through(&mut self, point: &DataPoint, seq: Seq, reason: &'static str) {
         if let Some(table) = self.tables.get_mut(&self.id_of(point)) {
             while table.first() <= seq && !table.rows.is_empty() {
-                table.drop_oldest();
+                table.drop_oldest(reason);
             }
         }
         self.pump();
@@ -447,8 +464,12 @@ impl Spool {
             let head = table.head.minted(rows.len() as u64);
             table.head.last = table.head.acked.seq.max(table.head.trimmed.seq);
             let point = id.point;
-            self.tables
-                .insert(TableId { stream, point }, Table { head, rows });
+            let table = Table {
+                head,
+                rows,
+                reason: None,
+            };
+            self.tables.insert(TableId { stream, point }, table);
         }
     }
 
@@ -505,7 +526,7 @@ impl Spool {
                             key: None,
                         },
                         through: table.head.trimmed,
-                        reason: RETENTION_ROWS.into(),
+                        reason: table.reason().into(),
                     });
                 }
                 *next = table.first();
@@ -563,6 +584,7 @@ impl Spool {
         let message = Rows {
             query: Some(id),
             trimmed: Some(table.head.trimmed),
+            trimmed_reason: table.reason.map(Into::into),
             ..rows_message(nonce, table_id, columns, rows, table.head.acked)
         };
         self.out.push_back(GuestMessage::Rows(message));
@@ -585,5 +607,6 @@ fn rows_message(
         acked,
         query: None,
         trimmed: None,
+        trimmed_reason: None,
     }
 }

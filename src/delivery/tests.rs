@@ -21,6 +21,9 @@ use crate::position::{Nonce, Position, RowKey, StreamId};
 use crate::value::Value;
 use crate::when::When;
 
+mod gaps;
+mod pair;
+mod respecified;
 #[cfg(feature = "when")]
 mod when;
 

@@ -16,7 +16,7 @@ use std::str::FromStr as _;
 use tokio::sync::mpsc;
 use vmkpi::clock::Timestamp;
 use vmkpi::delivery::producer::{Identity, Output, Producer, Publication, Source};
-use vmkpi::delivery::spool::{Spool, SpoolLimits};
+use vmkpi::delivery::spool::{RETENTION_BYTES, Spool, SpoolLimits};
 use vmkpi::descriptor::{Descriptor, MIN_INFRA_INTERVAL_MS, Monitor};
 use vmkpi::link::{HostMessage, Payload, VERSION};
 use vmkpi::name::DataPoint;
@@ -308,7 +308,8 @@ impl Lane {
             if let Rows::Admitted(rows) = batch.rows {
                 self.admitted -= 1;
                 for (shape, seq) in rows {
-                    self.spool.trim_through(&self.shapes[shape].point, seq);
+                    self.spool
+                        .trim_through(&self.shapes[shape].point, seq, RETENTION_BYTES);
                 }
             }
         }
