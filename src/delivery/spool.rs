@@ -2,6 +2,7 @@
 //! is acknowledged. The host keeps infrastructure measurements in one, so that they are delivered
 //! exactly as KPIs are; the property tests use it as the guest.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
@@ -20,7 +21,7 @@ struct Table {
     head: TableHead,
     rows: VecDeque<(Arc<[Box<str>]>, Row)>,
     /// Why the last row that went did.
-    reason: Option<&'static str>,
+    reason: Option<Cow<'static, str>>,
 }
 
 #[derive(Clone, Debug)]
@@ -124,12 +125,12 @@ impl Table {
 
     fn drop_oldest(&mut self, reason: &'static str) {
         if let Some((_, row)) = self.rows.pop_front() {
-            (self.head.trimmed, self.reason) = (row.mark(), Some(reason));
+            (self.head.trimmed, self.reason) = (row.mark(), Some(reason.into()));
         }
     }
 
-    fn reason(&self) -> &'static str {
-        self.reason.unwrap_or(RETENTION)
+    fn reason(&self) -> &str {
+        self.reason.as_deref().unwrap_or(RETENTION)
     }
 
     /// Retention: acknowledged rows first, then the oldest.
@@ -161,21 +162,22 @@ impl Spool {
     }
 
     /// A store that was read back from disk at the start of the program, without its rows: what each
-    /// table's head was. [`Self::admit`] the rows in order.
+    /// table's head was, and why its last row that went did. [`Self::admit`] the rows in order.
     pub fn restored(
         stream: StreamId,
         limits: SpoolLimits,
-        heads: impl IntoIterator<Item = (DataPoint, TableHead)>,
+        heads: impl IntoIterator<Item = (DataPoint, TableHead, Option<String>)>,
     ) -> Self {
         let mut spool = Self::new(stream, limits);
-        for (point, mut head) in heads {
+        for (point, mut head, reason) in heads {
             // Acknowledged rows are not kept, so the oldest that is comes after both.
             if head.acked.seq > head.trimmed.seq {
                 head.trimmed = head.acked;
             }
             let table = Table {
                 head,
-                ..Table::default()
+                rows: VecDeque::new(),
+                reason: reason.map(Cow::Owned),
             };
             spool.tables.insert(TableId { stream, point }, table);
         }
@@ -232,7 +234,7 @@ impl Spool {
                 seq: row.seq - 1,
                 ..Mark::default()
             };
-            table.reason = Some(UNREADABLE);
+            table.reason = Some(UNREADABLE.into());
         }
         if row.seq > table.head.last {
             table.head.stored(Stamp {
@@ -254,6 +256,38 @@ impl Spool {
             }
         }
         self.pump();
+    }
+
+    /// Lets go of every row, also of those that were stamped and never admitted; what was not acknowledged is
+    /// announced as a gap. `key` makes the key of a last row that is not here: nobody else knows another.
+    pub fn lose_all(&mut self, reason: &'static str, key: &mut dyn FnMut() -> RowKey) {
+        for table in self.tables.values_mut() {
+            let last = table.head.last;
+            while table.first() <= last && !table.rows.is_empty() {
+                table.drop_oldest(reason);
+            }
+            if table.head.trimmed.seq < last {
+                table.head.trimmed = Mark {
+                    seq: last,
+                    key: Some(key()),
+                    epoch: table.head.epoch,
+                    time: table.head.time,
+                };
+                table.reason = Some(reason.into());
+            }
+        }
+        self.pump();
+    }
+
+    /// Whether a row was stamped and never admitted.
+    pub fn misses_rows(&self) -> bool {
+        let mut tables = self.tables.values();
+        tables.any(|table| table.end() <= table.head.last)
+    }
+
+    /// Why the last row of a table that went did.
+    pub fn reason(&self, point: &DataPoint) -> Option<&str> {
+        self.tables.get(&self.id_of(point))?.reason.as_deref()
     }
 
     /// The heads of the tables of the stream.
@@ -584,7 +618,7 @@ impl Spool {
         let message = Rows {
             query: Some(id),
             trimmed: Some(table.head.trimmed),
-            trimmed_reason: table.reason.map(Into::into),
+            trimmed_reason: table.reason.as_deref().map(Into::into),
             ..rows_message(nonce, table_id, columns, rows, table.head.acked)
         };
         self.out.push_back(GuestMessage::Rows(message));
