@@ -6,6 +6,7 @@ TARGET ?= $(or $(CARGO_TARGET_DIR),target)
 FLAGS = --locked --workspace --features vmkpi/command
 
 FUZZ_SECONDS ?= 60
+SOAK_SECONDS ?= 600
 
 .PHONY: help demo build release test soak fmt lint fuzz bench clean
 
@@ -46,7 +47,9 @@ bench: ## What stores, scrapes and the outbox cost; stores beside the floors of 
 	$(TARGET)/release/vmkpi-bench scrape
 	$(TARGET)/release/vmkpi-bench outbox
 
-soak: ## A million stores, killed every few seconds, and a million in one life: ledger and memory
+soak: release ## Whatever may go wrong in the chain, for SOAK_SECONDS; a million stores in a guest: ledger and memory
+	VMKPI_BIN_DIR=$(abspath $(TARGET))/release SOAK_SECONDS=$(SOAK_SECONDS) \
+	    $(CARGO) test --locked -p vmkpi-tests --test e2e -- --ignored --nocapture soak::
 	$(CARGO) test --release --locked -p vmkpi-guest --test soak -- --ignored --nocapture --test-threads=1
 
 clean: ## Remove what was built

@@ -3,7 +3,7 @@
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering::Relaxed};
 use std::thread::{sleep, spawn};
 use std::time::Duration;
 
@@ -17,6 +17,8 @@ pub enum Weather {
     Fine,
     /// Connections stand, and nothing gets through.
     Silent,
+    /// Likewise, and in the end connections are reset: what was on its way is lost.
+    Blackout,
     /// Connections are reset, and new ones at once.
     Cut,
     /// The proxy ends.
@@ -27,6 +29,8 @@ pub enum Weather {
 pub struct Proxy {
     address: SocketAddr,
     weather: Arc<AtomicU8>,
+    /// Ways of connections that stand.
+    connections: Arc<AtomicUsize>,
 }
 
 impl Proxy {
@@ -39,9 +43,14 @@ impl Proxy {
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         let weather = Arc::new(AtomicU8::new(Weather::Fine as u8));
-        let of_thread = Arc::clone(&weather);
+        let connections = Arc::new(AtomicUsize::new(0));
+        let of_thread = (Arc::clone(&weather), Arc::clone(&connections));
         spawn(move || accept(&listener, target, &of_thread));
-        Ok(Self { address, weather })
+        Ok(Self {
+            address,
+            weather,
+            connections,
+        })
     }
 
     /// Where to connect to.
@@ -52,6 +61,17 @@ impl Proxy {
     /// Changes the weather.
     pub fn set(&self, weather: Weather) {
         self.weather.store(weather as u8, Relaxed);
+    }
+
+    /// The weather is fine again.
+    pub fn clear_up(&self) {
+        if is(&self.weather, Weather::Blackout) {
+            self.set(Weather::Cut);
+            while self.connections.load(Relaxed) > 0 {
+                sleep(Duration::from_millis(5));
+            }
+        }
+        self.set(Weather::Fine);
     }
 }
 
@@ -69,7 +89,11 @@ fn ends(weather: &AtomicU8) -> bool {
     is(weather, Weather::Cut) || is(weather, Weather::Over)
 }
 
-fn accept(listener: &TcpListener, target: SocketAddr, weather: &Arc<AtomicU8>) {
+fn accept(
+    listener: &TcpListener,
+    target: SocketAddr,
+    (weather, connections): &(Arc<AtomicU8>, Arc<AtomicUsize>),
+) {
     while !is(weather, Weather::Over) {
         let Ok((near, _)) = listener.accept() else {
             sleep(Duration::from_millis(5));
@@ -82,9 +106,14 @@ fn accept(listener: &TcpListener, target: SocketAddr, weather: &Arc<AtomicU8>) {
             continue;
         };
         if let (Ok(near2), Ok(far2)) = (near.try_clone(), far.try_clone()) {
-            let (one, other) = (Arc::clone(weather), Arc::clone(weather));
-            spawn(move || pass(near, far, &one));
-            spawn(move || pass(far2, near2, &other));
+            for (from, to) in [(near, far), (far2, near2)] {
+                let (weather, connections) = (Arc::clone(weather), Arc::clone(connections));
+                connections.fetch_add(1, Relaxed);
+                spawn(move || {
+                    pass(from, to, &weather);
+                    connections.fetch_sub(1, Relaxed);
+                });
+            }
         }
     }
 }
@@ -99,8 +128,10 @@ fn pass(mut from: TcpStream, mut to: TcpStream, weather: &AtomicU8) {
     let _ = from.set_nonblocking(false);
     let _ = from.set_read_timeout(Some(Duration::from_millis(50)));
     let _ = to.set_nodelay(true);
+    // Who is stopped reads nothing; the proxy must end all the same.
+    let _ = to.set_write_timeout(Some(Duration::from_secs(5)));
     while !ends(weather) {
-        if is(weather, Weather::Silent) {
+        if is(weather, Weather::Silent) || is(weather, Weather::Blackout) {
             sleep(Duration::from_millis(10));
             continue;
         }

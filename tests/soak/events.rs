@@ -32,6 +32,8 @@ pub enum Trouble {
     Cut,
     /// Nothing gets through for a while.
     Silence,
+    /// Nothing gets through for a while, and then connections are reset: what was on its way is lost.
+    Blackout,
     /// The wall clock is set so far from the right time.
     Clock(&'static str),
     /// Another descriptor.
@@ -72,7 +74,7 @@ pub fn draw(seed: &mut Seed, scene: &Scene) -> Event {
         0..=15 => host(seed, scene),
         16..=31 => guest(seed, scene),
         32..=41 => (Part::Broker, broker(seed, scene)),
-        42..=53 => (Part::Network, either(seed, Trouble::Cut, Trouble::Silence)),
+        42..=53 => (Part::Network, network(seed)),
         54..=70 => clock(seed, scene),
         71..=75 => (Part::Watch, Trouble::Kill),
         _ => (Part::Guest(index(seed, scene.guests)), Trouble::Describe),
@@ -91,8 +93,8 @@ fn index(seed: &mut Seed, count: usize) -> usize {
     usize::try_from(seed.below(count as u64)).unwrap_or(0)
 }
 
-fn either(seed: &mut Seed, one: Trouble, other: Trouble) -> Trouble {
-    if seed.coin() { one } else { other }
+fn network(seed: &mut Seed) -> Trouble {
+    [Trouble::Cut, Trouble::Silence, Trouble::Blackout][index(seed, 3)]
 }
 
 /// A program that may not be killed is stopped.
@@ -167,6 +169,9 @@ mod tests {
         for steady in [Part::Host(0), Part::Guest(0)] {
             assert!(!has(steady, Trouble::Kill) && !has(steady, Trouble::End));
             assert!(has(steady, Trouble::Freeze) && has(steady, Trouble::Clock("-1h")));
+        }
+        for trouble in [Trouble::Cut, Trouble::Silence, Trouble::Blackout] {
+            assert!(has(Part::Network, trouble));
         }
         assert!(has(Part::Broker, Trouble::End) && !has(Part::Broker, Trouble::Kill));
         let kills = Scene {

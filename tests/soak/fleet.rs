@@ -132,6 +132,7 @@ impl Fleet {
     pub fn hurt(&mut self, event: &Event, seed: &mut Seed) -> Result<bool> {
         match (event.part, event.trouble) {
             (Part::Network, Trouble::Silence) => self.network.set(Weather::Silent),
+            (Part::Network, Trouble::Blackout) => self.network.set(Weather::Blackout),
             (Part::Network, _) => self.network.set(Weather::Cut),
             (Part::Watch, _) => {
                 self.watch.kill()?;
@@ -173,7 +174,7 @@ impl Fleet {
     /// It does not come back.
     pub fn mend(&mut self, part: Part) -> Result<()> {
         if part == Part::Network {
-            self.network.set(Weather::Fine);
+            self.network.clear_up();
             return Ok(());
         }
         let process = self.process(part)?;

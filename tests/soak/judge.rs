@@ -45,6 +45,8 @@ struct Cursor {
     /// Rows that no message accounts for, and those that a gap does.
     missing: u64,
     lost: u64,
+    /// Rows that nobody had ordered, as the specifier was away.
+    away: u64,
 }
 
 /// What was found.
@@ -62,8 +64,10 @@ pub struct Figures {
     pub stores: usize,
     /// Rows announced as lost, each specifier counted.
     pub lost: u64,
-    /// Rows that no message accounts for, where that is allowed.
+    /// Rows that no message accounts for, as the broker that was killed took it along.
     pub missing: u64,
+    /// Rows stored while a specifier was away.
+    pub away: u64,
     /// Streams of infrastructure measurements.
     pub residences: usize,
 }
@@ -141,6 +145,7 @@ impl<'a> Judge<'a> {
             moved: at,
             missing: 0,
             lost: 0,
+            away: 0,
         });
         let (from, moved) = (cursor.at, cursor.moved);
         // What the last message of a kind said, even a repetition, reached us: nothing was lost before it.
@@ -149,7 +154,10 @@ impl<'a> Judge<'a> {
             let killed = self.kills.iter().any(|kill| moved <= *kill && *kill <= at);
             let away = instance.specifier == FLIP && vm.history.was_away(FLIP);
             ensure!(killed || away, "rows {} to {after} are missing", from + 1);
-            cursor.missing += after - from;
+            match away {
+                true => cursor.away += after - from,
+                false => cursor.missing += after - from,
+            }
         }
         if through <= from {
             self.figures.repetitions += 1;
@@ -189,6 +197,7 @@ impl<'a> Judge<'a> {
         for (instance, cursor) in &self.cursors {
             self.figures.lost += cursor.lost;
             self.figures.missing += cursor.missing;
+            self.figures.away += cursor.away;
             if instance.is_infra() || instance.specifier == FLIP {
                 continue;
             }
