@@ -39,13 +39,15 @@ lint: ## Clippy, warnings denied
 fuzz: ## Fuzz everything that reads what others wrote, FUZZ_SECONDS for each target
 	@CARGO="$(CARGO)" TARGET="$(TARGET)" tools/fuzz.sh $(FUZZ_SECONDS)
 
-bench: ## What stores, scrapes and the outbox cost; stores beside the floors of the same run
+bench: ## What stores, scrapes, the outbox and a fleet of VMs cost; stores beside the floors of the same run
 	@tools/setup.sh demo
 	$(CARGO) build --release --locked -p vmkpi-guest
 	$(CARGO) build --release --locked -p vmkpi-benches
 	$(TARGET)/release/vmkpi-bench store --guest $(TARGET)/release/vmkpi-guest
 	$(TARGET)/release/vmkpi-bench scrape
 	$(TARGET)/release/vmkpi-bench outbox
+	$(CARGO) build --release --locked -p vmkpi-host
+	$(TARGET)/release/vmkpi-bench fleet --host $(TARGET)/release/vmkpi-host --guest $(TARGET)/release/vmkpi-guest
 
 soak: release ## Whatever may go wrong in the chain, for SOAK_SECONDS; a million stores in a guest: ledger and memory
 	VMKPI_BIN_DIR=$(abspath $(TARGET))/release SOAK_SECONDS=$(SOAK_SECONDS) \

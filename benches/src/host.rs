@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use bytes::BytesMut;
 use vmkpi::clock::Timestamp;
 use vmkpi::link::{Payload, Row};
 use vmkpi::position::{RowKey, StreamId};
@@ -119,14 +118,13 @@ pub fn scrape() -> Result<()> {
     let runtime = tokio::runtime::Runtime::new()?;
     for (count, rare) in COUNTS.map(|n| (n, false)).into_iter().chain([(1000, true)]) {
         let snapshot = snapshot(count, rare);
-        let (mut pages, mut page, mut out) = (Vec::new(), Page::default(), BytesMut::new());
+        let (mut pages, mut page) = (Vec::new(), Page::default());
         for _ in 0..ROUNDS {
             let begin = Instant::now();
-            page.clear();
             snapshot.write(&mut page);
-            page.render_to(&mut out);
+            let pieces = page.take();
             pages.push(begin.elapsed());
-            out.clear();
+            drop(pieces);
         }
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let listener = runtime.block_on(tokio::net::TcpListener::bind(address))?;

@@ -3,6 +3,7 @@
 //! run. Absolute figures drift with the machine; the ratios are what counts. `scrape` and `outbox`: what
 //! the host's exporter and its outbox cost at 10, 100 and 1,000 VMs.
 
+mod fleet;
 mod floor;
 mod host;
 mod processes;
@@ -60,6 +61,24 @@ enum Command {
         #[arg(long, value_name = "DIR", default_value = "/var/tmp")]
         dir: PathBuf,
     },
+    /// One vmkpi-host with 10, 100 and 1,000 VMs: memory, processor time, rows a second, latency, scrapes
+    Fleet {
+        /// The vmkpi-host program to measure
+        #[arg(long, value_name = "FILE")]
+        host: PathBuf,
+        /// The vmkpi-guest program, for the VM whose latency is measured
+        #[arg(long, value_name = "FILE")]
+        guest: PathBuf,
+        /// How many VMs, with commas; each is measured in turn
+        #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [10, 100, 1000])]
+        vms: Vec<usize>,
+        /// How long each figure is measured, in seconds
+        #[arg(long, value_name = "S", default_value_t = 5)]
+        seconds: u64,
+        /// Where to keep state; a disk, not a tmpfs
+        #[arg(long, value_name = "DIR", default_value = "/var/tmp")]
+        dir: PathBuf,
+    },
     /// Serve the no-op file system of the floor (used by `store`)
     #[command(hide = true)]
     Floor {
@@ -76,6 +95,19 @@ fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Floor { mount, commit } => floor::serve(&mount, commit.as_deref()),
         Command::Scrape => host::scrape(),
+        Command::Fleet {
+            host,
+            guest,
+            vms,
+            seconds,
+            dir,
+        } => fleet::run(&fleet::Plan {
+            host,
+            guest,
+            dir,
+            counts: vms.into_iter().map(|n| n.max(2)).collect(),
+            each: Duration::from_secs(seconds.max(1)),
+        }),
         Command::Outbox { dir } => host::outbox(&dir),
         Command::Store {
             guest,

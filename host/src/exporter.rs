@@ -4,14 +4,15 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::pin::Pin;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, PoisonError};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
-use http_body_util::Full;
-use hyper::body::Incoming;
+use bytes::Bytes;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -40,9 +41,9 @@ pub type Source = dyn Fn() -> Snapshot + Send + Sync;
 
 struct Exporter {
     source: Box<Source>,
-    page: Mutex<Option<(Instant, Bytes)>>,
+    page: Mutex<Option<(Instant, Pieces)>>,
     /// Where pages are written: memory that is used again, as a large page is mostly fresh memory.
-    desk: std::sync::Mutex<(Page, BytesMut)>,
+    desk: std::sync::Mutex<Page>,
     scrapes: AtomicU64,
     evicted: AtomicU64,
     page_took_us: AtomicU64,
@@ -118,14 +119,40 @@ async fn connection(stream: TcpStream, exporter: Arc<Exporter>) {
     }
 }
 
+/// A body in pieces, sent as they are: a page of a thousand VMs is not copied into one.
+#[derive(Clone, Default)]
+struct Pieces(VecDeque<Bytes>);
+
+impl From<&'static str> for Pieces {
+    fn from(text: &'static str) -> Self {
+        Self([Bytes::from_static(text.as_bytes())].into())
+    }
+}
+
+impl Body for Pieces {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Ready(self.0.pop_front().map(|piece| Ok(Frame::data(piece))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.0.iter().map(|piece| piece.len() as u64).sum())
+    }
+}
+
 impl Exporter {
-    async fn answer(self: &Arc<Self>, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn answer(self: &Arc<Self>, request: &Request<Incoming>) -> Response<Pieces> {
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
-            return text(
-                StatusCode::METHOD_NOT_ALLOWED,
-                "text/plain",
-                "only GET\n".into(),
-            );
+            return text(StatusCode::METHOD_NOT_ALLOWED, "text/plain", "only GET\n");
         }
         match request.uri().path() {
             "/metrics" => match self.page().await {
@@ -140,21 +167,17 @@ impl Exporter {
                 None => {
                     tracing::error!("the page of metrics could not be made");
                     let status = StatusCode::INTERNAL_SERVER_ERROR;
-                    text(status, "text/plain", "no metrics; see the log\n".into())
+                    text(status, "text/plain", "no metrics; see the log\n")
                 }
             },
-            "/-/healthy" => text(StatusCode::OK, "text/plain", "healthy\n".into()),
-            "/" => text(StatusCode::OK, "text/html; charset=utf-8", INDEX.into()),
-            _ => text(
-                StatusCode::NOT_FOUND,
-                "text/plain",
-                "there is /metrics\n".into(),
-            ),
+            "/-/healthy" => text(StatusCode::OK, "text/plain", "healthy\n"),
+            "/" => text(StatusCode::OK, "text/html; charset=utf-8", INDEX),
+            _ => text(StatusCode::NOT_FOUND, "text/plain", "there is /metrics\n"),
         }
     }
 
     /// The page; `None` if making it panicked.
-    async fn page(self: &Arc<Self>) -> Option<Bytes> {
+    async fn page(self: &Arc<Self>) -> Option<Pieces> {
         let mut kept = self.page.lock().await;
         if let Some((made, page)) = &*kept
             && made.elapsed() < PAGE_LASTS
@@ -172,7 +195,7 @@ impl Exporter {
         Some(page)
     }
 
-    fn write(&self) -> Bytes {
+    fn write(&self) -> Pieces {
         let begin = Instant::now();
         let mut snapshot = (self.source)();
         let took = self.page_took_us.load(Relaxed);
@@ -182,19 +205,16 @@ impl Exporter {
             page_took: (took > 0).then(|| Duration::from_micros(took)),
         };
         let mut desk = self.desk.lock().unwrap_or_else(PoisonError::into_inner);
-        let (page, out) = &mut *desk;
-        page.clear();
-        snapshot.write(page);
-        page.render_to(out);
-        let page = out.split().freeze();
+        snapshot.write(&mut desk);
+        let page = Pieces(desk.take().into());
         let took = u64::try_from(begin.elapsed().as_micros()).unwrap_or(u64::MAX);
         self.page_took_us.store(took.max(1), Relaxed);
         page
     }
 }
 
-fn text(status: StatusCode, kind: &'static str, body: Bytes) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(body));
+fn text(status: StatusCode, kind: &'static str, body: impl Into<Pieces>) -> Response<Pieces> {
+    let mut response = Response::new(body.into());
     *response.status_mut() = status;
     response
         .headers_mut()

@@ -2,7 +2,7 @@
 //! it means. Metrics are made here and nowhere else; `docs/METRICS.md` is this table, and a test
 //! holds the two together.
 
-use bytes::BytesMut;
+use bytes::{BufMut as _, Bytes, BytesMut};
 
 /// Whether a number only grows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -282,13 +282,13 @@ impl Labels {
 /// together.
 #[derive(Debug)]
 pub struct Page {
-    families: Vec<String>,
+    families: Vec<BytesMut>,
 }
 
 impl Default for Page {
     fn default() -> Self {
         Self {
-            families: ALL.iter().map(|_| String::new()).collect(),
+            families: ALL.iter().map(|_| BytesMut::new()).collect(),
         }
     }
 }
@@ -299,41 +299,33 @@ impl Page {
         let about = metric.about();
         debug_assert_eq!(labels.names, about.labels, "{}", about.name);
         let out = &mut self.families[metric as usize];
-        out.push_str(about.name);
-        if !labels.text.is_empty() {
-            out.push('{');
-            out.push_str(&labels.text);
-            out.push('}');
-        }
-        out.push(' ');
-        value.into().write(out);
-        out.push('\n');
-    }
-
-    /// Forgets every series, and keeps the memory for the next page.
-    pub fn clear(&mut self) {
-        self.families.iter_mut().for_each(String::clear);
-    }
-
-    /// The page in Prometheus' text format. A metric without series is left out.
-    pub fn render(&self) -> String {
-        let mut out = BytesMut::new();
-        self.render_to(&mut out);
-        String::from_utf8_lossy(&out).into_owned()
-    }
-
-    /// The same, into memory that may be used again.
-    pub fn render_to(&self, out: &mut BytesMut) {
-        let series: usize = self.families.iter().map(String::len).sum();
-        out.reserve(series + 256 * ALL.len());
-        let families = ALL.iter().zip(&self.families);
-        for (metric, lines) in families.filter(|(_, lines)| !lines.is_empty()) {
-            let about = metric.about();
+        if out.is_empty() {
             let (name, help, kind) = (about.name, about.help, about.kind.as_str());
-            let head = format!("# HELP {name} {help}\n# TYPE {name} {kind}\n");
-            out.extend_from_slice(head.as_bytes());
-            out.extend_from_slice(lines.as_bytes());
+            out.put_slice(format!("# HELP {name} {help}\n# TYPE {name} {kind}\n").as_bytes());
         }
+        out.reserve(about.name.len() + labels.text.len() + 32);
+        out.put_slice(about.name.as_bytes());
+        if !labels.text.is_empty() {
+            out.put_u8(b'{');
+            out.put_slice(labels.text.as_bytes());
+            out.put_u8(b'}');
+        }
+        out.put_u8(b' ');
+        value.into().write(out);
+        out.put_u8(b'\n');
+    }
+
+    /// The page in Prometheus' text format.
+    pub fn render(&self) -> String {
+        let text: Vec<u8> = self.families.concat();
+        String::from_utf8_lossy(&text).into_owned()
+    }
+
+    /// The page in pieces, one a metric; those without series are left out. The page is empty then, and what
+    /// is written to it next takes the pieces' memory once nobody has them any more.
+    pub fn take(&mut self) -> Vec<Bytes> {
+        let families = self.families.iter_mut().filter(|f| !f.is_empty());
+        families.map(|family| family.split().freeze()).collect()
     }
 }
 
@@ -359,7 +351,7 @@ impl From<f64> for Number {
 }
 
 impl Number {
-    fn write(self, out: &mut String) {
+    fn write(self, out: &mut BytesMut) {
         use std::fmt::Write as _;
         let written = match self {
             Self::Scaled(raw, places) => {
@@ -372,12 +364,12 @@ impl Number {
             }
             Self::Real(value) => write!(out, "{value}"),
         };
-        written.expect("a String takes all that is written");
+        written.expect("memory takes all that is written");
     }
 }
 
 /// `raw` with `places` digits after the point, without zeros at the end.
-fn push_digits(out: &mut String, mut raw: u64, mut places: usize) {
+fn push_digits(out: &mut BytesMut, mut raw: u64, mut places: usize) {
     while places > 0 && raw.is_multiple_of(10) {
         (raw, places) = (raw / 10, places - 1);
     }
@@ -387,12 +379,11 @@ fn push_digits(out: &mut String, mut raw: u64, mut places: usize) {
         digits[at] = b'0' + (raw % 10) as u8;
         raw /= 10;
     }
-    let text = std::str::from_utf8(&digits[at..]).expect("digits are ASCII");
-    let (whole, rest) = text.split_at(text.len() - places);
-    out.push_str(whole);
+    let (whole, rest) = digits[at..].split_at(24 - at - places);
+    out.put_slice(whole);
     if places > 0 {
-        out.push('.');
-        out.push_str(rest);
+        out.put_u8(b'.');
+        out.put_slice(rest);
     }
 }
 
@@ -487,6 +478,12 @@ mod tests {
         }
     }
 
+    fn written(raw: u64, places: usize) -> String {
+        let mut out = BytesMut::new();
+        push_digits(&mut out, raw, places);
+        String::from_utf8(out.to_vec()).unwrap()
+    }
+
     #[test]
     fn scaled_numbers_read_as_the_quotient() {
         for raw in [
@@ -499,16 +496,13 @@ mod tests {
             u64::from(u32::MAX),
         ] {
             for (places, scale) in [(0, 1.0), (2, 1e2), (3, 1e3), (9, 1e9)] {
-                let mut text = String::new();
-                push_digits(&mut text, raw, places);
+                let text = written(raw, places);
                 let read: f64 = text.parse().unwrap();
                 assert_eq!(read, raw as f64 / scale, "{text}");
                 assert!(!text.starts_with('.') && (!text.contains('.') || !text.ends_with('0')));
             }
         }
-        let mut text = String::new();
-        push_digits(&mut text, u64::MAX, 9);
-        assert_eq!(text, "18446744073.709551615");
+        assert_eq!(written(u64::MAX, 9), "18446744073.709551615");
     }
 
     #[test]

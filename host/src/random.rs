@@ -14,6 +14,11 @@ pub fn u128() -> u128 {
     u128::from_ne_bytes(bytes)
 }
 
+/// A number from 0 to 1.
+pub fn fraction() -> f64 {
+    u64() as f64 / u64::MAX as f64
+}
+
 fn fill(bytes: &mut [u8]) {
     getrandom::fill(bytes).expect("the kernel has random numbers once it has started");
 }

@@ -1,9 +1,10 @@
 //! A thread that asks libvirt for statistics over a connection of its own. A call that does not return
-//! cannot be taken back: its thread is left alone until it returns, and then asks again.
+//! cannot be taken back: its thread is left alone until it returns, and then asks again. It says when its
+//! connection stands: a libvirt that takes long to connect says nothing of a VM.
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::time::{Duration, Instant};
 
 use virt::connect::Connect;
@@ -13,7 +14,7 @@ use vmkpi::clock::Timestamp;
 
 use super::figures::{Figures, Param};
 use super::stats::{self, Kind};
-use super::{LibvirtError, Taken, connect, is_gone};
+use super::{LibvirtError, RECONNECT_EVERY, Taken, connect, is_gone};
 use crate::metrics::Metric;
 
 /// How often libvirt is asked whether there is a job on a domain; while there is one, each time.
@@ -37,13 +38,20 @@ pub(super) struct Order {
 /// job.
 pub(super) type Answers = Vec<(Arc<str>, Option<Taken>)>;
 
+/// What an asker says.
+#[derive(Debug)]
+pub(super) enum Said {
+    /// It is connected, and may be asked.
+    Ready(usize),
+    /// This became of a call. Who has asked in vain is ready again when it says so.
+    Reply(Box<Reply>),
+}
+
 /// What became of a call.
 #[derive(Debug)]
 pub(super) struct Reply {
     /// Which call it was.
     pub call: CallId,
-    /// Who is free again.
-    pub asker: usize,
     /// Which figures.
     pub kind: Kind,
     /// The answer.
@@ -57,33 +65,25 @@ pub(super) struct Asker {
 }
 
 impl Asker {
-    /// Starts a thread that connects to `uri` when it is first asked. `reply` takes what became of each
-    /// call, and says whether anybody still listens.
+    /// Starts a thread that connects to `uri`. `say` takes what it has to say, and whether anybody still listens
+    /// comes back.
     pub fn start(
         id: usize,
         uri: &str,
-        reply: impl Fn(Reply) -> bool + Send + 'static,
+        say: impl Fn(Said) -> bool + Send + 'static,
     ) -> Result<Self, LibvirtError> {
         let (orders, to_do) = sync_channel(1);
-        let mut work = Work {
-            uri: uri.to_owned(),
-            session: None,
-        };
+        let uri = uri.to_owned();
         std::thread::Builder::new()
             .name(format!("libvirt-ask-{id}"))
-            .spawn(move || work.run(id, &to_do, &reply))?;
+            .spawn(move || while work(id, &uri, &to_do, &say) {})?;
         Ok(Self { orders })
     }
 
-    /// Asks; only who is free may be asked. Whether the thread is there.
+    /// Asks; only who is ready may be asked. Whether the thread is there.
     pub fn ask(&self, order: Order) -> bool {
         self.orders.try_send(order).is_ok()
     }
-}
-
-struct Work {
-    uri: String,
-    session: Option<Session>,
 }
 
 /// A connection and what was looked up on it.
@@ -106,35 +106,30 @@ enum Driver {
     Other,
 }
 
-impl Work {
-    fn run(&mut self, id: usize, to_do: &Receiver<Order>, reply: &dyn Fn(Reply) -> bool) {
-        while let Ok(order) = to_do.recv() {
-            let result = self.ask(&order);
-            if result.is_err() {
-                // Whatever was wrong, a new connection knows nothing of it.
-                self.session = None;
-            }
-            let heard = reply(Reply {
-                call: order.call,
-                asker: id,
-                kind: order.kind,
-                result,
-            });
-            if !heard {
-                return;
-            }
-        }
-    }
-
-    fn ask(&mut self, order: &Order) -> Result<Answers, LibvirtError> {
-        if self.session.is_none() {
-            self.session = Some(Session::open(&self.uri)?);
-        }
-        let Some(session) = &mut self.session else {
-            return Err(LibvirtError::Closed);
+/// Connects, and does what is ordered until a call fails: whatever was wrong, a new connection knows nothing
+/// of it. Whether to go on.
+fn work(id: usize, uri: &str, to_do: &Receiver<Order>, say: &dyn Fn(Said) -> bool) -> bool {
+    let Ok(mut session) = Session::open(uri) else {
+        // The follower says that libvirt does not answer; once is enough.
+        std::thread::sleep(RECONNECT_EVERY);
+        return !matches!(to_do.try_recv(), Err(TryRecvError::Disconnected));
+    };
+    while say(Said::Ready(id)) {
+        let Ok(order) = to_do.recv() else {
+            return false;
         };
-        session.ask(order)
+        let result = session.ask(&order);
+        let failed = result.is_err();
+        let heard = say(Said::Reply(Box::new(Reply {
+            call: order.call,
+            kind: order.kind,
+            result,
+        })));
+        if !heard || failed {
+            return heard;
+        }
     }
+    false
 }
 
 impl Session {

@@ -142,16 +142,25 @@ impl Plan {
         }
     }
 
-    /// The next call to make, if there may be one.
-    pub fn next(&mut self, now: Instant) -> Option<Order> {
+    /// Where in the queue the next call is, if there may be one.
+    fn next_at(&self) -> Option<usize> {
         let late = self.late();
         let open = self.calls.values().filter(|c| c.kind == Kind::Detailed);
         let room = open.count() - late < MAX_UNDER_WAY && late < MAX_OPEN - 1;
         let may = |kind: &Kind, vms: &Vec<Arc<str>>| {
             *kind == Kind::Quick || (room && (vms.len() > 1 || late < MAX_LATE))
         };
-        let at = self.queue.iter().position(|(kind, vms)| may(kind, vms))?;
-        let (kind, mut vms) = self.queue.remove(at)?;
+        self.queue.iter().position(|(kind, vms)| may(kind, vms))
+    }
+
+    /// Whether there is a call to make.
+    pub fn has_next(&self) -> bool {
+        self.next_at().is_some()
+    }
+
+    /// The next call to make, if there may be one.
+    pub fn next(&mut self, now: Instant) -> Option<Order> {
+        let (kind, mut vms) = self.queue.remove(self.next_at()?)?;
         vms.retain(|uuid| self.vms.contains_key(uuid));
         self.last_call += 1;
         let every = vms

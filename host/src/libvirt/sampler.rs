@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use vmkpi::clock::Timestamp;
 
-use super::asker::{Asker, Reply};
+use super::asker::{Asker, Reply, Said};
 use super::plan::{MAX_OPEN, Plan, Word};
 use super::stats::Kind;
 use super::{Domains, LibvirtError, Sampling, Taken, VmStats};
@@ -35,7 +35,7 @@ pub struct Pace {
 /// What the sampler wakes up for.
 #[derive(Debug)]
 enum Event {
-    Reply(Box<Reply>),
+    Said(Said),
     /// The pace has changed, or it is time to stop.
     Look,
 }
@@ -88,9 +88,11 @@ pub(super) fn start(
         uri: uri.to_owned(),
         domains,
         pace: pace.clone(),
+        followed: Default::default(),
         plan: Plan::default(),
         askers: Vec::new(),
         free: Vec::new(),
+        connecting: false,
         vms: HashMap::new(),
         state: Sampling::default(),
         dirty: false,
@@ -108,9 +110,13 @@ struct Sampler {
     uri: String,
     domains: watch::Receiver<Arc<Domains>>,
     pace: Pace,
+    /// The domains and intervals that the plan follows.
+    followed: (Arc<Domains>, Arc<Intervals>),
     plan: Plan,
     askers: Vec<Asker>,
     free: Vec<usize>,
+    /// The youngest of them has not connected yet.
+    connecting: bool,
     vms: HashMap<Arc<str>, VmStats>,
     state: Sampling,
     /// Something has changed since it was published last.
@@ -132,8 +138,10 @@ impl Sampler {
             match inbox.recv_timeout(time.min(LOOK_EVERY)) {
                 Ok(event) => {
                     for event in std::iter::once(event).chain(inbox.try_iter()) {
-                        if let Event::Reply(reply) = event {
-                            self.take(*reply);
+                        match event {
+                            Event::Said(Said::Ready(asker)) => self.ready(asker),
+                            Event::Said(Said::Reply(reply)) => self.take(*reply),
+                            Event::Look => {}
                         }
                     }
                 }
@@ -149,14 +157,7 @@ impl Sampler {
             Arc::clone(&self.domains.borrow_and_update()),
         );
         let next = |every| now + until_middle(every);
-        let intervals = self.pace.get();
-        let vms = domains.by_uuid.keys().map(|uuid| {
-            let wanted = intervals.get(uuid).copied().unwrap_or(DEFAULT_PACE);
-            (uuid, wanted.min(DEFAULT_PACE))
-        });
-        self.plan.follow(now, vms, &next);
-        self.vms
-            .retain(|uuid, _| domains.by_uuid.contains_key(uuid));
+        self.follow(now, &domains, &next);
         let late = self.plan.late_calls;
         self.plan.expire(now);
         if self.plan.late_calls > late {
@@ -170,34 +171,68 @@ impl Sampler {
             return;
         }
         self.plan.begin(now, &next);
-        while let Some(order) = self.plan.next(now) {
+        while let Some(asker) = self.free.pop() {
+            let Some(order) = self.plan.next(now) else {
+                self.free.push(asker);
+                return;
+            };
             let call = order.call;
-            let asked = self.free_asker().and_then(|at| {
-                let asked = self.askers[at].ask(order);
-                asked.then_some(()).ok_or(LibvirtError::Closed)
-            });
-            if let Err(error) = asked {
-                tracing::error!(%error, "nobody can ask libvirt for statistics");
+            if !self.askers[asker].ask(order) {
+                tracing::error!("nobody can ask libvirt for statistics");
                 self.state.failures += 1;
                 self.plan.failed(call);
                 return;
             }
         }
+        if self.plan.has_next() && !self.connecting {
+            self.add_asker();
+        }
     }
 
-    fn free_asker(&mut self) -> Result<usize, LibvirtError> {
-        if let Some(free) = self.free.pop() {
-            return Ok(free);
+    /// Takes over which VMs there are and their intervals, when either has changed.
+    fn follow(&mut self, now: Instant, domains: &Arc<Domains>, next: &dyn Fn(Duration) -> Instant) {
+        let intervals = self.pace.get();
+        let (known, paced) = &self.followed;
+        if Arc::ptr_eq(known, domains) && Arc::ptr_eq(paced, &intervals) {
+            return;
         }
-        debug_assert!(self.askers.len() < MAX_OPEN, "the plan bounds open calls");
+        let vms = domains.by_uuid.keys().map(|uuid| {
+            let wanted = intervals.get(uuid).copied().unwrap_or(DEFAULT_PACE);
+            (uuid, wanted.min(DEFAULT_PACE))
+        });
+        self.plan.follow(now, vms, next);
+        self.vms
+            .retain(|uuid, _| domains.by_uuid.contains_key(uuid));
+        self.followed = (Arc::clone(domains), intervals);
+    }
+
+    /// One more who may be asked once it is connected; one after the other, as a busy libvirt would only be
+    /// busier.
+    fn add_asker(&mut self) {
+        if self.askers.len() >= MAX_OPEN {
+            return;
+        }
         let (id, events) = (self.askers.len(), self.events.clone());
-        let reply = move |reply| events.send(Event::Reply(Box::new(reply))).is_ok();
-        self.askers.push(Asker::start(id, &self.uri, reply)?);
-        Ok(id)
+        match Asker::start(id, &self.uri, move |said| {
+            events.send(Event::Said(said)).is_ok()
+        }) {
+            Ok(asker) => {
+                self.askers.push(asker);
+                self.connecting = true;
+            }
+            Err(error) => {
+                tracing::error!(%error, "nobody can ask libvirt for statistics");
+                self.state.failures += 1;
+            }
+        }
+    }
+
+    fn ready(&mut self, asker: usize) {
+        self.connecting &= asker + 1 != self.askers.len();
+        self.free.push(asker);
     }
 
     fn take(&mut self, reply: Reply) {
-        self.free.push(reply.asker);
         self.dirty = true;
         let answers = match reply.result {
             Ok(answers) => answers,

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 use vmkpi::clock::Timestamp;
 use vmkpi::delivery::producer::{Identity, Output, Producer, Publication, Source};
 use vmkpi::link::GuestMessage;
@@ -22,7 +22,7 @@ use vmkpi::position::Nonce;
 
 use super::report::Report;
 use super::{Shared, Spec};
-use crate::infra::{Lane, Of, measurements};
+use crate::infra::{self, Lane, Of, measurements};
 use crate::libvirt::{State, Taken};
 use crate::link::{Ask, Client, Event, Fault, Histories};
 use crate::mqtt::{Job, Outcome, Reply};
@@ -31,6 +31,9 @@ use crate::random;
 
 /// How often producers are ticked and a report is made.
 const TICK: Duration = Duration::from_secs(1);
+/// Part of a VM's sampling interval, and the most, over which the VMs take up statistics that came for all of
+/// them at once: rows on their way wait for few of them, not for all.
+const SPREAD: (u32, Duration) = (4, Duration::from_secs(1));
 /// How long to wait before a message that the broker refused for now is handed in again.
 const DEFER: Duration = Duration::from_secs(10);
 /// The lane of KPIs; those of infrastructure count on from here.
@@ -68,6 +71,10 @@ struct Actor {
     pages: (mpsc::UnboundedSender<Page>, mpsc::UnboundedReceiver<Page>),
     /// When the domain was seen running, after it was not.
     running_since: std::time::Instant,
+    /// Where in each second, or other stretch of time, this VM does what all VMs do: from 0 to 1.
+    phase: f64,
+    /// When statistics that have come are taken up.
+    measure_at: Option<Instant>,
     /// When the figures were taken that were last measured, quick and detailed.
     measured: [Option<std::time::Instant>; 2],
     outbox: VecDeque<Job>,
@@ -93,6 +100,8 @@ impl Actor {
             lanes: VecDeque::new(),
             pages: mpsc::unbounded_channel(),
             running_since: std::time::Instant::now(),
+            phase: random::fraction(),
+            measure_at: None,
             measured: [None; 2],
             outbox: VecDeque::new(),
             deferred: VecDeque::new(),
@@ -123,7 +132,7 @@ impl Actor {
     }
 
     async fn run(mut self) {
-        let mut tick = interval(TICK);
+        let mut tick = interval_at(Instant::now() + TICK.mul_f64(self.phase), TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let jobs = self.shared.publisher.jobs.clone();
         loop {
@@ -149,7 +158,8 @@ impl Actor {
                     },
                     Err(_) => return,
                 },
-                Ok(()) = self.shared.sampling.changed() => self.measure(),
+                Ok(()) = self.shared.sampling.changed() => self.measure_soon(),
+                () = at(self.measure_at), if self.measure_at.is_some() => self.measure(),
                 _ = tick.tick() => self.tick(),
             }
         }
@@ -381,8 +391,19 @@ impl Actor {
         }
     }
 
+    /// Statistics have come, perhaps of this VM: takes them up when it is its turn.
+    fn measure_soon(&mut self) {
+        self.shared.sampling.mark_unchanged();
+        let Some(pace) = infra::pace(&self.spec.descriptor) else {
+            return;
+        };
+        let spread = (pace / SPREAD.0).min(SPREAD.1).mul_f64(self.phase);
+        self.measure_at.get_or_insert(Instant::now() + spread);
+    }
+
     /// Takes new statistics into the lane of this residence, if the VM runs.
     fn measure(&mut self) {
+        self.measure_at = None;
         let vms = Arc::clone(&self.shared.sampling.borrow_and_update().vms);
         let domain = &self.spec.domain;
         let running = domain.state == State::Running && !self.spec.leaving;
@@ -472,6 +493,14 @@ impl Actor {
         }
         report.take_kpis(&self.kpi);
         self.shared.reports.put(&self.spec.domain.uuid, report);
+    }
+}
+
+/// Waits until `instant`; for ever without one.
+async fn at(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => sleep_until(instant).await,
+        None => std::future::pending().await,
     }
 }
 
