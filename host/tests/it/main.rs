@@ -11,5 +11,6 @@ mod hostile;
 mod libvirt;
 mod metadata;
 mod publisher;
+mod residences;
 mod support;
 mod whole;
