@@ -21,7 +21,7 @@ const SHORT: Soak = Soak {
     // Half a minute is mostly warm-up, and an outage in the last quarter fills queues: 1 MiB of messages for
     // each of two VMs and their measurements, and what the allocator keeps of it.
     growth: Growth {
-        rss_kib: 8 << 10,
+        own_kib: 8 << 10,
         threads: 2,
         descriptors: 8,
     },
@@ -48,7 +48,7 @@ fn whatever_goes_wrong_for_long_the_ledger_holds_and_memory_is_flat() -> Result<
         pause: Duration::from_secs(1),
         guests: 3,
         growth: Growth {
-            rss_kib: 2 << 10,
+            own_kib: 2 << 10,
             ..SHORT.growth
         },
         broker_kills: variable("SOAK_BROKER_KILLS").unwrap_or(1) > 0,
