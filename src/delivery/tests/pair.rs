@@ -93,18 +93,6 @@ impl Pair {
         }
     }
 
-    /// `after`, `through` and the samples' numbers of each message.
-    pub(super) fn covered(&self) -> Vec<(u64, u64, Vec<u64>)> {
-        let of = |event: &Event| {
-            let seqs = match &event.body {
-                Body::Raw(samples) => samples.iter().map(|s| s.seq).collect(),
-                _ => Vec::new(),
-            };
-            (event.after.seq, event.through.seq, seqs)
-        };
-        self.published.iter().map(of).collect()
-    }
-
     pub(super) fn counters(&self) -> Counters {
         *self.producer.counters()
     }

@@ -3,6 +3,20 @@
 use super::pair::Pair;
 use super::*;
 
+impl Pair {
+    /// `after`, `through` and the samples' numbers of each message.
+    fn covered(&self) -> Vec<(u64, u64, Vec<u64>)> {
+        let of = |event: &Event| {
+            let seqs = match &event.body {
+                Body::Raw(samples) => samples.iter().map(|s| s.seq).collect(),
+                _ => Vec::new(),
+            };
+            (event.after.seq, event.through.seq, seqs)
+        };
+        self.published.iter().map(of).collect()
+    }
+}
+
 #[test]
 fn each_sample_that_is_true_is_delivered_and_covers_those_before_it() {
     let mut pair = Pair::new("when = 'a > 10'");
