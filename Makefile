@@ -6,6 +6,7 @@ TARGET ?= $(or $(CARGO_TARGET_DIR),target)
 FLAGS = --locked --workspace --features vmkpi/command
 
 FUZZ_SECONDS ?= 60
+SOAK_SECONDS ?= 600
 
 .PHONY: help demo build release test soak fmt lint fuzz bench bench-peers clean
 
@@ -55,7 +56,9 @@ bench-peers: ## vmkpi-host beside prometheus-libvirt-exporter and collectd's vir
 	$(CARGO) build --release --locked -p vmkpi-benches
 	VMKPI_BIN_DIR=$(abspath $(TARGET)/release) $(TARGET)/release/vmkpi-bench peers
 
-soak: ## A million stores, killed every few seconds, and a million in one life: ledger and memory
+soak: release ## Whatever may go wrong in the chain, for SOAK_SECONDS; a million stores in a guest: ledger and memory
+	VMKPI_BIN_DIR=$(abspath $(TARGET))/release SOAK_SECONDS=$(SOAK_SECONDS) \
+	    $(CARGO) test --locked -p vmkpi-tests --test e2e -- --ignored --nocapture soak::
 	$(CARGO) test --release --locked -p vmkpi-guest --test soak -- --ignored --nocapture --test-threads=1
 
 clean: ## Remove what was built

@@ -256,6 +256,7 @@ metrics! {
     Samples Counter "vmkpi_samples_total" VM "count" "delivery" "Samples that went into messages or windows.";
     SamplesTime Gauge "vmkpi_samples_timestamp_seconds" VM "seconds since 1970" "delivery" "When a sample last went into a message or window, to the second.";
     Suppressed Counter "vmkpi_when_suppressed_total" VM "count" "delivery" "Samples and results that were not delivered as the specifier's predicate was not true.";
+    WindowsLost Counter "vmkpi_windows_lost_total" VM "count" "delivery" "Open windows that were lost because the VM's were over their budget; each is announced as a gap.";
     WhenErrors Counter "vmkpi_when_errors_total" VM "count" "delivery" "Samples and results of which the predicate was neither true nor false: a column was missing, NULL or of another type.";
     Gaps Counter "vmkpi_gaps_total" VM "count" "delivery" "Ranges of rows that were lost before they could be delivered.";
     Messages Counter "vmkpi_messages_published_total" VM "count" "publisher" "Messages handed to the publisher.";

@@ -240,6 +240,7 @@ fn add_report(page: &mut Page, vm: &Labels, report: &Report) {
         (Metric::Samples, report.samples),
         (Metric::Suppressed, report.suppressed),
         (Metric::WhenErrors, report.when_errors),
+        (Metric::WindowsLost, report.windows_lost),
         (Metric::Gaps, report.gaps),
         (Metric::Messages, report.messages),
         (Metric::MessagesAcked, report.messages_acknowledged),

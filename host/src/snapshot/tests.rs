@@ -60,6 +60,7 @@ fn report() -> Report {
         in_flight: 1,
         suppressed: 3,
         when_errors: 2,
+        windows_lost: 1,
         clock_skew_ms: Some(-1500),
         kpis: vec![KpiRow {
             point: "unencrypted/web".into(),

@@ -13,5 +13,6 @@ mod metadata;
 mod neighbours;
 mod operator;
 mod publisher;
+mod residences;
 mod support;
 mod whole;
