@@ -10,11 +10,13 @@
 //! | [`chain`] | broker, guest, host and watcher, together |
 //! | [`ledger`] | the judge: what was stored arrived, once |
 //! | [`lab`] | a real virtual machine below a real libvirtd |
+//! | [`pki`] | certificates |
 //! | [`schema`] | the JSON Schemas |
 
 pub mod chain;
 pub mod lab;
 pub mod ledger;
+pub mod pki;
 pub mod process;
 pub mod schema;
 pub mod scratch;
