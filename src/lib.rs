@@ -15,6 +15,16 @@
 //! | [`message`] | the published message: topics and CloudEvents |
 //! | `seal` | making the envelope that only the owner opens (feature `seal`; it takes random bytes of the kernel) |
 //! | [`when`] | predicates: which samples are delivered |
+//!
+//! What the two daemons do alike, each for itself, is here too, behind the feature `daemon`. It reads files and
+//! the environment:
+//!
+//! | module | job |
+//! | --- | --- |
+//! | `settings` | configuration from file, environment and flags, from one catalogue |
+//! | `logging` | the log, for people and for the journal |
+//! | `notify` | the service manager: sd_notify(3) |
+//! | `terminal` | ages, sizes and sentences in 80 columns |
 
 #[cfg(feature = "broker")]
 pub mod broker;
@@ -22,11 +32,19 @@ pub mod clock;
 pub mod delivery;
 pub mod descriptor;
 pub mod link;
+#[cfg(feature = "daemon")]
+pub mod logging;
 pub mod message;
 pub mod name;
+#[cfg(feature = "daemon")]
+pub mod notify;
 pub mod position;
 #[cfg(feature = "seal")]
 pub mod seal;
+#[cfg(feature = "daemon")]
+pub mod settings;
+#[cfg(feature = "daemon")]
+pub mod terminal;
 mod text;
 pub mod value;
 pub mod when;

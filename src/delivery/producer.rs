@@ -19,7 +19,7 @@ mod publish;
 mod repair;
 mod table;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::skew::Skew;
@@ -107,6 +107,17 @@ pub struct Counters {
     pub lines_refused: u64,
     /// Tables over [`MAX_TABLES`], not followed.
     pub tables_refused: u64,
+}
+
+/// What has been read and is not acknowledged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Backlog {
+    /// Points that the producer knows of.
+    pub points: usize,
+    /// Rows, those of open windows included.
+    pub rows: u64,
+    /// How long the oldest of them has waited at least, in milliseconds, as [`Producer::tick`] saw it.
+    pub oldest_ms: Option<u64>,
 }
 
 /// What a named Consumer has confirmed of an instance.
@@ -471,6 +482,21 @@ impl Producer {
             }
         }
         self.next_query = next_query;
+        for table in self.tables.values_mut() {
+            table.look(now_ms);
+        }
+    }
+
+    /// What has been read and is not acknowledged.
+    pub fn backlog(&self, now_ms: u64) -> Backlog {
+        let points: BTreeSet<_> = self.tables.keys().map(|id| &id.point).collect();
+        let tables = self.tables.values();
+        let ages = tables.clone().filter_map(|t| t.waiting.age_ms(now_ms));
+        Backlog {
+            points: points.len(),
+            oldest_ms: ages.max(),
+            rows: tables.map(|t| t.received - t.settled()).sum(),
+        }
     }
 
     /// Shows the guest that the host is there, and asks whether the guest is.

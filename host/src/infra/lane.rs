@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 use vmkpi::clock::Timestamp;
 use vmkpi::delivery::producer::{Identity, Output, Producer, Publication, Source};
 use vmkpi::delivery::spool::{Spool, SpoolLimits};
+use vmkpi::delivery::waiting::Waiting;
 use vmkpi::descriptor::{Descriptor, MIN_INFRA_INTERVAL_MS, Monitor};
 use vmkpi::link::{HostMessage, Payload, VERSION};
 use vmkpi::name::DataPoint;
@@ -98,6 +99,7 @@ pub struct Lane {
     bytes: u64,
     /// Batches lost as the lane was over its share.
     trimmed: u64,
+    waiting: Waiting,
     outbox: Outbox,
     /// Pages of the outbox come here.
     pages: mpsc::UnboundedSender<Page>,
@@ -192,6 +194,7 @@ impl Lane {
             last_batch: 0,
             bytes: 0,
             trimmed: 0,
+            waiting: Waiting::default(),
             outbox: outbox.clone(),
             pages: pages.clone(),
             reading: false,
@@ -218,6 +221,11 @@ impl Lane {
             batches: self.backlog.len() as u64,
             trimmed: self.trimmed,
         }
+    }
+
+    /// How long the oldest batch that is kept has waited at least, in milliseconds.
+    pub fn oldest_ms(&self, now_ms: u64) -> Option<u64> {
+        self.waiting.age_ms(now_ms)
     }
 
     /// Takes over a changed descriptor.
@@ -345,6 +353,9 @@ impl Lane {
         }
         self.settle();
         self.spill();
+        let first = self.backlog.front().map(|batch| batch.number - 1);
+        let gone = first.unwrap_or(self.last_batch);
+        self.waiting.look(gone, self.last_batch, now_ms);
         if self.parked {
             return;
         }

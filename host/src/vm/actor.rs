@@ -178,6 +178,7 @@ impl Actor {
         let now_ms = self.now_ms();
         if before.domain.genid != self.spec.domain.genid {
             self.past.count(self.kpi.counters());
+            self.past.guest_rows += self.kpi.counters().rows;
             self.kpi = kpi_producer(&self.spec, &self.shared, now_ms);
             self.ages.forget(KPI_LANE);
             self.link.set_endpoint(None);
@@ -468,19 +469,25 @@ impl Actor {
         if self.spec.leaving {
             return;
         }
+        let now_ms = self.now_ms();
         let mut report = self.past.clone();
         report.has_link = self.link.has_endpoint();
+        report.link_open = self.link_open;
+        report.link_problem = self.link.problem().map(Arc::from);
         report.link_up = self.link_open && self.kpi.is_subscribed();
         report.received_bytes = self.link.received_bytes();
         report.count(self.kpi.counters());
         report.in_flight = self.kpi.outstanding();
         report.clock_skew_ms = self.kpi.clock_skew_ms();
+        report.guest_rows += self.kpi.counters().rows;
+        report.backlog = self.kpi.backlog(now_ms);
         for lane in &self.lanes {
             report.count(lane.producer().counters());
             report.in_flight += lane.producer().outstanding();
             let kept = lane.kept();
             report.kept += kept.batches;
             report.trimmed += kept.trimmed;
+            report.kept_oldest_ms = report.kept_oldest_ms.max(lane.oldest_ms(now_ms));
             report.streams += 1;
         }
         report.oldest_time = self.ages.oldest();

@@ -11,6 +11,7 @@ mod hostile;
 mod libvirt;
 mod metadata;
 mod neighbours;
+mod operator;
 mod publisher;
 mod support;
 mod whole;

@@ -6,6 +6,7 @@ use super::Counters;
 use super::instance::{Instance, Origin, Scope};
 use super::outbox::Outbox;
 use crate::clock::Timestamp;
+use crate::delivery::waiting::Waiting;
 use crate::descriptor::Monitor;
 use crate::link::{HostMessage, Payload, Rows, TableId};
 use crate::name::Label;
@@ -50,6 +51,8 @@ pub(super) struct Table {
     pub(super) latest: Option<Latest>,
     /// Bytes in open raw windows, as they were counted last.
     pub(super) held_bytes: usize,
+    /// Rows that are read and not acknowledged.
+    pub(super) waiting: Waiting,
 }
 
 impl Table {
@@ -65,7 +68,21 @@ impl Table {
             instances: Vec::new(),
             latest: None,
             held_bytes: 0,
+            waiting: Waiting::default(),
         }
+    }
+
+    /// Everything through this row is acknowledged by all whose word counts.
+    pub(super) fn settled(&self) -> Seq {
+        let cursors = self.instances.iter().flat_map(|i| &i.cursors);
+        let lowest = cursors.map(|cursor| cursor.position.seq).min();
+        lowest.unwrap_or(self.acked.seq).min(self.received)
+    }
+
+    /// Sees how long its oldest row has waited.
+    pub(super) fn look(&mut self, now_ms: u64) {
+        let settled = self.settled();
+        self.waiting.look(settled, self.received, now_ms);
     }
 
     /// Makes the instances that are missing. Whether rows must be read again for one.
