@@ -2,6 +2,7 @@
 //!
 //! | module | job |
 //! | --- | --- |
+//! | [`access`] | which broker, and how to be let in |
 //! | [`watch`] | subscribes and shows what arrives, each row once |
 //! | [`broker`] | an embedded MQTT broker for a laptop |
 //! | [`descriptor`] | checks a VM descriptor |
@@ -9,6 +10,7 @@
 //! | [`print`] | the one place that writes to standard output and standard error |
 //! | [`stop`] | what ends a program that would run for ever |
 
+mod access;
 mod broker;
 mod demo;
 mod descriptor;
@@ -44,7 +46,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Show what arrives at a primary site, each row once.
-    Watch(watch::Args),
+    Watch(Box<watch::Args>),
     /// Run the embedded broker, for a laptop: loopback only, nothing kept on disk.
     Broker(broker::Args),
     /// Look at VM descriptors.
@@ -92,7 +94,7 @@ pub fn run() -> ExitCode {
     let cli = Cli::parse();
     let mut console = Console::new();
     let outcome = match cli.command {
-        Command::Watch(args) => watch::run(args, &mut console),
+        Command::Watch(args) => watch::run(*args, &mut console),
         Command::Broker(args) => broker::run(&args, &mut console),
         Command::Descriptor(command) => descriptor::run(&command, &mut console),
         Command::Demo(args) => demo::run(&args, &mut console),

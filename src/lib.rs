@@ -1,5 +1,6 @@
-//! What guest, host and site of vmkpi agree on. No I/O lives here: every module takes values and a
-//! clock reading and returns values, so that each rule can be tested without a machine around it.
+//! What guest, host and site of vmkpi agree on. No I/O lives here, but for what a feature brings: every
+//! module takes values and a clock reading and returns values, so that each rule can be tested without a
+//! machine around it.
 //!
 //! | module | job |
 //! | --- | --- |
@@ -10,10 +11,13 @@
 //! | [`link`] | the guest-to-host protocol: messages, bounded line codec, URLs |
 //! | [`descriptor`] | the VM descriptor: one model, one validator, several spellings |
 //! | [`delivery`] | how a row arrives exactly once: windows, coverage, acknowledgement |
+//! | `broker` | where a broker is and how to be let in (feature `broker`; it reads the files that are named) |
 //! | [`message`] | the published message: topics and CloudEvents |
 //! | `seal` | making the envelope that only the owner opens (feature `seal`; it takes random bytes of the kernel) |
 //! | [`when`] | predicates: which samples are delivered |
 
+#[cfg(feature = "broker")]
+pub mod broker;
 pub mod clock;
 pub mod delivery;
 pub mod descriptor;

@@ -35,6 +35,7 @@ point = "encrypted/*"
 pub struct Broker {
     folder: PathBuf,
     address: SocketAddr,
+    scheme: &'static str,
     process: Process,
 }
 
@@ -44,11 +45,19 @@ impl Broker {
     /// # Errors
     /// It does not listen.
     pub fn start(folder: &Path) -> Result<Self> {
+        Self::start_with(folder, "mqtt", "allow_anonymous true")
+    }
+
+    /// The same, which lets in whom `options` say; `scheme` is what it speaks then.
+    ///
+    /// # Errors
+    /// It does not listen.
+    pub fn start_with(folder: &Path, scheme: &'static str, options: &str) -> Result<Self> {
         let address = free_address()?;
         let config = format!(
-            "listener {} {}\nallow_anonymous true\nset_tcp_nodelay true\n\
+            "listener {} {}\n{options}\nset_tcp_nodelay true\n\
              log_type error\nlog_type warning\nlog_type notice\nlog_type subscribe\n\
-             persistence true\npersistence_location {}/\nmax_queued_messages 0\nuser root\n",
+             persistence true\npersistence_location {}/\nmax_queued_messages 1000000\nuser root\n",
             address.port(),
             address.ip(),
             folder.display()
@@ -58,6 +67,7 @@ impl Broker {
         Ok(Self {
             folder: folder.to_owned(),
             address,
+            scheme,
             process,
         })
     }
@@ -79,7 +89,7 @@ impl Broker {
 
     /// Its URL.
     pub fn url(&self) -> String {
-        format!("mqtt://{}", self.address)
+        format!("{}://{}", self.scheme, self.address)
     }
 
     /// Its port.

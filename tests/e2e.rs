@@ -6,6 +6,8 @@ mod broker;
 mod cli;
 #[path = "e2e/demo.rs"]
 mod demo;
+#[path = "e2e/exported.rs"]
+mod exported;
 #[path = "e2e/faults.rs"]
 mod faults;
 #[path = "e2e/joined.rs"]
@@ -16,5 +18,7 @@ mod partition;
 mod published;
 #[path = "e2e/respecified.rs"]
 mod respecified;
+#[path = "e2e/secured.rs"]
+mod secured;
 #[path = "e2e/soak.rs"]
 mod soak;

@@ -14,6 +14,7 @@
 //! | [`mqtt`], [`proxy`] | a subscriber that keeps everything, a network that can be cut |
 //! | [`seed`], [`faketime`] | random numbers that come again, clocks that can be set |
 //! | [`soak`] | whatever may go wrong, at random |
+//! | [`pki`] | certificates |
 //! | [`schema`] | the JSON Schemas |
 
 pub mod chain;
@@ -22,6 +23,7 @@ pub mod faketime;
 pub mod lab;
 pub mod ledger;
 pub mod mqtt;
+pub mod pki;
 pub mod process;
 pub mod programs;
 pub mod proxy;

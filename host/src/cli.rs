@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use vmkpi::broker::{Access, Broker, BrokerUrl};
 use vmkpi::link::LinkUrl;
 
 use crate::daemon::Config;
 use crate::link::Limits;
-use crate::mqtt::{Broker, Credentials};
 
 /// vmkpi's host side: follows libvirt's domains, reads the KPIs of their guests, and publishes them as
 /// their VM descriptors say.
@@ -40,9 +40,49 @@ pub struct Run {
     )]
     libvirt_uri: String,
 
-    /// The MQTT broker, mqtt://HOST:PORT
+    /// The MQTT broker: mqtt://HOST[:PORT], or mqtts://HOST[:PORT] for TLS
     #[arg(long, value_name = "URL", env = "VMKPI_HOST_BROKER")]
-    broker: Broker,
+    broker: BrokerUrl,
+
+    /// The CAs that may have signed the broker's certificate, PEM; without it those of this system
+    #[arg(
+        long = "broker.ca-file",
+        value_name = "FILE",
+        env = "VMKPI_HOST_BROKER_CA_FILE"
+    )]
+    ca_file: Option<PathBuf>,
+
+    /// The certificate to show the broker, with its chain, PEM
+    #[arg(
+        long = "broker.cert-file",
+        value_name = "FILE",
+        env = "VMKPI_HOST_BROKER_CERT_FILE"
+    )]
+    cert_file: Option<PathBuf>,
+
+    /// Its private key, PEM, not readable by everybody
+    #[arg(
+        long = "broker.key-file",
+        value_name = "FILE",
+        env = "VMKPI_HOST_BROKER_KEY_FILE"
+    )]
+    key_file: Option<PathBuf>,
+
+    /// The user's name at the broker, with a password file instead of a credentials file
+    #[arg(
+        long = "broker.username",
+        value_name = "NAME",
+        env = "VMKPI_HOST_BROKER_USERNAME"
+    )]
+    username: Option<String>,
+
+    /// A file with the password alone, not readable by everybody
+    #[arg(
+        long = "broker.password-file",
+        value_name = "FILE",
+        env = "VMKPI_HOST_BROKER_PASSWORD_FILE"
+    )]
+    password_file: Option<PathBuf>,
 
     /// A TOML file with the broker's username and password, not readable by everybody
     #[arg(
@@ -125,12 +165,17 @@ impl Run {
     /// What to run with.
     ///
     /// # Errors
-    /// The credentials cannot be read, or a domain is named twice.
+    /// The broker's options contradict each other, or a domain is named twice.
     pub fn config(self) -> anyhow::Result<Config> {
-        let mut broker = self.broker;
-        if let Some(path) = &self.credentials {
-            broker.credentials = Some(Credentials::read(path)?);
-        }
+        let access = Access {
+            ca_file: self.ca_file,
+            cert_file: self.cert_file,
+            key_file: self.key_file,
+            credentials_file: self.credentials,
+            username: self.username,
+            password_file: self.password_file,
+        };
+        let broker = Broker::new(self.broker, access)?;
         Ok(Config {
             libvirt_uri: self.libvirt_uri,
             broker,

@@ -14,13 +14,14 @@ use anyhow::Context as _;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, timeout};
+use vmkpi::broker::Broker;
 use vmkpi::descriptor::{Descriptor, Spelling};
 use vmkpi::link::LinkUrl;
 
 use crate::descriptors::{Descriptors, Files, is_named, read_file};
 use crate::libvirt::{Domain, Libvirt, State};
 use crate::link::{Address, Endpoint, Limits};
-use crate::mqtt::{Broker, Publisher};
+use crate::mqtt::Publisher;
 use crate::outbox::{Left, Outbox};
 use crate::snapshot::{DescriptorStatus, Scraped, Snapshot};
 use crate::state::StateDir;
@@ -61,6 +62,12 @@ pub struct Config {
 /// Something the daemon cannot do without is not there: the state directory, the exporter's address,
 /// a descriptor's file. What comes and goes, libvirt and the broker, is waited for.
 pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
+    if let Some(warning) = config.broker.warning() {
+        tracing::warn!("{warning}");
+    }
+    // Read again for each connection; what is wrong from the start is said at the start.
+    let read = config.broker.read();
+    read.with_context(|| format!("broker {}", config.broker))?;
     let _state = StateDir::open(&config.state)?;
     let (outbox, left) = Outbox::open(&config.state, config.outbox_bytes)
         .with_context(|| format!("the outbox in {}", config.state.display()))?;

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
-use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -33,8 +33,11 @@ const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a page serves other scrapes as well.
 const PAGE_LASTS: Duration = Duration::from_millis(200);
 
-const INDEX: &str = "<!DOCTYPE html><title>vmkpi-host</title><h1>vmkpi-host</h1>\
-                     <p><a href=\"/metrics\">metrics</a></p>\n";
+const INDEX: &str = concat!(
+    "<!DOCTYPE html><html lang=\"en\"><title>vmkpi-host</title><h1>vmkpi-host ",
+    env!("CARGO_PKG_VERSION"),
+    "</h1><p><a href=\"/metrics\">metrics</a></p><p><a href=\"/-/healthy\">healthy</a></p></html>\n"
+);
 
 /// Makes the snapshot of now; must not ask anybody outside the process.
 pub type Source = dyn Fn() -> Snapshot + Send + Sync;
@@ -46,6 +49,8 @@ struct Exporter {
     desk: std::sync::Mutex<Page>,
     scrapes: AtomicU64,
     evicted: AtomicU64,
+    accept_errors: AtomicU64,
+    page_errors: AtomicU64,
     page_took_us: AtomicU64,
 }
 
@@ -57,6 +62,8 @@ pub async fn serve(listener: TcpListener, source: Box<Source>) -> Infallible {
         desk: std::sync::Mutex::default(),
         scrapes: AtomicU64::new(0),
         evicted: AtomicU64::new(0),
+        accept_errors: AtomicU64::new(0),
+        page_errors: AtomicU64::new(0),
         page_took_us: AtomicU64::new(0),
     });
     // Dropped with this future: what it aborts is nobody's any more.
@@ -72,6 +79,7 @@ pub async fn serve(listener: TcpListener, source: Box<Source>) -> Infallible {
                 exporter.evicted.fetch_add(evicted, Relaxed);
             }
             Err(error) => {
+                exporter.accept_errors.fetch_add(1, Relaxed);
                 // Out of descriptors, for example: accepting at once again would only spin.
                 tracing::debug!(%error, "a connection to the exporter was not accepted");
                 tokio::time::sleep(Duration::from_millis(100)).await;
@@ -152,7 +160,11 @@ impl Body for Pieces {
 impl Exporter {
     async fn answer(self: &Arc<Self>, request: &Request<Incoming>) -> Response<Pieces> {
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
-            return text(StatusCode::METHOD_NOT_ALLOWED, "text/plain", "only GET\n");
+            let status = StatusCode::METHOD_NOT_ALLOWED;
+            let mut refused = text(status, "text/plain", "only GET and HEAD\n");
+            let allowed = HeaderValue::from_static("GET, HEAD");
+            refused.headers_mut().insert(ALLOW, allowed);
+            return refused;
         }
         match request.uri().path() {
             "/metrics" => match self.page().await {
@@ -165,6 +177,7 @@ impl Exporter {
                     )
                 }
                 None => {
+                    self.page_errors.fetch_add(1, Relaxed);
                     tracing::error!("the page of metrics could not be made");
                     let status = StatusCode::INTERNAL_SERVER_ERROR;
                     text(status, "text/plain", "no metrics; see the log\n")
@@ -202,6 +215,8 @@ impl Exporter {
         snapshot.exporter = Scraped {
             scrapes: self.scrapes.load(Relaxed),
             evicted: self.evicted.load(Relaxed),
+            accept_errors: self.accept_errors.load(Relaxed),
+            page_errors: self.page_errors.load(Relaxed),
             page_took: (took > 0).then(|| Duration::from_micros(took)),
         };
         let mut desk = self.desk.lock().unwrap_or_else(PoisonError::into_inner);

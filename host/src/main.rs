@@ -11,7 +11,9 @@ use vmkpi_host::cli::{Cli, Command};
 
 fn main() -> ExitCode {
     let Command::Run(run) = Cli::parse().command;
-    let filter = match EnvFilter::builder().parse(&run.log_level) {
+    // What is said of rumqttc on the command line comes later and counts.
+    let log = format!("{},{}", vmkpi_host::mqtt::QUIET, run.log_level);
+    let filter = match EnvFilter::builder().parse(log) {
         Ok(filter) => filter,
         Err(error) => {
             eprintln!("vmkpi-host: --log-level: {error}");

@@ -62,6 +62,7 @@ const MONITOR: &[&str] = &["domain", "uuid", "monitor"];
 const COLUMN: &[&str] = &["domain", "uuid", "point", "column"];
 const POINT: &[&str] = &["domain", "uuid", "point"];
 const REASON: &[&str] = &["domain", "uuid", "reason"];
+const ERROR: &[&str] = &["reason"];
 const VERSION: &[&str] = &["version"];
 
 macro_rules! metrics {
@@ -206,6 +207,7 @@ metrics! {
     Repairs Counter "vmkpi_repairs_total" VM "count" "delivery" "Replays that were begun because something was missing.";
     TablesRefused Counter "vmkpi_tables_refused_total" VM "count" "delivery" "Data points not followed because the guest has more than are followed.";
     Samples Counter "vmkpi_samples_total" VM "count" "delivery" "Samples that went into messages or windows.";
+    SamplesTime Gauge "vmkpi_samples_timestamp_seconds" VM "seconds since 1970" "delivery" "When a sample last went into a message or window, to the second.";
     Suppressed Counter "vmkpi_when_suppressed_total" VM "count" "delivery" "Samples and results that were not delivered as the specifier's predicate was not true.";
     WindowsLost Counter "vmkpi_windows_lost_total" VM "count" "delivery" "Open windows that were lost because the VM's were over their budget; each is announced as a gap.";
     WhenErrors Counter "vmkpi_when_errors_total" VM "count" "delivery" "Samples and results of which the predicate was neither true nor false: a column was missing, NULL or of another type.";
@@ -215,11 +217,14 @@ metrics! {
     MessagesAckedTime Gauge "vmkpi_messages_acknowledged_timestamp_seconds" VM "seconds since 1970" "publisher" "When the broker last acknowledged a message.";
     MessagesRefused Counter "vmkpi_messages_refused_total" VM "count" "publisher" "Messages that can never be delivered: too large, or refused by the broker for good.";
     MessagesWaiting Gauge "vmkpi_messages_in_flight" VM "count" "publisher" "Messages not yet acknowledged by the broker.";
+    MessagesOldest Gauge "vmkpi_messages_oldest_unacknowledged_timestamp_seconds" VM "seconds since 1970" "publisher" "When the oldest message was made that the broker has not acknowledged, while there is one.";
     BrokerConnected Gauge "vmkpi_broker_connected" NONE "0 or 1" "publisher" "Whether the broker is connected.";
     BrokerConnects Counter "vmkpi_broker_connects_total" NONE "count" "publisher" "Connections to the broker that were opened.";
-    BrokerFailures Counter "vmkpi_broker_connection_failures_total" NONE "count" "publisher" "Connections to the broker that failed or broke.";
+    BrokerErrors Counter "vmkpi_broker_errors_total" ERROR "count" "publisher" "Connections to the broker that failed or broke, and renewed files that could not be used, by reason.";
     BrokerRepeated Counter "vmkpi_broker_messages_repeated_total" NONE "count" "publisher" "Messages sent again after a connection broke.";
     BrokerRetried Counter "vmkpi_broker_messages_deferred_total" NONE "count" "publisher" "Messages the broker refused for now, for example for want of permission.";
+    BrokerRefused Counter "vmkpi_broker_messages_refused_total" ERROR "count" "publisher" "Messages that can never be delivered, by reason: too_large for the broker, no topic, refused by the broker for good, or ends_connection after connection.";
+    BrokerKept Gauge "vmkpi_broker_messages_kept" NONE "count" "publisher" "Messages of all VMs in the publisher, sent or about to be, and not acknowledged.";
     OutboxBatches Gauge "vmkpi_outbox_batches" VM "count" "outbox" "Batches of infrastructure measurements, each of one moment, on disk and not acknowledged yet.";
     OutboxStreams Gauge "vmkpi_outbox_streams" VM "count" "outbox" "Residences of the VM whose measurements are on their way.";
     OutboxTrimmed Counter "vmkpi_outbox_batches_trimmed_total" VM "count" "outbox" "Batches of infrastructure measurements lost because the outbox was full; what was in them is announced as gaps.";
@@ -228,6 +233,7 @@ metrics! {
     OutboxSeconds Counter "vmkpi_outbox_commit_seconds_total" NONE "seconds" "outbox" "Time spent in them.";
     OutboxErrors Counter "vmkpi_outbox_errors_total" NONE "count" "outbox" "Transactions that failed; what was in them is delivered from memory alone.";
     LibvirtConnects Counter "vmkpi_libvirt_connects_total" NONE "count" "follower" "Connections to libvirt that were opened to follow its domains.";
+    LibvirtErrors Counter "vmkpi_libvirt_errors_total" ERROR "count" "follower, sampler" "Connections to libvirt that failed or broke, and calls for statistics that failed.";
     LibvirtReconciled Gauge "vmkpi_libvirt_reconciled_timestamp_seconds" NONE "seconds since 1970" "follower" "When all domains were last looked at.";
     DomainStatsTime Gauge "vmkpi_domain_stats_timestamp_seconds" VM "seconds since 1970" "sampler" "When libvirt last gave the figures of this VM that it has to ask its hypervisor process for.";
     DomainUnresponsive Gauge "vmkpi_domain_unresponsive" VM "0 or 1" "sampler" "Whether the hypervisor process does not answer, or somebody else holds the domain's job: the VM is asked by itself, ever less often.";
@@ -235,8 +241,8 @@ metrics! {
     StatsDuration Gauge "vmkpi_libvirt_stats_duration_seconds" NONE "seconds" "sampler" "How long the last call for detailed statistics took.";
     StatsLate Counter "vmkpi_libvirt_stats_late_calls_total" NONE "count" "sampler" "Calls for statistics that took too long to be waited for.";
     StatsStuck Gauge "vmkpi_libvirt_stats_calls_stuck" NONE "count" "sampler" "Those of them that have not returned.";
-    StatsFailures Counter "vmkpi_libvirt_stats_failures_total" NONE "count" "sampler" "Calls for statistics that failed.";
     Scrapes Counter "vmkpi_exporter_scrapes_total" NONE "count" "exporter" "Scrapes that were answered.";
+    ExporterErrors Counter "vmkpi_exporter_errors_total" ERROR "count" "exporter" "Connections that could not be accepted, and pages that could not be made.";
     ScrapeSeconds Gauge "vmkpi_exporter_page_seconds" NONE "seconds" "exporter" "How long the page before this one took to write.";
     Evicted Counter "vmkpi_exporter_connections_evicted_total" NONE "count" "exporter" "Connections closed because there were too many: the oldest goes.";
     BuildInfo Gauge "vmkpi_host_build_info" VERSION "1" "build" "The version of vmkpi-host that runs.";

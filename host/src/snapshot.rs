@@ -4,13 +4,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use vmkpi::broker::Kind;
 use vmkpi::clock::Timestamp;
 
 use crate::libvirt::figures::{Group, Readings};
 use crate::libvirt::{Domains, Sampling, VmStats};
 use crate::link::Fault;
 use crate::metrics::{Labels, Metric, Page};
-use crate::mqtt::Status;
+use crate::mqtt::{Refusal, Status};
 use crate::outbox;
 use crate::vm::Report;
 
@@ -33,6 +34,10 @@ pub struct Scraped {
     pub scrapes: u64,
     /// Connections closed because there were too many.
     pub evicted: u64,
+    /// Connections that could not be accepted.
+    pub accept_errors: u64,
+    /// Pages that could not be made.
+    pub page_errors: u64,
     /// How long the last page took to write.
     pub page_took: Option<Duration>,
 }
@@ -98,14 +103,13 @@ impl Snapshot {
             (Metric::DomainsNumber, self.domains.by_uuid.len() as u64),
             (Metric::DescriptorErrors, self.descriptors.errors),
             (Metric::BrokerConnects, broker.connects()),
-            (Metric::BrokerFailures, broker.failures()),
             (Metric::BrokerRepeated, broker.repeated()),
             (Metric::BrokerRetried, broker.deferred()),
+            (Metric::BrokerKept, broker.kept()),
             (Metric::OutboxBytes, self.outbox.bytes()),
             (Metric::OutboxCommits, self.outbox.commits()),
             (Metric::OutboxErrors, self.outbox.errors()),
             (Metric::LibvirtConnects, self.domains.connects),
-            (Metric::StatsFailures, sampling.failures),
             (Metric::StatsLate, sampling.late_calls),
             (Metric::StatsStuck, sampling.late as u64),
             (Metric::Scrapes, self.exporter.scrapes),
@@ -113,6 +117,7 @@ impl Snapshot {
         ] {
             page.add(metric, &none, count as f64);
         }
+        self.add_errors(page);
         page.add(Metric::OutboxSeconds, &none, self.outbox.commit_seconds());
         let seconds = |time: Timestamp| time.as_seconds_f64();
         for (metric, value) in [
@@ -133,6 +138,40 @@ impl Snapshot {
             if let Some(value) = value {
                 page.add(metric, &none, value);
             }
+        }
+    }
+}
+
+impl Snapshot {
+    /// Errors of the daemon's own stages, by reason; every reason is there from the start, so that the
+    /// first error is an increase.
+    fn add_errors(&self, page: &mut Page) {
+        let mut add = |metric, reason, count: u64| {
+            let labels = Labels::default().with("reason", reason);
+            page.add(metric, &labels, count as f64);
+        };
+        for kind in Kind::ALL {
+            add(
+                Metric::BrokerErrors,
+                kind.as_str(),
+                self.broker.failures(kind),
+            );
+        }
+        for reason in Refusal::ALL {
+            let count = self.broker.refused(reason);
+            add(Metric::BrokerRefused, reason.as_str(), count);
+        }
+        for (metric, reason, count) in [
+            (Metric::LibvirtErrors, "connection", self.domains.failures),
+            (Metric::LibvirtErrors, "statistics", self.sampling.failures),
+            (
+                Metric::ExporterErrors,
+                "accept",
+                self.exporter.accept_errors,
+            ),
+            (Metric::ExporterErrors, "page", self.exporter.page_errors),
+        ] {
+            add(metric, reason, count);
         }
     }
 }
@@ -200,6 +239,8 @@ fn add_report(page: &mut Page, vm: &Labels, report: &Report) {
     }
     for (metric, time) in [
         (Metric::RowsTime, report.rows_time),
+        (Metric::SamplesTime, report.samples_time),
+        (Metric::MessagesOldest, report.oldest_time),
         (Metric::MessagesAckedTime, report.acknowledged_time),
     ] {
         if let Some(time) = time {

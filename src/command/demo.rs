@@ -20,9 +20,10 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
+use vmkpi::broker::{Broker, BrokerUrl};
+
 use super::print::Console;
 use super::stop::{Stop, parse_seconds};
-use super::watch::subscriber::BrokerUrl;
 use super::watch::{Select, Watch};
 use super::{Format, Outcome, runtime};
 use application::Application;
@@ -170,7 +171,13 @@ async fn bring_up(
     let broker = start_broker(programs, keeper, children).await?;
     let mount = start_guest(programs, folder, keeper, children).await?;
     // Before the host publishes its first message: what nobody subscribes to, a broker drops.
-    let mut watch = Watch::start(broker.clone(), Select::default(), format, false, None)?;
+    let mut watch = Watch::start(
+        Broker::anonymous(broker.clone()),
+        Select::default(),
+        format,
+        false,
+        None,
+    )?;
     tokio::time::timeout(START, watch.listen(console))
         .await
         .context("the broker does not answer")??;

@@ -22,15 +22,17 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 
+use vmkpi::broker::Broker;
 use vmkpi::message::data_filter;
 use vmkpi::name::{Label, PointPattern};
 
+use super::access;
 use super::print::Console;
 use super::stop::{Stop, parse_seconds};
 use super::{Format, Outcome, runtime};
 use cursor::{Cursors, Verdict};
 use intake::Intake;
-use subscriber::{BrokerUrl, Step, Subscription};
+use subscriber::{Step, Subscription};
 use view::View;
 
 /// How often a table is drawn anew.
@@ -41,12 +43,11 @@ const REDRAW: Duration = Duration::from_millis(250);
 #[command(after_help = "\
 Examples:
   vmkpi watch --broker mqtt://127.0.0.1
-  vmkpi watch --broker mqtt://broker.acme.example --site acme --point 'unencrypted/*'
+  vmkpi watch --broker mqtts://broker.acme.example --broker.credentials-file login.toml --site acme --point 'unencrypted/*'
   vmkpi watch --broker mqtt://127.0.0.1 --format json --count 10 | jq .values")]
 pub struct Args {
-    /// The primary site's broker: mqtt://HOST[:PORT].
-    #[arg(long, env = "VMKPI_BROKER", value_name = "URL")]
-    broker: BrokerUrl,
+    #[command(flatten)]
+    broker: access::BrokerArgs,
     #[command(flatten)]
     select: Select,
     /// A table for people, or one JSON object a line.
@@ -79,22 +80,20 @@ pub(super) struct Select {
 
 /// Runs the command.
 pub(super) fn run(args: Args, console: &mut Console) -> Outcome {
+    let broker = args.broker.broker()?;
+    if let Some(warning) = broker.warning() {
+        console.say(&format!("warning: {warning}"));
+    }
     runtime()?.block_on(async {
         let mut stop = Stop::new(args.seconds)?;
-        let watch = Watch::start(
-            args.broker,
-            args.select,
-            args.format,
-            args.show_gaps,
-            args.count,
-        )?;
+        let watch = Watch::start(broker, args.select, args.format, args.show_gaps, args.count)?;
         Ok(watch.run(console, &mut stop).await?)
     })
 }
 
 /// A running watch.
 pub(super) struct Watch {
-    broker: BrokerUrl,
+    broker: Broker,
     subscription: Subscription,
     intake: Intake,
     cursors: Cursors,
@@ -109,7 +108,7 @@ pub(super) struct Watch {
 impl Watch {
     /// Begins to subscribe to what `broker` has.
     pub(super) fn start(
-        broker: BrokerUrl,
+        broker: Broker,
         select: Select,
         format: Format,
         show_gaps: bool,
@@ -117,7 +116,7 @@ impl Watch {
     ) -> anyhow::Result<Self> {
         let filter = data_filter(select.site.as_ref(), select.vm.as_ref());
         Ok(Self {
-            subscription: Subscription::start(&broker, filter)?,
+            subscription: Subscription::start(broker.clone(), filter)?,
             broker,
             intake: Intake::new(select.point),
             cursors: Cursors::default(),
@@ -178,7 +177,15 @@ impl Watch {
                 self.connected = true;
                 Ok(true)
             }
+            Step::Notice(text) => {
+                console.say(&format!("{}: {text}", self.broker));
+                Ok(true)
+            }
             Step::Lost(reason) => {
+                if reason.kind.needs_somebody() && !self.connected {
+                    return Err(anyhow!("{}: {reason}", self.broker));
+                }
+                let reason = reason.message;
                 // Said once for each trouble, not for each attempt.
                 if self.trouble.is_none() {
                     console.say(&format!("{}: {reason}; trying again", self.broker));

@@ -40,7 +40,8 @@ fn flips_through(chain: &Chain) -> Result<()> {
             true => "vmkpi_when_errors_total",
             false => "vmkpi_when_suppressed_total",
         };
-        let before = metric(chain, count).context("the count")?;
+        // A VM's series are there with its first report.
+        let before = wait_for(10, "the count", || metric(chain, count))?;
         let shown = chain.lines()?.len();
         chain.describe(&with(flip, 1000 * (n % 2)))?;
         let raw = !flip.contains("function");

@@ -37,6 +37,7 @@ pub(super) fn start(
         connected: false,
         reconciled: None,
         connects: 0,
+        failures: 0,
         out,
     };
     let stop = Arc::clone(stop);
@@ -53,6 +54,7 @@ struct Follower {
     connected: bool,
     reconciled: Option<Timestamp>,
     connects: u64,
+    failures: u64,
     out: watch::Sender<Arc<Domains>>,
 }
 
@@ -68,6 +70,7 @@ impl Follower {
                 said = true;
             }
             self.connected = false;
+            self.failures += 1;
             self.publish();
             std::thread::sleep(RECONNECT_EVERY);
         }
@@ -157,6 +160,7 @@ impl Follower {
             by_uuid: self.known.clone(),
             reconciled: self.reconciled,
             connects: self.connects,
+            failures: self.failures,
         }));
     }
 

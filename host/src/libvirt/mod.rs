@@ -117,6 +117,8 @@ pub struct Domains {
     pub reconciled: Option<Timestamp>,
     /// Connections to libvirt that were opened.
     pub connects: u64,
+    /// Connections to libvirt that failed or broke.
+    pub failures: u64,
 }
 
 /// Figures that were asked for together.

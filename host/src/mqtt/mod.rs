@@ -11,7 +11,8 @@
 //! Nothing is on disk here: while there is no broker the window stays full, producers stop reading
 //! their links, and the rows stay in the guests.
 
-mod broker;
+mod connection;
+mod denied;
 mod publisher;
 mod recent;
 
@@ -21,12 +22,17 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use vmkpi::broker::{Broker, Kind};
 use vmkpi::delivery::producer::Token;
 
-pub use broker::{Broker, BrokerError, Credentials};
+/// For the log's filter: rumqttc warns of every refused message. What it has to say is returned to us too,
+/// and said once.
+pub const QUIET: &str = "rumqttc=off";
 
 /// Messages that wait in the channel to the publisher, over those it keeps.
 const CHANNEL: usize = 64;
+/// The most messages sent and not yet acknowledged; the broker may allow fewer.
+const MAX_IN_FLIGHT: usize = 1000;
 
 /// A message to publish.
 #[derive(Clone, Debug)]
@@ -65,12 +71,47 @@ pub enum Outcome {
     Deferred(Job),
 }
 
+/// Why a message can never be delivered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// It is larger than the broker takes.
+    TooLarge,
+    /// MQTT has no such topic.
+    Topic,
+    /// The broker refuses it for good.
+    Broker,
+    /// It ended one connection after the other.
+    EndsConnection,
+}
+
+impl Refusal {
+    /// Every reason.
+    pub const ALL: [Self; 4] = [
+        Self::TooLarge,
+        Self::Topic,
+        Self::Broker,
+        Self::EndsConnection,
+    ];
+
+    /// Its name, as a label.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::TooLarge => "too_large",
+            Self::Topic => "topic",
+            Self::Broker => "broker",
+            Self::EndsConnection => "ends_connection",
+        }
+    }
+}
+
 /// What the publisher does, for the exporter.
 #[derive(Debug, Default)]
 pub struct Status {
     connected: AtomicBool,
     connects: AtomicU64,
-    failures: AtomicU64,
+    failures: [AtomicU64; Kind::ALL.len()],
+    refused: [AtomicU64; Refusal::ALL.len()],
+    kept: AtomicU64,
     repeated: AtomicU64,
     deferred: AtomicU64,
 }
@@ -86,9 +127,23 @@ impl Status {
         self.connects.load(Ordering::Relaxed)
     }
 
-    /// Connections that failed or broke.
-    pub fn failures(&self) -> u64 {
-        self.failures.load(Ordering::Relaxed)
+    /// Connections that failed or broke, and renewals that did.
+    pub fn failures(&self, kind: Kind) -> u64 {
+        self.failures[kind as usize].load(Ordering::Relaxed)
+    }
+
+    fn failed(&self, kind: Kind) {
+        self.failures[kind as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Messages that can never be delivered.
+    pub fn refused(&self, reason: Refusal) -> u64 {
+        self.refused[reason as usize].load(Ordering::Relaxed)
+    }
+
+    /// Messages that are kept until they are acknowledged.
+    pub fn kept(&self) -> u64 {
+        self.kept.load(Ordering::Relaxed)
     }
 
     /// Messages sent again on another connection.

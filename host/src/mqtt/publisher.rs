@@ -7,39 +7,32 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt as _, StreamExt as _};
 use rumqttc::{
-    AsyncClient, ConnectionError, Event, EventLoop, MqttOptions, NetworkOptions, Packet,
     PubAckReason, PublishNotice, PublishNoticeError, PublishOptions, PublishProperties,
-    PublishResult, StateError,
+    PublishResult,
 };
-use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinHandle;
-use tokio::time::{sleep, timeout};
+use tokio::sync::mpsc;
+use tokio::time::sleep;
+use vmkpi::broker::{Broker, Keeper, Kind};
 use vmkpi::message::CONTENT_TYPE;
 
+use super::connection::{Connection, SessionError};
+use super::denied::Denied;
 use super::recent::Recent;
-use super::{Broker, Job, Outcome, Reply, Status};
+use super::{Job, MAX_IN_FLIGHT, Outcome, Refusal, Reply, Status};
 
 /// The most messages kept until they are acknowledged; a producer has at most 64 of them.
 const MAX_KEPT: usize = 4096;
 /// The same, in bytes.
 const MAX_KEPT_BYTES: usize = 16 << 20;
-/// The most messages sent and not yet acknowledged; the broker may allow fewer.
-const MAX_IN_FLIGHT: usize = 1000;
-/// A broker that is silent for twice this time, in seconds, is given up.
-const KEEP_ALIVE_SECONDS: u16 = 5;
-/// How long a connection may take to be accepted.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// After a RE-connection nothing is published for so long. Whoever lost us to the same outage is
 /// coming back too, and without a session of its own it has no subscription yet: the broker would
 /// acknowledge what nobody gets, and without a named Consumer nobody asks for it again.
 const SETTLE: Duration = Duration::from_secs(1);
 /// Waiting before the next attempt to connect: at first, and at most.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
-/// How long saying goodbye may take.
-const GOODBYE: Duration = Duration::from_secs(1);
 /// What a packet needs besides topic, content type and payload: fixed header 5, topic length 2,
 /// packet id 2, properties' length 1, two properties' frames 5; and some reserve.
 const PACKET_FRAME_BYTES: usize = 32;
@@ -53,33 +46,36 @@ const REFUSE_AFTER: u32 = 4;
 pub(super) async fn run(broker: Broker, jobs: mpsc::Receiver<Job>, status: Arc<Status>) {
     let mut publishing = Publishing {
         client_id: client_id(),
-        broker,
+        keeper: Keeper::new(broker),
         jobs,
         status,
         kept: BTreeMap::new(),
         kept_bytes: 0,
         recent: Recent::default(),
+        denied: Denied::default(),
         next_serial: 0,
         max_packet_bytes: usize::MAX,
         strikes: 0,
         done: false,
     };
-    let (mut wait, mut said) = (BACKOFF.0, false);
+    let (mut wait, mut said) = (BACKOFF.0, None);
     loop {
         let connects = publishing.status.connects();
-        match publishing.session().await {
-            Ok(()) => return,
-            Err(error) if publishing.status.connects() > connects => {
-                tracing::warn!(broker = %publishing.broker, %error, "the broker's connection broke");
-                (wait, said) = (BACKOFF.0, false);
-            }
-            Err(error) if !said => {
-                tracing::warn!(broker = %publishing.broker, %error, "no broker; trying again");
-                said = true;
-            }
-            Err(_) => {}
+        let Err(error) = publishing.session().await else {
+            return;
+        };
+        let connected = publishing.status.connects() > connects;
+        let broker = publishing.keeper.broker();
+        let failure = error.failure(broker, connected);
+        publishing.status.failed(failure.kind);
+        if connected {
+            tracing::warn!(%broker, error = %failure, "the broker's connection broke");
+            (wait, said) = (BACKOFF.0, None);
+        } else if said.as_ref() != Some(&failure) {
+            // Once for each trouble, not for each attempt.
+            tracing::warn!(%broker, error = %failure, "no broker; trying again");
+            said = Some(failure);
         }
-        publishing.status.failures.fetch_add(1, Ordering::Relaxed);
         if publishing.done && publishing.kept.is_empty() {
             return;
         }
@@ -95,7 +91,7 @@ fn client_id() -> String {
 
 struct Publishing {
     client_id: String,
-    broker: Broker,
+    keeper: Keeper,
     jobs: mpsc::Receiver<Job>,
     status: Arc<Status>,
     /// What is not acknowledged, in the order it came.
@@ -103,66 +99,14 @@ struct Publishing {
     kept_bytes: usize,
     /// What was acknowledged lately.
     recent: Recent,
+    /// Topics that the broker does not let us publish on.
+    denied: Denied,
     next_serial: u64,
     max_packet_bytes: usize,
     /// Connections in a row that the broker ended for what we sent.
     strikes: u32,
     /// Every sender of jobs is gone.
     done: bool,
-}
-
-/// Why a connection ended.
-#[derive(Debug, thiserror::Error)]
-enum SessionError {
-    #[error(transparent)]
-    Connection(Box<ConnectionError>),
-    #[error("the broker said goodbye: {0}")]
-    Goodbye(String),
-    #[error("the client's task ended")]
-    Task,
-}
-
-impl SessionError {
-    /// Whether it may be about a message of ours, rather than about the network.
-    fn blames_us(&self) -> bool {
-        match self {
-            Self::Goodbye(_) => true,
-            Self::Connection(error) => matches!(
-                &**error,
-                ConnectionError::MqttState(
-                    StateError::Deserialization(_)
-                        | StateError::ServerDisconnect { .. }
-                        | StateError::OutgoingPacketTooLarge { .. }
-                        | StateError::ProtocolViolation(_)
-                )
-            ),
-            Self::Task => false,
-        }
-    }
-}
-
-/// One connection.
-struct Connection {
-    client: AsyncClient,
-    driver: Driver,
-    /// The first message not yet sent on it.
-    next: u64,
-    acknowledged: bool,
-}
-
-/// The task that drives rumqttc's event loop; it ends with this.
-struct Driver(JoinHandle<SessionError>);
-
-impl Drop for Driver {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
-impl Driver {
-    async fn end(&mut self) -> SessionError {
-        (&mut self.0).await.unwrap_or(SessionError::Task)
-    }
 }
 
 impl Publishing {
@@ -173,11 +117,11 @@ impl Publishing {
         let again = self.status.connects() > 0;
         self.status.connects.fetch_add(1, Ordering::Relaxed);
         self.status.connected.store(true, Ordering::Relaxed);
-        tracing::info!(broker = %self.broker, unacknowledged = self.kept.len(), "broker connected");
+        tracing::info!(broker = %self.keeper.broker(), unacknowledged = self.kept.len(), "broker connected");
         let result = self.publish(&mut connection, again).await;
         self.status.connected.store(false, Ordering::Relaxed);
         match &result {
-            Ok(()) => goodbye(&mut connection).await,
+            Ok(()) => connection.goodbye().await,
             Err(error) => {
                 self.judge(error, &connection);
                 for (serial, job) in self.recent.take(Instant::now()) {
@@ -190,40 +134,19 @@ impl Publishing {
     }
 
     async fn connect(&mut self) -> Result<Connection, SessionError> {
-        let (client, eventloop) = AsyncClient::builder(self.options())
-            .capacity(2 * MAX_IN_FLIGHT)
-            .build();
-        let (accepted, accept) = oneshot::channel();
-        let mut driver = Driver(tokio::spawn(drive(eventloop, accepted)));
-        let Ok(max_packet_bytes) = accept.await else {
-            return Err(driver.end().await);
-        };
-        self.max_packet_bytes = max_packet_bytes;
-        let next = self.kept.keys().next().copied().unwrap_or(self.next_serial);
-        Ok(Connection {
-            client,
-            driver,
-            next,
-            acknowledged: false,
-        })
-    }
-
-    fn options(&self) -> MqttOptions {
-        let address = (self.broker.host.as_str(), self.broker.port);
-        let mut options = MqttOptions::new(self.client_id.clone(), address);
-        let mut network = NetworkOptions::new();
-        network.set_tcp_nodelay(true);
-        network.set_connection_timeout(CONNECT_TIMEOUT.as_secs());
-        options
-            .set_keep_alive(KEEP_ALIVE_SECONDS)
-            .set_connect_timeout(CONNECT_TIMEOUT)
-            .set_clean_start(true)
-            .set_outgoing_inflight_upper_limit(u16::try_from(MAX_IN_FLIGHT).unwrap_or(u16::MAX))
-            .set_network_options(network);
-        if let Some(login) = &self.broker.credentials {
-            options.set_credentials(login.username.clone(), login.password.clone());
+        let renewal = self.keeper.renew();
+        let renewal = renewal.map_err(|error| SessionError::Entry(error.into()))?;
+        let broker = self.keeper.broker();
+        if let Some(error) = &renewal.broken {
+            self.status.failed(Kind::Files);
+            if renewal.news {
+                tracing::warn!(%broker, %error, "what was read before is used");
+            }
         }
-        options
+        let next = self.kept.keys().next().copied().unwrap_or(self.next_serial);
+        let connection = Connection::open(&self.client_id, broker, renewal.entry, next).await?;
+        self.max_packet_bytes = connection.max_packet_bytes;
+        Ok(connection)
     }
 
     async fn publish(
@@ -251,7 +174,13 @@ impl Publishing {
                 return Ok(());
             }
             tokio::select! {
-                error = connection.driver.end() => return Err(error),
+                error = connection.driver.end() => {
+                    // What the broker said last has come, and may not have been looked at yet.
+                    while let Some(Some((serial, result))) = notices.next().now_or_never() {
+                        self.settle(serial, result, connection);
+                    }
+                    return Err(error);
+                }
                 Some((serial, result)) = notices.next(), if !notices.is_empty() => {
                     self.settle(serial, result, connection);
                 }
@@ -278,11 +207,18 @@ impl Publishing {
         self.kept_bytes += job.payload.len();
         self.kept.insert(self.next_serial, job);
         self.next_serial += 1;
+        self.count_kept();
+    }
+
+    fn count_kept(&self) {
+        let kept = self.kept.len() as u64;
+        self.status.kept.store(kept, Ordering::Relaxed);
     }
 
     fn take(&mut self, serial: u64) -> Option<Job> {
         let job = self.kept.remove(&serial)?;
         self.kept_bytes -= job.payload.len();
+        self.count_kept();
         Some(job)
     }
 
@@ -296,7 +232,7 @@ impl Publishing {
             if size > self.max_packet_bytes {
                 let max = self.max_packet_bytes;
                 tracing::error!(topic = %job.topic, size, max, "a message is larger than the broker takes; it becomes a gap");
-                self.refuse(serial);
+                self.refuse(serial, Refusal::TooLarge);
                 continue;
             }
             let options = PublishOptions::at_least_once().properties(PublishProperties {
@@ -312,7 +248,7 @@ impl Publishing {
                 Ok(notice) => return Some((serial, notice)),
                 Err(rumqttc::ClientError::InvalidRequest(_)) => {
                     tracing::error!(topic = %job.topic, "no topic MQTT could carry; the message becomes a gap");
-                    self.refuse(serial);
+                    self.refuse(serial, Refusal::Topic);
                 }
                 Err(error) => {
                     // The queue is longer than the window, so only a connection that is ending
@@ -325,10 +261,15 @@ impl Publishing {
         }
     }
 
-    fn refuse(&mut self, serial: u64) {
+    fn refuse(&mut self, serial: u64, reason: Refusal) {
+        self.count_refused(reason);
         if let Some(job) = self.take(serial) {
             reply(job, |_| Outcome::Refused);
         }
+    }
+
+    fn count_refused(&self, reason: Refusal) {
+        self.status.refused[reason as usize].fetch_add(1, Ordering::Relaxed);
     }
 
     fn settle(
@@ -348,16 +289,22 @@ impl Publishing {
         let Some(job) = self.take(serial) else { return };
         match reason {
             PubAckReason::Success | PubAckReason::NoMatchingSubscribers => {
+                if self.denied.is_over(&job.topic) {
+                    tracing::info!(topic = %job.topic, "the broker takes messages on this topic again");
+                }
                 self.recent.add(Instant::now(), serial, job.clone());
                 reply(job, |_| Outcome::Acknowledged);
             }
             PubAckReason::TopicNameInvalid | PubAckReason::PayloadFormatInvalid => {
                 tracing::error!(topic = %job.topic, ?reason, "the broker refuses a message for good; it becomes a gap");
+                self.count_refused(Refusal::Broker);
                 reply(job, |_| Outcome::Refused);
             }
             reason => {
                 self.status.deferred.fetch_add(1, Ordering::Relaxed);
-                tracing::warn!(topic = %job.topic, ?reason, "the broker refuses a message for now");
+                if self.denied.is_news(&job.topic) {
+                    tracing::warn!(topic = %job.topic, ?reason, "the broker refuses messages on this topic; they are kept and tried again. Its ACL must let us write there");
+                }
                 reply(job, Outcome::Deferred);
             }
         }
@@ -381,7 +328,7 @@ impl Publishing {
         // Alone in flight, it ended connection after connection.
         if let Some((&serial, job)) = self.kept.first_key_value() {
             tracing::error!(topic = %job.topic, size = job.payload.len(), %error, "a message ends every connection; it becomes a gap");
-            self.refuse(serial);
+            self.refuse(serial, Refusal::EndsConnection);
         }
         self.strikes = SUSPECT_AFTER;
     }
@@ -403,33 +350,4 @@ fn reply(job: Job, outcome: impl FnOnce(Job) -> Outcome) {
         token,
         outcome,
     });
-}
-
-/// Drives one connection to its end. `accepted` gets the largest packet the broker takes.
-async fn drive(mut eventloop: EventLoop, accepted: oneshot::Sender<usize>) -> SessionError {
-    let mut accepted = Some(accepted);
-    loop {
-        match eventloop.poll().await {
-            Ok(Event::Incoming(Packet::ConnAck(ack))) => {
-                let max = ack.properties.and_then(|p| p.max_packet_size);
-                let max = max.map_or(usize::MAX, |m| usize::try_from(m).unwrap_or(usize::MAX));
-                match accepted.take() {
-                    Some(accepted) => drop(accepted.send(max)),
-                    // It has connected a second time by itself: not with our messages.
-                    None => return SessionError::Goodbye("connected twice".into()),
-                }
-            }
-            Ok(Event::Incoming(Packet::Disconnect(goodbye))) => {
-                return SessionError::Goodbye(format!("{:?}", goodbye.reason_code));
-            }
-            Ok(_) => {}
-            Err(error) => return SessionError::Connection(Box::new(error)),
-        }
-    }
-}
-
-async fn goodbye(connection: &mut Connection) {
-    if connection.client.try_disconnect().is_ok() {
-        let _ = timeout(GOODBYE, connection.driver.end()).await;
-    }
 }

@@ -35,6 +35,8 @@ fn report() -> Report {
         rows: 12,
         rows_time: Some(1_795_194_000.25),
         samples: 11,
+        samples_time: Some(1_795_194_000.5),
+        oldest_time: Some(1_795_193_999.5),
         messages: 10,
         messages_acknowledged: 9,
         acknowledged_time: Some(1_795_194_000.75),
@@ -78,6 +80,7 @@ fn snapshot() -> Snapshot {
             by_uuid: [(Arc::clone(&uuid), Arc::new(domain))].into(),
             reconciled: Some(time),
             connects: 1,
+            failures: 2,
         }),
         sampling: Sampling {
             vms: Arc::new([(Arc::clone(&uuid), stats)].into()),
@@ -125,6 +128,10 @@ fn every_figure_of_the_table_is_on_the_page_and_no_series_is_there_twice() {
 
 #[test]
 fn promtool_has_nothing_to_say_against_the_page() {
+    check_with_promtool(&snapshot().page().render());
+}
+
+fn check_with_promtool(page: &str) {
     let mut promtool = Command::new("promtool")
         .args(["check", "metrics"])
         .stdin(Stdio::piped())
@@ -132,7 +139,6 @@ fn promtool_has_nothing_to_say_against_the_page() {
         .stderr(Stdio::piped())
         .spawn()
         .expect("promtool is part of the package prometheus");
-    let page = snapshot().page().render();
     let mut to = promtool.stdin.take().unwrap();
     to.write_all(page.as_bytes()).unwrap();
     drop(to);
@@ -182,4 +188,72 @@ fn stale_figures_are_not_shown_and_fresh_ones_beside_them_are() {
         .lines()
         .find(|l| l.starts_with("vmkpi_domain_stats_timestamp_seconds{"));
     assert!(time.unwrap().ends_with(" 1795194000"));
+}
+
+/// Alerts ask for an increase: that needs a number before the first error.
+#[test]
+fn every_error_of_the_daemon_is_there_from_the_start() {
+    let page = Snapshot::default().page().render();
+    for (name, reasons) in [
+        (
+            "vmkpi_broker_errors_total",
+            Kind::ALL.map(Kind::as_str).to_vec(),
+        ),
+        (
+            "vmkpi_broker_messages_refused_total",
+            Refusal::ALL.map(Refusal::as_str).to_vec(),
+        ),
+        (
+            "vmkpi_libvirt_errors_total",
+            vec!["connection", "statistics"],
+        ),
+        ("vmkpi_exporter_errors_total", vec!["accept", "page"]),
+    ] {
+        for reason in reasons {
+            let series = format!("\n{name}{{reason=\"{reason}\"}} 0\n");
+            assert!(page.contains(&series), "{series}");
+        }
+    }
+}
+
+/// Whatever names a guest gives, each series is there once.
+#[test]
+fn names_of_a_guest_make_no_series_twice_and_no_line_of_their_own() {
+    let mut snapshot = snapshot();
+    let mut report = report();
+    let names = [
+        "a",
+        "A",
+        "a\\",
+        "a\"",
+        "a\n",
+        "a\nlibvirt_up 0",
+        "a,column=\"b",
+        "",
+        " ",
+        "\u{1f600}",
+    ];
+    for point in ["unencrypted/web", "unencrypted/w\"eb", "unencrypted/\u{e9}"] {
+        report.kpis.push(KpiRow {
+            point: format!("{point}2"),
+            time_seconds: 1.0,
+            columns: names
+                .map(|name| KpiColumn {
+                    name: name.into(),
+                    value: 1.0,
+                })
+                .to_vec(),
+        });
+    }
+    let uuid = Arc::clone(snapshot.reports.keys().next().unwrap());
+    snapshot.reports = [(uuid, Arc::new(report))].into();
+    let page = snapshot.page().render();
+    let series: Vec<_> = page
+        .lines()
+        .filter(|l| l.starts_with("vmkpi_kpi_value{"))
+        .collect();
+    let distinct: HashSet<_> = series.iter().collect();
+    assert_eq!((series.len(), distinct.len()), (31, 31));
+    assert_eq!(page.matches("\nlibvirt_up ").count(), 1);
+    check_with_promtool(&page);
 }

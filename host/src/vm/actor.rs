@@ -20,6 +20,7 @@ use vmkpi::delivery::producer::{Identity, Output, Producer, Publication, Source}
 use vmkpi::link::GuestMessage;
 use vmkpi::position::Nonce;
 
+use super::ages::Ages;
 use super::report::Report;
 use super::{Shared, Spec};
 use crate::infra::{self, Lane, Of, measurements};
@@ -81,6 +82,7 @@ struct Actor {
     deferred: VecDeque<(Instant, Job)>,
     /// What went before the lanes and producers that are there now.
     past: Report,
+    ages: Ages,
 }
 
 impl Actor {
@@ -106,6 +108,7 @@ impl Actor {
             outbox: VecDeque::new(),
             deferred: VecDeque::new(),
             past: Report::default(),
+            ages: Ages::default(),
             spec,
         };
         actor.reside();
@@ -178,6 +181,7 @@ impl Actor {
         if before.domain.genid != self.spec.domain.genid {
             self.past.count(self.kpi.counters());
             self.kpi = kpi_producer(&self.spec, &self.shared, now_ms);
+            self.ages.forget(KPI_LANE);
             self.link.set_endpoint(None);
             self.link_open = false;
             self.histories.disconnected();
@@ -250,6 +254,7 @@ impl Actor {
             self.past.count(lane.producer().counters());
             self.outbox.retain(|job| job.lane != lane.id);
             self.deferred.retain(|(_, job)| job.lane != lane.id);
+            self.ages.forget(lane.id);
         }
     }
 
@@ -372,6 +377,9 @@ impl Actor {
 
     fn on_reply(&mut self, reply: Reply) {
         let now_ms = self.now_ms();
+        if !matches!(reply.outcome, Outcome::Deferred(_)) {
+            self.ages.settled(reply.lane, reply.token);
+        }
         let producer = match reply.lane {
             KPI_LANE => Some(&mut self.kpi),
             id => self
@@ -453,26 +461,25 @@ impl Actor {
 
     /// Does what the producers want done.
     fn pump(&mut self) {
-        let now_ms = self.now_ms();
+        let (now_ms, time) = (self.now_ms(), Timestamp::now().as_seconds_f64());
+        let (outbox, ages, replies) = (&mut self.outbox, &mut self.ages, &self.replies.0);
+        let mut publish = |lane, publication: &Publication| {
+            ages.made(lane, publication.token, time);
+            outbox.push_back(job(lane, publication, replies));
+        };
         while let Some(output) = self.kpi.poll() {
             match output {
                 Output::Send(message) => self.link.send(&message),
                 Output::Publish(_) if self.spec.leaving => {}
-                Output::Publish(publication) => {
-                    self.outbox
-                        .push_back(job(KPI_LANE, &publication, &self.replies.0));
-                }
+                Output::Publish(publication) => publish(KPI_LANE, &publication),
             }
         }
         for lane in &mut self.lanes {
-            lane.pump(now_ms, &mut |id, publication| {
-                self.outbox
-                    .push_back(job(id, &publication, &self.replies.0));
-            });
+            lane.pump(now_ms, &mut |id, publication| publish(id, &publication));
         }
     }
 
-    fn report(&self) {
+    fn report(&mut self) {
         if self.spec.leaving {
             return;
         }
@@ -491,7 +498,16 @@ impl Actor {
             report.trimmed += kept.trimmed;
             report.streams += 1;
         }
-        report.take_kpis(&self.kpi);
+        report.oldest_time = self.ages.oldest();
+        self.ages
+            .samples(report.samples, Timestamp::now().as_seconds_f64());
+        report.samples_time = self.ages.sampled;
+        if self
+            .ages
+            .is_heard(report.link_up, std::time::Instant::now())
+        {
+            report.take_kpis(&self.kpi);
+        }
         self.shared.reports.put(&self.spec.domain.uuid, report);
     }
 }

@@ -2,6 +2,7 @@
 //! comes in as a [`Spec`], whole; what it does goes out as a [`Report`], whole, each second.
 
 mod actor;
+mod ages;
 mod report;
 
 use std::collections::HashMap;

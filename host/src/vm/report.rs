@@ -55,6 +55,8 @@ pub struct Report {
     pub tables_refused: u64,
     /// Samples that went into messages.
     pub samples: u64,
+    /// When one last did, in seconds since 1970.
+    pub samples_time: Option<f64>,
     /// Samples and results that `when` kept back.
     pub suppressed: u64,
     /// Those of them of which `when` was neither true nor false.
@@ -75,6 +77,8 @@ pub struct Report {
     pub messages_refused: u64,
     /// Messages on their way.
     pub in_flight: usize,
+    /// When the oldest of them was made, in seconds since 1970.
+    pub oldest_time: Option<f64>,
     /// Batches of infrastructure measurements that are kept until they are acknowledged.
     pub kept: u64,
     /// Batches of them that were lost because the outbox was full.

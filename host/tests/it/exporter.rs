@@ -74,3 +74,54 @@ async fn what_is_not_there_is_said() {
     assert!(healthy.contains(" 200 "));
     assert!(nothing.contains(" 404 "), "{nothing}");
 }
+
+/// Head and body of the answer to a request that ends its connection.
+async fn answer(address: SocketAddr, request: &'static str) -> (String, String) {
+    let answer = tokio::task::spawn_blocking(move || {
+        let mut stream = ask(address, request);
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    });
+    let answer = answer.await.unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.to_ascii_lowercase(), body.to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn head_has_no_body_and_other_methods_are_told_which_are_allowed() {
+    let address = serve().await;
+    let (head, body) = answer(
+        address,
+        "HEAD /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+    )
+    .await;
+    assert!(head.contains(" 200 ") && body.is_empty(), "{head}");
+    assert!(head.contains("content-type: text/plain; version=0.0.4"));
+    for request in [
+        "POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+        "DELETE / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+    ] {
+        let (head, _) = answer(address, request).await;
+        assert!(
+            head.contains(" 405 ") && head.contains("allow: get, head"),
+            "{head}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scraper_that_asks_for_compression_or_another_format_gets_the_text() {
+    let address = serve().await;
+    let (head, body) = answer(
+        address,
+        "GET /metrics?x=1 HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAccept-Encoding: gzip\r\n\
+         Accept: application/openmetrics-text;version=1.0.0,*/*;q=0.1\r\n\r\n",
+    )
+    .await;
+    assert!(head.contains("text/plain; version=0.0.4"), "{head}");
+    assert!(
+        !head.contains("content-encoding") && body.contains("\nlibvirt_up 0\n"),
+        "{head}"
+    );
+}

@@ -40,7 +40,7 @@ fn start(broker: &Mosquitto, socket: Option<&Path>) -> (Handle, tempfile::TempDi
     let (outbox, left) = Outbox::open(state.path(), DEFAULT_MAX_BYTES).unwrap();
     let shared = Shared {
         sampling: watch::channel(Sampling::default()).1,
-        publisher: Publisher::start(broker.url().parse().unwrap()).0,
+        publisher: Publisher::start(broker.broker()).0,
         reports: Reports::default(),
         outbox,
         limits: Limits::default(),

@@ -20,7 +20,7 @@ struct Sender {
 
 impl Sender {
     fn start(broker: &Mosquitto) -> Self {
-        let (publisher, _) = Publisher::start(broker.url().parse().unwrap());
+        let (publisher, _) = Publisher::start(broker.broker());
         let (to, replies) = mpsc::unbounded_channel();
         Self {
             publisher,

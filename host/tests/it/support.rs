@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rumqttc::{AsyncClient, Event as MqttEvent, MqttOptions, Packet, QoS};
+use vmkpi::broker::Broker;
 use vmkpi::clock::Timestamp;
 use vmkpi::delivery::spool::{Spool, SpoolLimits};
 use vmkpi::link::{HostMessage, LineReader, Payload, encode};
@@ -97,6 +98,11 @@ impl Mosquitto {
 
     pub fn url(&self) -> String {
         format!("mqtt://127.0.0.1:{}", self.port)
+    }
+
+    /// The same, for a publisher.
+    pub fn broker(&self) -> Broker {
+        Broker::anonymous(self.url().parse().unwrap())
     }
 }
 
@@ -340,7 +346,7 @@ impl Daemon {
         let dir = tempfile::tempdir().unwrap();
         let mut config = Config {
             libvirt_uri: "test:///default".to_owned(),
-            broker: broker.parse().unwrap(),
+            broker: Broker::anonymous(broker.parse().unwrap()),
             listen: SocketAddr::from(([127, 0, 0, 1], free_port())),
             state: dir.path().join("state"),
             guests: BTreeMap::new(),
@@ -370,7 +376,7 @@ impl Daemon {
         };
         let config = Config {
             libvirt_uri: "test:///default".to_owned(),
-            broker: broker.parse().unwrap(),
+            broker: Broker::anonymous(broker.parse().unwrap()),
             listen: SocketAddr::from(([127, 0, 0, 1], free_port())),
             state: dir.path().join("state"),
             guests: vms.iter().map(guest).collect(),

@@ -7,18 +7,17 @@
 //!     └───────────── any error, after RETRY: what is not acknowledged comes again ─┘
 //! ```
 
-use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use rumqttc::{
-    AsyncClient, Broker, BrokerSessionResumePolicy, ConnectReturnCode, ConnectionError,
-    DisconnectProperties, DisconnectReasonCode, Event, EventLoop, Incoming, MqttOptions,
-    NetworkOptions, Publish, QoS, RetainForwardRule, SessionMode, SubscribeFilter,
-    SubscribeReasonCode,
+    AsyncClient, BrokerSessionResumePolicy, DisconnectProperties, DisconnectReasonCode, Event,
+    EventLoop, Incoming, MqttOptions, NetworkOptions, Publish, QoS, RetainForwardRule, SessionMode,
+    SubscribeFilter, SubscribeReasonCode,
 };
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use vmkpi::broker::{Broker, BrokerUrl, Failure, Keeper};
 
 /// How long the broker keeps what it could not deliver, in seconds.
 const SESSION_EXPIRY_SECONDS: u32 = 300;
@@ -34,60 +33,6 @@ const MAX_PACKET_BYTES: u32 = 4 << 20;
 /// How long the farewell may take.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-/// Where a broker is: `mqtt://HOST[:PORT]`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BrokerUrl {
-    host: String,
-    port: u16,
-}
-
-impl std::fmt::Display for BrokerUrl {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        if self.host.contains(':') {
-            return write!(f, "mqtt://[{}]:{}", self.host, self.port);
-        }
-        write!(f, "mqtt://{}:{}", self.host, self.port)
-    }
-}
-
-impl FromStr for BrokerUrl {
-    type Err = String;
-
-    fn from_str(url: &str) -> Result<Self, String> {
-        let wanted = || format!("{url:?} is no broker: write mqtt://HOST or mqtt://HOST:PORT");
-        let Some((scheme, rest)) = url.split_once("://") else {
-            return Err(wanted());
-        };
-        match scheme {
-            "mqtt" | "tcp" => {}
-            "mqtts" | "ssl" => return Err("TLS is not supported by this version of vmkpi".into()),
-            _ => return Err(wanted()),
-        }
-        if rest.contains('@') {
-            return Err("no credentials in a URL: everyone on this machine could read them".into());
-        }
-        let rest = rest.strip_suffix('/').unwrap_or(rest);
-        let (host, port) = match rest.strip_prefix('[').and_then(|r| r.split_once(']')) {
-            Some((host, "")) => (host, None),
-            Some((host, tail)) => (host, Some(tail.strip_prefix(':').ok_or_else(wanted)?)),
-            None => match rest.split_once(':') {
-                Some((host, port)) => (host, Some(port)),
-                None => (rest, None),
-            },
-        };
-        let port = port
-            .map_or(Ok(1883), str::parse::<u16>)
-            .map_err(|_| wanted())?;
-        if host.is_empty() || port == 0 || host.contains(['/', '?', '#', ' ']) {
-            return Err(wanted());
-        }
-        Ok(Self {
-            host: host.into(),
-            port,
-        })
-    }
-}
-
 /// What the subscription did.
 #[derive(Debug)]
 pub enum Step {
@@ -96,7 +41,9 @@ pub enum Step {
     /// The subscription stands; again after each reconnection.
     Listening,
     /// The connection is lost or was never there, and why; it is tried again.
-    Lost(String),
+    Lost(Failure),
+    /// Something that changes nothing for now.
+    Notice(String),
 }
 
 /// Steps that wait for whoever shows them; over it the broker is read no further.
@@ -114,7 +61,7 @@ impl Subscription {
     ///
     /// # Errors
     /// There are no random numbers, or the options contradict each other.
-    pub fn start(broker: &BrokerUrl, filter: String) -> Result<Self> {
+    pub fn start(broker: Broker, filter: String) -> Result<Self> {
         let subscriber = Subscriber::new(broker, filter)?;
         let (sender, steps) = mpsc::channel(WAITING_STEPS);
         let task = tokio::spawn(subscriber.run(sender));
@@ -124,7 +71,7 @@ impl Subscription {
     /// The next thing that happens. Cancel-safe.
     ///
     /// # Errors
-    /// The broker refuses for good: who we are, what we speak or what we subscribe to.
+    /// The broker refuses what we subscribe to.
     pub async fn step(&mut self) -> Result<Step> {
         let step = self.steps.recv().await;
         step.unwrap_or_else(|| Err(anyhow!("the subscription has ended")))
@@ -138,25 +85,40 @@ impl Subscription {
     }
 }
 
+/// Where a connection is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// There is none; what it is made with is read first.
+    Apart,
+    /// It is being made.
+    Connecting,
+    /// The broker has accepted it.
+    Connected,
+}
+
 /// One session, over reconnections.
 struct Subscriber {
     client: AsyncClient,
     events: EventLoop,
+    keeper: Keeper,
     filter: String,
+    phase: Phase,
     /// Whether this session's subscription was confirmed.
     subscribed: bool,
     waiting: bool,
 }
 
 impl Subscriber {
-    fn new(broker: &BrokerUrl, filter: String) -> Result<Self> {
-        let (client, events) = AsyncClient::builder(options(broker)?)
+    fn new(broker: Broker, filter: String) -> Result<Self> {
+        let (client, events) = AsyncClient::builder(options(broker.url())?)
             .try_build()
             .context("the MQTT client refuses its options")?;
         Ok(Self {
             client,
             events,
+            keeper: Keeper::new(broker),
             filter,
+            phase: Phase::Apart,
             subscribed: false,
             waiting: false,
         })
@@ -182,12 +144,25 @@ impl Subscriber {
             tokio::time::sleep(RETRY).await;
             self.waiting = false;
         }
+        if self.phase == Phase::Apart {
+            match self.prepare() {
+                Ok(None) => {}
+                Ok(Some(notice)) => return Ok(Step::Notice(notice)),
+                Err(failure) => return Ok(self.lost(failure)),
+            }
+        }
+        self.follow().await
+    }
+
+    /// Follows the connection until something happens.
+    async fn follow(&mut self) -> Result<Step> {
         loop {
             match self.events.poll().await {
                 Ok(Event::Incoming(Incoming::Publish(publish))) => {
                     return Ok(Step::Message(publish));
                 }
                 Ok(Event::Incoming(Incoming::ConnAck(ack))) => {
+                    self.phase = Phase::Connected;
                     self.subscribed &= ack.session_present;
                     if self.subscribed {
                         return Ok(Step::Listening);
@@ -196,18 +171,37 @@ impl Subscriber {
                 }
                 Ok(Event::Incoming(Incoming::SubAck(ack))) => {
                     if !matches!(ack.return_codes[..], [SubscribeReasonCode::Success(_)]) {
-                        bail!("the broker refuses the subscription {:?}", self.filter);
+                        bail!(
+                            "{}: the broker refuses the subscription {:?}; its ACL must allow reading that",
+                            self.keeper.broker(),
+                            self.filter
+                        );
                     }
                     self.subscribed = true;
                     return Ok(Step::Listening);
                 }
                 Ok(_) => {}
                 Err(error) => {
-                    self.waiting = true;
-                    return refused_for_good(&error).map_or(Ok(Step::Lost(reason(&error))), Err);
+                    let connected = self.phase == Phase::Connected;
+                    let failure = Failure::of(&error, self.keeper.broker(), connected);
+                    return Ok(self.lost(failure));
                 }
             }
         }
+    }
+
+    /// Reads what the next connection is made with; what there is to say of it.
+    fn prepare(&mut self) -> Result<Option<String>, Failure> {
+        let renewal = self.keeper.renew()?;
+        renewal.entry.apply(&mut self.events.options);
+        self.phase = Phase::Connecting;
+        let broken = renewal.broken.filter(|_| renewal.news);
+        Ok(broken.map(|error| format!("{error}; what was read before is used")))
+    }
+
+    fn lost(&mut self, failure: Failure) -> Step {
+        (self.waiting, self.phase) = (true, Phase::Apart);
+        Step::Lost(failure)
     }
 
     fn subscribe(&self) -> Result<()> {
@@ -247,7 +241,7 @@ fn options(broker: &BrokerUrl) -> Result<MqttOptions> {
     let id = format!("vmkpi-watch-{random:016x}");
     let mut network = NetworkOptions::new();
     network.set_tcp_nodelay(true);
-    let mut options = MqttOptions::new(id, Broker::tcp(&broker.host, broker.port));
+    let mut options = MqttOptions::new(id, (broker.host.as_str(), broker.port));
     options
         .set_keep_alive(KEEP_ALIVE_SECONDS)
         .set_session_mode(SessionMode::Persistent)
@@ -259,58 +253,4 @@ fn options(broker: &BrokerUrl) -> Result<MqttOptions> {
         .set_connect_timeout(CONNECT_TIMEOUT)
         .set_network_options(network);
     Ok(options)
-}
-
-/// What no further attempt would change.
-fn refused_for_good(error: &ConnectionError) -> Option<anyhow::Error> {
-    use ConnectReturnCode as Code;
-    match error {
-        ConnectionError::ConnectionRefused(
-            code @ (Code::BadUserNamePassword
-            | Code::NotAuthorized
-            | Code::Banned
-            | Code::RefusedProtocolVersion
-            | Code::UnsupportedProtocolVersion
-            | Code::BadAuthenticationMethod),
-        ) => Some(anyhow!("the broker refuses us: {code:?}")),
-        _ => None,
-    }
-}
-
-fn reason(error: &ConnectionError) -> String {
-    match error {
-        ConnectionError::Io(e) => e.to_string(),
-        ConnectionError::Timeout(_) => "no answer".into(),
-        other => other.to_string(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn broker_urls_are_read_or_refused_with_the_form_that_is_right() {
-        for (url, shown) in [
-            ("mqtt://broker.example", "mqtt://broker.example:1883"),
-            ("mqtt://127.0.0.1:2000/", "mqtt://127.0.0.1:2000"),
-            ("mqtt://[::1]", "mqtt://[::1]:1883"),
-            ("mqtt://[::1]:99", "mqtt://[::1]:99"),
-        ] {
-            assert_eq!(url.parse::<BrokerUrl>().unwrap().to_string(), shown);
-        }
-        for (url, word) in [
-            ("localhost", "mqtt://HOST"),
-            ("http://x", "mqtt://HOST"),
-            ("mqtt://", "mqtt://HOST"),
-            ("mqtt://h:0", "mqtt://HOST"),
-            ("mqtt://h:x", "mqtt://HOST"),
-            ("mqtt://h/path", "mqtt://HOST"),
-            ("mqtt://user:secret@h", "credentials"),
-            ("mqtts://h", "TLS"),
-        ] {
-            let error = url.parse::<BrokerUrl>().unwrap_err();
-            assert!(error.contains(word), "{url}: {error}");
-        }
-    }
 }

@@ -1,0 +1,80 @@
+//! The TLS of a connection: rustls with aws-lc-rs, versions 1.2 and 1.3.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use rustls::client::Resumption;
+use rustls::crypto::aws_lc_rs;
+use rustls::{ClientConfig, RootCertStore};
+
+use super::Access;
+use super::files::{FileError, Named, certificates, key};
+
+/// What the CAs of this system are called where a file would be named.
+const SYSTEM: &str = "(this system's)";
+
+/// What a connection is made with.
+///
+/// # Errors
+/// A file is not what it should be, or certificate and key are not of each other.
+pub(super) fn config(access: &Access) -> Result<Arc<ClientConfig>, FileError> {
+    let roots = match &access.ca_file {
+        Some(path) => roots_of(path)?,
+        None => roots_of_the_system()?,
+    };
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("aws-lc-rs has suites for TLS 1.2 and 1.3")
+        .with_root_certificates(roots);
+    let mut config = match (&access.cert_file, &access.key_file) {
+        (Some(cert), Some(key_path)) => {
+            let file = Named {
+                what: "client certificate",
+                path: cert,
+            };
+            let chain = certificates(file)?;
+            let private = key(Named {
+                what: "private key",
+                path: key_path,
+            })?;
+            builder.with_client_auth_cert(chain, private).map_err(|e| {
+                file.refuse(format!("it does not go with {}: {e}", key_path.display()))
+            })?
+        }
+        _ => builder.with_no_client_auth(),
+    };
+    // A session that is resumed shows no certificate: a renewed one would never be seen.
+    config.resumption = Resumption::disabled();
+    Ok(Arc::new(config))
+}
+
+fn roots_of(path: &Path) -> Result<RootCertStore, FileError> {
+    let file = Named { what: "CA", path };
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(file)? {
+        roots
+            .add(certificate)
+            .map_err(|e| file.refuse(format!("a certificate in it is none of a CA: {e}")))?;
+    }
+    Ok(roots)
+}
+
+/// A system has some that rustls does not understand; those are left out.
+fn roots_of_the_system() -> Result<RootCertStore, FileError> {
+    let file = Named {
+        what: "CAs",
+        path: Path::new(SYSTEM),
+    };
+    let found = rustls_native_certs::load_native_certs();
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(found.certs);
+    if roots.is_empty() {
+        let why = found.errors.first().map(|e| format!(" ({e})"));
+        return Err(file.refuse(format!(
+            "there are none{}; install ca-certificates, or name the broker's CA with --broker.ca-file",
+            why.unwrap_or_default()
+        )));
+    }
+    Ok(roots)
+}
