@@ -32,7 +32,7 @@ use instance::Origin;
 use outbox::Outbox;
 use polling::Polling;
 use repair::Asker;
-use table::Table;
+use table::{Held, Table};
 
 pub use outbox::{MAX_OUTSTANDING_BYTES, MAX_OUTSTANDING_MESSAGES, Output, Publication, Token};
 pub use publish::MAX_SAMPLE_BYTES;
@@ -45,6 +45,9 @@ pub const MAX_TABLES: usize = 5000;
 pub const MAX_HELLO_TABLES: usize = 40_000;
 /// Bytes of samples that the open raw windows of one VM hold together; over it, they go out early.
 pub const MAX_HELD_BYTES: usize = 4 << 20;
+/// Bytes that all open windows of one VM hold together, raw and processed, with samples that a later row may
+/// replace; over it, those of the table that grew are lost, and announced as a gap.
+pub const MAX_WINDOW_BYTES: usize = 16 << 20;
 /// Bytes of tables in one line for the guest: a line holds them with its frame and patterns.
 const MAX_LIST_BYTES: usize = MAX_LINE_BYTES - (256 << 10);
 /// A guest that has said nothing for so long is greeted again, in milliseconds.
@@ -97,6 +100,8 @@ pub struct Counters {
     pub messages_refused: u64,
     /// Gaps announced.
     pub gaps: u64,
+    /// Open windows that were lost over [`MAX_WINDOW_BYTES`]; each is a gap.
+    pub windows_lost: u64,
     /// Holes seen in the rows of the link and subscribed again.
     pub holes: u64,
     /// Repairs begun.
@@ -164,8 +169,8 @@ pub struct Producer {
     /// How rows come if they are not pushed.
     polling: Option<Polling>,
     tables: BTreeMap<TableId, Table>,
-    /// Bytes in open raw windows, of all tables.
-    held_bytes: usize,
+    /// What open windows hold, of all tables.
+    held: Held,
     out: Outbox,
     next_query: u64,
     counters: Counters,
@@ -208,7 +213,7 @@ impl Producer {
             greeted_ms: now_ms,
             polling: None,
             tables: BTreeMap::new(),
-            held_bytes: 0,
+            held: Held::default(),
             out: Outbox::default(),
             next_query: 0,
             counters: Counters::default(),
@@ -531,7 +536,12 @@ impl Producer {
 
     /// Bytes of samples in open raw windows; at most [`MAX_HELD_BYTES`].
     pub fn held_bytes(&self) -> usize {
-        self.held_bytes
+        self.held.raw
+    }
+
+    /// Bytes in open windows; at most [`MAX_WINDOW_BYTES`].
+    pub fn window_bytes(&self) -> usize {
+        self.held.all
     }
 
     /// The guest said that it is `guest`; that arrived at `host` by the host's clock.

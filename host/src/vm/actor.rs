@@ -39,8 +39,10 @@ const SPREAD: (u32, Duration) = (4, Duration::from_secs(1));
 const DEFER: Duration = Duration::from_secs(10);
 /// The lane of KPIs; those of infrastructure count on from here.
 const KPI_LANE: u64 = 0;
-/// Residences whose measurements are still on their way; over it, the oldest is given up.
+/// Residences whose measurements are still on their way; over it, those of the oldest are lost, as a gap.
 const MAX_LANES: usize = 16;
+/// Residences of which nothing but that gap is on its way; over it, the oldest is forgotten.
+const MAX_GIVEN_UP: usize = 16;
 
 pub(super) async fn run(
     spec: watch::Receiver<Spec>,
@@ -227,8 +229,21 @@ impl Actor {
             self.lanes.push_back(lane);
             self.running_since = std::time::Instant::now();
         }
-        while self.lanes.len() > MAX_LANES {
-            tracing::error!(domain = %self.spec.domain.name, "the VM restarts faster than its infrastructure measurements can be delivered; the oldest are lost");
+        self.limit_lanes();
+    }
+
+    /// Gives up the oldest lanes that are too many. The one of this residence is the last.
+    fn limit_lanes(&mut self) {
+        let domain = &self.spec.domain.name;
+        let delivering = |lanes: &VecDeque<Lane>| lanes.iter().filter(|l| !l.is_given_up()).count();
+        while delivering(&self.lanes) > MAX_LANES
+            && let Some(lane) = self.lanes.iter_mut().find(|l| !l.is_given_up())
+        {
+            tracing::error!(%domain, "the VM restarts faster than its infrastructure measurements can be delivered; the oldest are lost, which is announced as a gap");
+            lane.give_up();
+        }
+        while self.lanes.len() > MAX_LANES + MAX_GIVEN_UP {
+            tracing::error!(domain = %self.spec.domain.name, "infrastructure measurements of more residences were lost than can be announced; the oldest is forgotten");
             self.drop_lane(0);
         }
     }

@@ -71,6 +71,8 @@ pub struct Report {
     pub suppressed: u64,
     /// Those of them of which `when` was neither true nor false.
     pub when_errors: u64,
+    /// Open windows that were lost as they held too much.
+    pub windows_lost: u64,
     /// The guest's clock minus the host's, in milliseconds, if it was measured.
     pub clock_skew_ms: Option<i32>,
     /// Ranges that were lost.
@@ -112,6 +114,7 @@ impl Report {
         self.samples += counters.samples;
         self.suppressed += counters.suppressed;
         self.when_errors += counters.when_errors;
+        self.windows_lost += counters.windows_lost;
         self.gaps += counters.gaps;
         self.messages += counters.messages;
         self.messages_acknowledged += counters.messages_acknowledged;
