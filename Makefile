@@ -6,11 +6,12 @@ TARGET ?= $(or $(CARGO_TARGET_DIR),target)
 FLAGS = --locked --workspace --features vmkpi/command
 
 FUZZ_SECONDS ?= 60
+SOAK_SECONDS ?= 600
 
-.PHONY: help demo build release test soak fmt lint fuzz bench clean
+.PHONY: help demo build release test soak fmt lint fuzz bench bench-peers clean
 
 help: ## What there is to make
-	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' Makefile | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' Makefile | expand -t 24
 
 demo: ## Install what is missing, build, run the whole chain on this machine
 	@tools/setup.sh demo
@@ -48,7 +49,16 @@ bench: ## What stores, scrapes, the outbox and a fleet of VMs cost; stores besid
 	$(CARGO) build --release --locked -p vmkpi-host
 	$(TARGET)/release/vmkpi-bench fleet --host $(TARGET)/release/vmkpi-host --guest $(TARGET)/release/vmkpi-guest
 
-soak: ## A million stores, killed every few seconds, and a million in one life: ledger and memory
+bench-peers: ## vmkpi-host beside prometheus-libvirt-exporter and collectd's virt, as root
+	@tools/setup.sh peers
+	$(CARGO) build --release --locked -p vmkpi --features command
+	$(CARGO) build --release --locked -p vmkpi-host
+	$(CARGO) build --release --locked -p vmkpi-benches
+	VMKPI_BIN_DIR=$(abspath $(TARGET)/release) $(TARGET)/release/vmkpi-bench peers
+
+soak: release ## Whatever may go wrong in the chain, for SOAK_SECONDS; a million stores in a guest: ledger and memory
+	VMKPI_BIN_DIR=$(abspath $(TARGET))/release SOAK_SECONDS=$(SOAK_SECONDS) \
+	    $(CARGO) test --locked -p vmkpi-tests --test e2e -- --ignored --nocapture soak::
 	$(CARGO) test --release --locked -p vmkpi-guest --test soak -- --ignored --nocapture --test-threads=1
 
 clean: ## Remove what was built

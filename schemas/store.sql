@@ -48,7 +48,7 @@ CREATE TABLE ".marks" (
     sized_seq INTEGER NOT NULL DEFAULT 0, -- brought up to date each 1,024 rows and by retention
     wanted INTEGER NOT NULL DEFAULT 0,    -- 1: a host has subscribed to the table, or acknowledged of it
     lost INTEGER NOT NULL DEFAULT 0,      -- rows dropped before they were acknowledged
-    lost_reason TEXT,                     -- why the last of them was
+    lost_reason TEXT,                     -- why the last row that retention took went, lost or not
     PRIMARY KEY (stream, name)
 ) WITHOUT ROWID;
 

@@ -9,6 +9,7 @@
 //! | [`window`] | rows in, closed windows out |
 //! | [`producer`] | the host's part: instances, coverage, acknowledgement, repair |
 //! | [`skew`] | how far the guest's clock is from the host's |
+//! | [`waiting`] | how long the oldest has waited |
 //! | [`consumer`] | what a message is to a Consumer |
 
 pub mod consumer;
@@ -17,6 +18,7 @@ pub mod head;
 pub mod producer;
 pub mod skew;
 pub mod spool;
+pub mod waiting;
 pub mod window;
 
 #[cfg(test)]

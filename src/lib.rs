@@ -13,10 +13,21 @@
 //! | [`delivery`] | how a row arrives exactly once: windows, coverage, acknowledgement |
 //! | `broker` | where a broker is and how to be let in (feature `broker`; it reads the files that are named) |
 //! | `open` | opening envelopes with the owner's private key (feature `open`) |
+//! | `key_file` | files of keys, certificates and passwords, read with care (features `broker`, `open`, `sign`) |
 //! | [`message`] | the published message: topics and CloudEvents |
 //! | `seal` | making the envelope that only the owner opens (feature `seal`; it takes random bytes of the kernel) |
 //! | `sign` | who said it: detached signatures over messages and confirmations (feature `sign`) |
 //! | [`when`] | predicates: which samples are delivered |
+//!
+//! What the two daemons do alike, each for itself, is here too, behind the feature `daemon`. It reads files and
+//! the environment:
+//!
+//! | module | job |
+//! | --- | --- |
+//! | `settings` | configuration from file, environment and flags, from one catalogue |
+//! | `logging` | the log, for people and for the journal |
+//! | `notify` | the service manager: sd_notify(3) |
+//! | `terminal` | ages, sizes and sentences in 80 columns |
 
 #[cfg(feature = "broker")]
 pub mod broker;
@@ -25,17 +36,27 @@ pub mod delivery;
 pub mod descriptor;
 #[cfg(any(feature = "open", feature = "seal"))]
 mod envelope;
+#[cfg(any(feature = "broker", feature = "open", feature = "sign"))]
+pub mod key_file;
 pub mod link;
+#[cfg(feature = "daemon")]
+pub mod logging;
 pub mod message;
 pub mod name;
+#[cfg(feature = "daemon")]
+pub mod notify;
 #[cfg(feature = "open")]
 pub mod open;
 pub mod position;
 mod rsa_key;
 #[cfg(feature = "seal")]
 pub mod seal;
+#[cfg(feature = "daemon")]
+pub mod settings;
 #[cfg(feature = "sign")]
 pub mod sign;
+#[cfg(feature = "daemon")]
+pub mod terminal;
 mod text;
 pub mod value;
 pub mod when;

@@ -294,6 +294,9 @@ pub struct Rows {
     /// In the answer to a `query`: the last row that retention took; rows through it are gone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trimmed: Option<Mark>,
+    /// Beside `trimmed`: why that row went, as in a gap.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trimmed_reason: Option<Box<str>>,
 }
 
 /// What a guest says.
@@ -343,7 +346,7 @@ pub enum GuestMessage {
         after: Position,
         /// The last row dropped.
         through: Mark,
-        /// Why, for people: `retention_rows`, `retention_bytes`, `retention_age`.
+        /// Why: `retention_rows`, `retention_bytes`, `retention_age` (docs/MESSAGES.md).
         reason: String,
     },
     /// The end of the answer to a `poll`.

@@ -10,9 +10,12 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
-use crate::process::{Process, program};
+use crate::process::Process;
+use crate::programs::{HostPlace, start_guest, start_host};
 use crate::scratch::{Scratch, free_address};
 use crate::wait_for;
+
+pub use crate::programs::start_watch;
 
 /// The domain of libvirt's test driver.
 pub const DOMAIN: &str = "test";
@@ -120,8 +123,21 @@ impl Broker {
     pub fn restart_after(&mut self, pause: Duration) -> Result<()> {
         self.process.terminate()?;
         std::thread::sleep(pause);
+        self.begin()
+    }
+
+    /// Starts it again after it has ended.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn begin(&mut self) -> Result<()> {
         self.process = Self::run(&self.folder, self.address)?;
         Ok(())
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
     }
 }
 
@@ -168,9 +184,9 @@ impl Chain {
         let broker = Broker::start(folder)?;
         let watch = start_watch(folder, &broker)?;
         std::fs::write(folder.join("descriptor.toml"), descriptor)?;
-        let guest = start_guest(folder, &guest_arguments)?;
+        let guest = start_guest(folder, &guest_arguments, &[])?;
         let metrics = free_address()?;
-        let host = start_host(folder, &broker, metrics, &host_options)?;
+        let host = start_host(&place(folder, &broker, metrics, &host_options))?;
         let chain = Self {
             watch,
             host,
@@ -233,7 +249,7 @@ impl Chain {
     /// The partition does not come back.
     pub fn kill_guest(&mut self) -> Result<()> {
         self.guest.kill()?;
-        self.guest = start_guest(self.folder(), &self.guest_arguments)?;
+        self.guest = start_guest(self.folder(), &self.guest_arguments, &[])?;
         Ok(())
     }
 
@@ -252,12 +268,13 @@ impl Chain {
     pub fn without_host(&mut self, work: impl FnOnce(&Self) -> Result<()>) -> Result<()> {
         self.host.kill()?;
         work(self)?;
-        self.host = start_host(
-            self.folder(),
+        let place = place(
+            self.scratch.path(),
             &self.broker,
             self.metrics,
             &self.host_options,
-        )?;
+        );
+        self.host = start_host(&place)?;
         Ok(())
     }
 
@@ -308,21 +325,46 @@ impl Chain {
     /// # Errors
     /// It is refused.
     pub fn query(&self, database: &str, sql: &str) -> Result<Vec<Value>> {
-        let script = "import json,sqlite3,sys\n\
-            c=sqlite3.connect('file:'+sys.argv[1]+'?mode=ro',uri=True)\n\
-            print(json.dumps([list(r) for r in c.execute(sys.argv[2])]))";
-        let file = self.folder().join("guest").join(database);
-        let output = Command::new("python3")
-            .args(["-c", script])
-            .arg(&file)
-            .arg(sql)
-            .stdin(Stdio::null())
-            .output()?;
-        if !output.status.success() {
-            bail!("{sql}: {}", String::from_utf8_lossy(&output.stderr));
-        }
-        Ok(serde_json::from_slice(&output.stdout)?)
+        query(&self.folder().join("guest").join(database), sql)
     }
+}
+
+/// The host daemon of a chain: one VM, on the test driver's own domain.
+fn place<'a>(
+    folder: &'a Path,
+    broker: &Broker,
+    metrics: SocketAddr,
+    options: &'a [String],
+) -> HostPlace<'a> {
+    HostPlace {
+        folder,
+        libvirt: "test:///default".to_owned(),
+        broker: broker.url(),
+        metrics,
+        vms: vec![(DOMAIN.to_owned(), folder.to_owned())],
+        options,
+        environment: &[],
+    }
+}
+
+/// Runs a query on a database of a guest, as any other SQLite reader would.
+///
+/// # Errors
+/// It is refused.
+pub fn query(database: &Path, sql: &str) -> Result<Vec<Value>> {
+    let script = "import json,sqlite3,sys\n\
+        c=sqlite3.connect('file:'+sys.argv[1]+'?mode=ro',uri=True)\n\
+        print(json.dumps([list(r) for r in c.execute(sys.argv[2])]))";
+    let output = Command::new("python3")
+        .args(["-c", script])
+        .arg(database)
+        .arg(sql)
+        .stdin(Stdio::null())
+        .output()?;
+    if !output.status.success() {
+        bail!("{sql}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    Ok(serde_json::from_slice(&output.stdout)?)
 }
 
 /// The last lines of a text.
@@ -342,64 +384,6 @@ pub fn lines_of(file: &Path) -> Result<Vec<Value>> {
         .lines()
         .map(|line| serde_json::from_str(line).with_context(|| line.to_owned()))
         .collect()
-}
-
-/// Starts `vmkpi watch --format json --show-gaps` and waits until it listens.
-///
-/// # Errors
-/// It does not start.
-pub fn start_watch(folder: &Path, broker: &Broker) -> Result<Process> {
-    let url = broker.url();
-    let arguments = ["watch", "--broker", &url, "--format", "json", "--show-gaps"];
-    let watch = Process::start(folder, "watch", &program("vmkpi")?, arguments)?;
-    broker.wait_for_watcher()?;
-    Ok(watch)
-}
-
-fn link(folder: &Path) -> String {
-    format!("unix:{}", folder.join("link").display())
-}
-
-fn start_guest(folder: &Path, further: &[String]) -> Result<Process> {
-    let mount = folder.join("kpi");
-    let mut arguments = vec![
-        "run".to_owned(),
-        format!("--mount={}", mount.display()),
-        format!("--state={}", folder.join("guest").display()),
-        format!("--link={}", link(folder)),
-    ];
-    arguments.extend_from_slice(further);
-    let guest = Process::start(folder, "guest", &program("vmkpi-guest")?, arguments)?;
-    wait_for(10, "the partition", || {
-        mount.join("unencrypted").is_dir().then_some(())
-    })
-    .with_context(|| guest.words())?;
-    Ok(guest)
-}
-
-fn start_host(
-    folder: &Path,
-    broker: &Broker,
-    metrics: SocketAddr,
-    options: &[String],
-) -> Result<Process> {
-    let mut arguments = vec![
-        "run".to_owned(),
-        "--libvirt.uri=test:///default".to_owned(),
-        format!("--broker={}", broker.url()),
-        format!("--web.listen-address={metrics}"),
-        format!("--state={}", folder.join("host").display()),
-        format!("--guest={DOMAIN}={}", link(folder)),
-        format!(
-            "--descriptor={DOMAIN}={}",
-            folder.join("descriptor.toml").display()
-        ),
-    ];
-    arguments.extend_from_slice(options);
-    let host = Process::start(folder, "host", &program("vmkpi-host")?, arguments)?;
-    wait_for(15, "the exporter", || TcpStream::connect(metrics).ok())
-        .with_context(|| host.words())?;
-    Ok(host)
 }
 
 /// A page over HTTP/1.1.

@@ -20,3 +20,5 @@ mod published;
 mod respecified;
 #[path = "e2e/secured.rs"]
 mod secured;
+#[path = "e2e/soak.rs"]
+mod soak;

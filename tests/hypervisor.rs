@@ -9,7 +9,9 @@ use anyhow::{Context as _, Result, ensure};
 use rustix::process::Signal;
 use serde_json::Value;
 use vmkpi_tests::lab::PATIENCE;
-use vmkpi_tests::lab::herd::{Herd, age, series};
+use vmkpi_tests::lab::herd::{Herd, age, has_taps, series};
+use vmkpi_tests::lab::migration::{MIGRANT, SECONDS, Source};
+use vmkpi_tests::process::Process;
 use vmkpi_tests::wait_for;
 
 const VMS: [&str; 6] = ["vm0", "vm1", "vm2", "vm3", "vm4", "vm5"];
@@ -120,6 +122,149 @@ fn after_libvirtd_was_restarted_everything_is_followed_again() -> Result<()> {
         );
         herd.hypervisor.virsh(&["resume", "vm1"])?;
     }
+    Ok(())
+}
+
+/// libvirt's word for what happens at the destination: until the VM has arrived, its job is taken.
+#[test]
+fn a_vm_locked_by_a_migration_costs_only_its_own_figures() -> Result<()> {
+    let Some(herd) = Herd::start(VMS.len(), INTERVAL_MS)? else {
+        return Ok(());
+    };
+    let source = Source::start(herd.folder())?;
+    herd.wait_for_page("figures of all", all_there)?;
+    let mut migration = source.migrate_to(&herd.hypervisor.uri())?;
+    herd.wait_for_page("the VM that arrives", |page| {
+        series(page, APART, MIGRANT) == Some(1.0)
+    })?;
+    // Whoever asks as the neighbours do is held up.
+    let (virsh, uri) = (Path::new("/usr/bin/virsh"), herd.hypervisor.uri());
+    let ask = ["--connect", &uri, "domstats", "--balloon", MIGRANT];
+    let mut held_up = Process::start(herd.folder(), "ask", virsh, ask)?;
+    let while_locked = Duration::from_secs(SECONDS / 2);
+    let oldest = oldest_over(&herd, while_locked, MIGRANT)?;
+    let page = herd.scrape()?;
+    ensure!(
+        migration.runs() && held_up.runs(),
+        "nothing was locked: {}{}",
+        migration.words(),
+        held_up.words()
+    );
+    ensure!(oldest <= OLDEST, "{oldest:?} old\n{}", herd.words());
+    ensure!(
+        series(&page, STATE, MIGRANT).is_some() && series(&page, CPU, MIGRANT).is_none(),
+        "what libvirt knows itself, and no more"
+    );
+    ensure!(migration.wait(PATIENCE)?.success(), "{}", migration.words());
+    held_up.wait(PATIENCE)?;
+    let arrived = Instant::now();
+    herd.wait_for_page("its figures", |page| {
+        series(page, APART, MIGRANT) == Some(0.0) && series(page, CPU, MIGRANT).is_some()
+    })?;
+    ensure!(
+        arrived.elapsed() < Duration::from_secs(30),
+        "{:?}",
+        arrived.elapsed()
+    );
+    let oldest = oldest_over(&herd, 2 * OLDEST, "")?;
+    ensure!(oldest <= OLDEST, "{oldest:?} old");
+    Ok(())
+}
+
+#[test]
+fn the_disk_error_that_pauses_a_vm_is_shown_while_it_does() -> Result<()> {
+    const ERROR: &str = "libvirt_domain_block_stats_error";
+    let Some(herd) = Herd::start(2, INTERVAL_MS)? else {
+        return Ok(());
+    };
+    herd.wait_for_page("figures of both", |page| {
+        ["vm0", "vm1"]
+            .iter()
+            .all(|vm| series(page, CPU, vm).is_some())
+    })?;
+    ensure!(!herd.scrape()?.contains(ERROR), "an error of nobody's");
+    let pid = herd.hypervisor.qemu("vm0").context("no QEMU")?;
+    let reads = "pread64,preadv,preadv2";
+    let arguments = [
+        "-f".to_owned(),
+        format!("--attach={}", pid.as_raw_nonzero()),
+        format!("--trace={reads}"),
+        format!("--inject={reads}:error=EIO"),
+    ];
+    let strace = Process::start(
+        herd.folder(),
+        "strace",
+        Path::new("/usr/bin/strace"),
+        arguments,
+    )?;
+    wait_for(PATIENCE, "strace to attach", || {
+        strace.words().contains("attached").then_some(())
+    })?;
+    // The BIOS reads the disk again, and the disk's error policy is to stop.
+    herd.hypervisor.virsh(&["reset", "vm0"])?;
+    let page = herd.wait_for_page("the error", |page| series(page, ERROR, "vm0").is_some())?;
+    ensure!(
+        series(&page, ERROR, "vm0") == Some(1.0) && series(&page, ERROR, "vm1").is_none(),
+        "{page}"
+    );
+    ensure!(series(&page, CPU, "vm0").is_some(), "paused is not hung");
+    drop(strace);
+    herd.hypervisor.virsh(&["resume", "vm0"])?;
+    herd.wait_for_page("the error to go", |page| {
+        !page.contains(ERROR) && series(page, STATE, "vm0") == Some(1.0)
+    })?;
+    Ok(())
+}
+
+/// What two neighbours show of such VMs, by their own pages.
+const NEIGHBOURS: [&str; 2] = [
+    include_str!("../host/tests/neighbours/prometheus-libvirt-exporter-0.2.0.txt"),
+    include_str!("../host/tests/neighbours/collectd-virt-5.12.txt"),
+];
+
+/// The metrics that stand for a neighbour's series, by the table in the documentation.
+fn counterparts(name: &str) -> Result<Vec<String>> {
+    let docs = include_str!("../docs/METRICS.md");
+    let row = |line: &&str| line.starts_with("| `") && line.contains(&format!("`{name}`"));
+    let Some(row) = docs.lines().find(row) else {
+        return Ok(vec![name.to_owned()]);
+    };
+    let (_, ours) = row.trim_matches('|').split_once(" | ").context(row)?;
+    let quoted = ours.split('`').skip(1).step_by(2);
+    Ok(quoted
+        .filter(|t| t.contains('_'))
+        .map(str::to_owned)
+        .collect())
+}
+
+#[test]
+fn what_the_neighbours_show_of_a_real_vm_has_a_counterpart_on_the_page() -> Result<()> {
+    let Some(herd) = Herd::start(1, INTERVAL_MS)? else {
+        return Ok(());
+    };
+    let page = herd.wait_for_page("figures", |page| {
+        series(page, CPU, "vm0").is_some() && series(page, STATE, "vm0").is_some()
+    })?;
+    let mut checked = 0;
+    for text in NEIGHBOURS {
+        // The rest is of guests with drivers, failing disks and the like.
+        let (seen, _) = text.split_once("# Of a guest").unwrap_or((text, ""));
+        let (plain, interface) = seen.split_once("# Of a VM with").context("two parts")?;
+        let names = plain
+            .lines()
+            .chain(interface.lines().skip(1).filter(|_| has_taps()));
+        for name in names.filter(|line| !line.starts_with('#')) {
+            for metric in counterparts(name)? {
+                let on_page = page.lines().any(|l| {
+                    let rest = l.strip_prefix(&metric);
+                    rest.is_some_and(|r| r.starts_with(" ") || r.starts_with("{domain=\"vm0\""))
+                });
+                ensure!(on_page, "{name}: {metric} is missing\n{page}");
+                checked += 1;
+            }
+        }
+    }
+    ensure!(checked > 25, "only {checked}");
     Ok(())
 }
 

@@ -12,9 +12,10 @@
 //! sides find `org.vmkpi.kpi.0` by themselves, as they do by default.
 
 pub mod herd;
-mod hypervisor;
+pub mod hypervisor;
 mod initramfs;
 mod kernel;
+pub mod migration;
 
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpStream};
@@ -24,6 +25,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail};
 use rustix::process::Signal;
 use serde_json::Value;
+use vmkpi::descriptor::METADATA_NAMESPACE;
 
 use crate::chain::{Broker, http_get, lines_of, start_watch, tail};
 use crate::process::{Process, program};
@@ -65,9 +67,10 @@ pub struct Lab {
     pub host: Process,
     /// Where the exporter listens.
     pub metrics: SocketAddr,
+    /// libvirtd.
+    pub hypervisor: Hypervisor,
     watch: Process,
     broker: Broker,
-    hypervisor: Hypervisor,
     // Last, as parts are dropped in this order: the folder goes when nobody is in it any more.
     scratch: Scratch,
 }
@@ -227,6 +230,20 @@ impl Lab {
     pub fn signal_vm(&self, signal: Signal) -> Result<()> {
         let pid = self.hypervisor.qemu(DOMAIN).context("no QEMU")?;
         Ok(rustix::process::kill_process(pid, signal)?)
+    }
+
+    /// Gives the VM another descriptor (`<monitoring>`), or none, as an operator does.
+    ///
+    /// # Errors
+    /// libvirt refuses.
+    pub fn describe(&self, element: Option<&str>) -> Result<()> {
+        let change = match element {
+            Some(element) => vec!["--key", "vmkpi", "--set", element],
+            None => vec!["--remove"],
+        };
+        let of = ["metadata", DOMAIN, "--live", "--uri", METADATA_NAMESPACE];
+        self.hypervisor.virsh(&[&of, &change[..]].concat())?;
+        Ok(())
     }
 
     /// Pulls the VM's plug.

@@ -16,33 +16,92 @@ use crate::process::Process;
 /// store whose close failed may or may not have happened, so each attempt has a number of its own.
 const WRITER: &str = r#"
 import os, sys, time
-path, ledger, stop = sys.argv[1:]
+ledger, stop, pause, *paths = sys.argv[1:]
 with open(ledger, "a", buffering=1) as notes:
     n = 0
     while not os.path.exists(stop):
         n += 1
         notes.write("attempt %d\n" % n)
         try:
-            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            fd = os.open(paths[n % len(paths)], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             try:
                 os.write(fd, b"n,half\n%d,%d.5\n" % (n, n))
             finally:
                 os.close(fd)
             notes.write("stored %d\n" % n)
-            time.sleep(0.004)
+            time.sleep(float(pause))
         except OSError as error:
             notes.write("failed %d %s\n" % (n, error.strerror))
             time.sleep(0.1)
 "#;
 
+/// A program that stores, and notes what became of each store.
+pub struct Writer {
+    process: Process,
+    notes: PathBuf,
+    stop: PathBuf,
+}
+
+impl Writer {
+    /// Begins to store into `files`, one after the other, with pauses. Its notes are in `folder`.
+    ///
+    /// # Errors
+    /// Python does not start.
+    pub fn start(folder: &Path, files: &[PathBuf], pause: Duration) -> Result<Self> {
+        let (notes, stop) = (folder.join("ledger"), folder.join("stop"));
+        let pause = PathBuf::from(pause.as_secs_f64().to_string());
+        let mut arguments = vec![Path::new("-c"), Path::new(WRITER), &notes, &stop, &pause];
+        arguments.extend(files.iter().map(PathBuf::as_path));
+        let python = Path::new("/usr/bin/python3");
+        let process = Process::start(folder, "writer", python, arguments)?;
+        Ok(Self {
+            process,
+            notes,
+            stop,
+        })
+    }
+
+    /// Ends the writing and waits until it has ended.
+    ///
+    /// # Errors
+    /// It does not end.
+    pub fn stop(&mut self) -> Result<()> {
+        std::fs::write(&self.stop, "")?;
+        self.process
+            .wait(20)
+            .with_context(|| self.process.words())?;
+        Ok(())
+    }
+
+    /// The numbers of the stores whose close returned 0.
+    ///
+    /// # Errors
+    /// The notes cannot be read.
+    pub fn stored(&self) -> Result<HashSet<u64>> {
+        self.noted("stored")
+    }
+
+    /// The numbers of the stores that were begun.
+    ///
+    /// # Errors
+    /// The notes cannot be read.
+    pub fn attempted(&self) -> Result<HashSet<u64>> {
+        self.noted("attempt")
+    }
+
+    fn noted(&self, word: &str) -> Result<HashSet<u64>> {
+        let text = std::fs::read_to_string(&self.notes)?;
+        let notes = text.lines().filter_map(|line| line.strip_prefix(word));
+        notes.map(|n| Ok(n.trim().parse()?)).collect()
+    }
+}
+
 /// A writer and its notes.
 pub struct Ledger {
-    process: Process,
+    writer: Writer,
     point: String,
     /// Only what this specifier delivers, where several deliver the same rows.
     specifier: Option<String>,
-    notes: PathBuf,
-    stop: PathBuf,
 }
 
 impl Ledger {
@@ -51,21 +110,11 @@ impl Ledger {
     /// # Errors
     /// Python does not start.
     pub fn start(chain: &Chain, name: &str) -> Result<Self> {
-        let (notes, stop) = (chain.folder().join("ledger"), chain.folder().join("stop"));
         let file = chain.mount().join("unencrypted").join(name);
-        let arguments = [Path::new("-c"), Path::new(WRITER), &file, &notes, &stop];
-        let process = Process::start(
-            chain.folder(),
-            "writer",
-            Path::new("/usr/bin/python3"),
-            arguments,
-        )?;
         Ok(Self {
-            process,
+            writer: Writer::start(chain.folder(), &[file], Duration::from_millis(4))?,
             point: format!("unencrypted/{name}"),
             specifier: None,
-            notes,
-            stop,
         })
     }
 
@@ -80,11 +129,8 @@ impl Ledger {
     /// # Errors
     /// A store is missing, came twice, came changed, or was never attempted.
     pub fn judge(mut self, chain: &Chain, seconds: u64) -> Result<usize> {
-        std::fs::write(&self.stop, "")?;
-        self.process
-            .wait(20)
-            .with_context(|| self.process.words())?;
-        let stored = self.noted("stored")?;
+        self.writer.stop()?;
+        let stored = self.writer.stored()?;
         ensure!(
             stored.len() > 20,
             "only {} stores; nothing was tested",
@@ -95,7 +141,7 @@ impl Ledger {
         std::thread::sleep(Duration::from_secs(2));
         let lines = chain.lines()?;
         once(lines.iter().filter(|l| self.is_ours(l)))?;
-        let attempted = self.noted("attempt")?;
+        let attempted = self.writer.attempted()?;
         ensure!(
             self.arrived(&lines).is_subset(&attempted),
             "something arrived that was never stored"
@@ -129,12 +175,6 @@ impl Ledger {
     fn arrived(&self, lines: &[Value]) -> HashSet<u64> {
         let ours = lines.iter().filter(|l| self.is_ours(l));
         ours.filter_map(|l| l["values"]["n"].as_u64()).collect()
-    }
-
-    fn noted(&self, word: &str) -> Result<HashSet<u64>> {
-        let text = std::fs::read_to_string(&self.notes)?;
-        let notes = text.lines().filter_map(|line| line.strip_prefix(word));
-        notes.map(|n| Ok(n.trim().parse()?)).collect()
     }
 }
 

@@ -11,15 +11,27 @@
 //! | [`ledger`] | the judge: what was stored arrived, once |
 //! | [`lab`] | a real virtual machine below a real libvirtd |
 //! | [`pki`] | certificates |
+//! | [`programs`] | how each program is started |
+//! | [`mqtt`], [`proxy`] | a subscriber that keeps everything, a network that can be cut |
+//! | [`seed`], [`faketime`] | random numbers that come again, clocks that can be set |
+//! | [`soak`] | whatever may go wrong, at random |
 //! | [`schema`] | the JSON Schemas |
 
 pub mod chain;
+#[path = "../guest/tests/common/faketime.rs"]
+pub mod faketime;
 pub mod lab;
 pub mod ledger;
+pub mod mqtt;
 pub mod pki;
 pub mod process;
+pub mod programs;
+pub mod proxy;
 pub mod schema;
 pub mod scratch;
+#[path = "../guest/tests/common/seed.rs"]
+pub mod seed;
+pub mod soak;
 
 use std::time::{Duration, Instant};
 

@@ -67,6 +67,24 @@ impl Process {
         I: IntoIterator<Item = S>,
         S: AsRef<OsStr>,
     {
+        Self::start_in(folder, name, program, arguments, &[])
+    }
+
+    /// The same, with variables of its environment.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn start_in<I, S>(
+        folder: &Path,
+        name: &str,
+        program: &Path,
+        arguments: I,
+        environment: &[(String, String)],
+    ) -> Result<Self>
+    where
+        I: IntoIterator<Item = S>,
+        S: AsRef<OsStr>,
+    {
         let out = folder.join(format!("{name}.out"));
         let err = folder.join(format!("{name}.err"));
         let append = |path: &Path| File::options().create(true).append(true).open(path);
@@ -76,6 +94,7 @@ impl Process {
             .arg("--")
             .arg(program)
             .args(arguments)
+            .envs(environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(append(&out)?)
             .stderr(append(&err)?)

@@ -1,6 +1,9 @@
 //! A real virtual machine: the programs on a stock kernel with its FUSE and its virtio-serial port, below
 //! a real libvirtd. Both ends find the link by themselves and the VM is described by its metadata.
 
+#[path = "vm/changes.rs"]
+mod changes;
+
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::process::{Command, Stdio};

@@ -2,27 +2,31 @@
 # Installs the Debian packages that are missing, and nothing when all are there. Usage:
 #   tools/setup.sh demo     what building and the demo need
 #   tools/setup.sh test     that, and what the tests run against
+#   tools/setup.sh peers    that, and the exporters that vmkpi-host is measured beside
 # No service is started: tests bring up their own.
 set -eu
 
 # gcc, libc6-dev: SQLite is compiled in, and Rust links with cc. libvirt-dev brings libvirt itself,
 # whose test driver needs no daemon. fuse3: fusermount3, for mounting without root.
 packages="gcc libc6-dev make pkg-config libvirt-dev fuse3"
-case "${1:-test}" in
+what=${1:-test}
+case "$what" in
     demo) ;;
     # mosquitto: a real broker and 3.1.1 clients. prometheus: promtool. strace: injected I/O errors.
     # faketime: clocks that jump. python3-jwcrypto: opens what was sealed.
     # libxml2-utils: xmllint, a validator of XML schemas that is not ours.
     # libvirt, qemu, busybox, cpio, kmod, e2fsprogs: the virtual machine; its kernel the test fetches itself.
     # g++: libFuzzer, for the fuzz targets.
-    test)
+    test | peers)
         packages="$packages g++ mosquitto mosquitto-clients prometheus python3 python3-jwcrypto strace faketime libxml2-utils"
         packages="$packages libvirt-daemon-system libvirt-clients qemu-system-x86 busybox-static cpio kmod e2fsprogs"
         # Where systemd does not run, libvirt need not bring it along.
         [ -d /run/systemd/system ] || packages="$packages libvirt-daemon-system-sysv"
         ;;
-    *) echo "usage: $0 [demo|test]" >&2; exit 2 ;;
+    *) echo "usage: $0 [demo|test|peers]" >&2; exit 2 ;;
 esac
+# libmicrohttpd, libprotobuf-c: of collectd's write_prometheus, which collectd-core only recommends.
+[ "$what" != peers ] || packages="$packages prometheus-libvirt-exporter collectd-core libmicrohttpd12 libprotobuf-c1"
 
 missing=
 for package in $packages; do

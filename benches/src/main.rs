@@ -6,6 +6,7 @@
 mod fleet;
 mod floor;
 mod host;
+mod peers;
 mod processes;
 mod report;
 mod sqlite;
@@ -61,6 +62,21 @@ enum Command {
         #[arg(long, value_name = "DIR", default_value = "/var/tmp")]
         dir: PathBuf,
     },
+    /// vmkpi-host beside prometheus-libvirt-exporter and collectd's virt; as root
+    Peers {
+        /// Rounds; each measures every exporter once, and medians are printed
+        #[arg(long, value_name = "N", default_value_t = 2)]
+        rounds: usize,
+        /// How long each is left alone in a round, in seconds
+        #[arg(long, value_name = "S", default_value_t = 10)]
+        idle_s: u64,
+        /// Scrapes of each in a round
+        #[arg(long, value_name = "N", default_value_t = 20)]
+        scrapes: usize,
+        /// How long a VM's QEMU is stopped, in seconds
+        #[arg(long, value_name = "S", default_value_t = 40)]
+        stop_s: u64,
+    },
     /// One vmkpi-host with 10, 100 and 1,000 VMs: memory, processor time, rows a second, latency, scrapes
     Fleet {
         /// The vmkpi-host program to measure
@@ -109,6 +125,17 @@ fn main() -> anyhow::Result<()> {
             each: Duration::from_secs(seconds.max(1)),
         }),
         Command::Outbox { dir } => host::outbox(&dir),
+        Command::Peers {
+            rounds,
+            idle_s,
+            scrapes,
+            stop_s,
+        } => peers::run(&peers::Plan {
+            rounds: rounds.max(1),
+            idle: Duration::from_secs(idle_s.max(1)),
+            scrapes: scrapes.max(1),
+            stop: Duration::from_secs(stop_s.max(1)),
+        }),
         Command::Store {
             guest,
             rounds,

@@ -1,11 +1,12 @@
-//! The command line: what was asked, from arguments and the environment. Flags come from [`SETTINGS`].
+//! The command line: what was asked, from arguments and the environment. Flags come from [`CATALOGUE`].
 
 use std::ffi::OsString;
 
+use clap::Command;
 use clap::builder::PossibleValuesParser;
-use clap::{Arg, ArgAction, ArgMatches, Command};
+use vmkpi::settings::flags::{option, switch, text};
 
-use crate::settings::{Kind, SETTINGS, Setting, Settings, Sources};
+use crate::settings::{CATALOGUE, Sources};
 
 /// What a program is asked to do.
 #[derive(Debug)]
@@ -51,7 +52,7 @@ pub fn parse(
 ) -> Result<Invocation, clap::Error> {
     let matches = command().try_get_matches_from(arguments)?;
     let (name, matches) = matches.subcommand().unwrap_or(("", &matches));
-    let sources = sources(matches, environment);
+    let sources = CATALOGUE.sources(matches, environment);
     Ok(match name {
         "status" => Invocation::Status {
             sources,
@@ -91,12 +92,12 @@ pub fn command() -> Command {
 fn run() -> Command {
     Command::new("run")
         .about("Mount the partition and serve it until SIGTERM")
-        .args(common(&SETTINGS.iter().map(|s| s.key).collect::<Vec<_>>()))
-        .arg(flag(
+        .args(CATALOGUE.flags(&[]))
+        .arg(switch(
             "check",
             "Say what is wrong with the configuration, and run nothing",
         ))
-        .arg(flag(
+        .arg(switch(
             "print-config",
             "Show the configuration as an annotated file, and run nothing",
         ))
@@ -105,7 +106,7 @@ fn run() -> Command {
 fn status() -> Command {
     Command::new("status")
         .about("Show what is stored, what was refused and why, and what to do")
-        .args(common(&["state", "log_level"]))
+        .args(CATALOGUE.flags(&["state", "log_level"]))
         .arg(
             option(
                 "format",
@@ -115,7 +116,7 @@ fn status() -> Command {
             .value_parser(PossibleValuesParser::new(["table", "json"]))
             .default_value("table"),
         )
-        .arg(flag(
+        .arg(switch(
             "check",
             "Exit with 1 when something needs attention, for monitoring",
         ))
@@ -124,71 +125,7 @@ fn status() -> Command {
 fn seal() -> Command {
     Command::new("seal")
         .about("Encrypt standard input for the VM's owner: `cmd | vmkpi-guest seal --point encrypted/x > /kpi/encrypted/x`")
-        .args(common(&["vm", "primary_key_file", "log_level"]))
+        .args(CATALOGUE.flags(&["vm", "primary_key_file", "log_level"]))
         .mut_arg("primary-key-file", |arg| arg.alias("key").visible_alias("key"))
         .arg(option("point", "POINT", "Where the result will be written: encrypted/NAME").required(true))
-}
-
-/// `--config`, and the flags of the settings with those keys.
-fn common(keys: &[&str]) -> Vec<Arg> {
-    let defaults = Settings::default();
-    let config = option(
-        "config",
-        "FILE",
-        "The configuration file, which must be there; otherwise /etc/vmkpi/guest.toml, which need not [env: VMKPI_GUEST_CONFIG=]",
-    );
-    SETTINGS
-        .iter()
-        .filter(|setting| keys.contains(&setting.key))
-        .map(|setting| setting_flag(setting, &defaults))
-        .chain([config])
-        .collect()
-}
-
-fn setting_flag(setting: &'static Setting, defaults: &Settings) -> Arg {
-    let default = setting.get(defaults);
-    let default = default.map_or(String::new(), |value| format!(" [default: {value}]"));
-    let help = format!("{}{default} [env: {}=]", setting.help, setting.env());
-    let arg = option(setting.flag, setting.value, &help);
-    match setting.kind {
-        // The flag alone means true; `--FLAG=false` overrules a file.
-        Kind::Boolean => arg
-            .num_args(0..=1)
-            .require_equals(true)
-            .default_missing_value("true"),
-        _ => arg,
-    }
-}
-
-fn option(name: &'static str, value: &'static str, help: &str) -> Arg {
-    Arg::new(name)
-        .long(name)
-        .value_name(value)
-        .help(help.to_owned())
-}
-
-fn flag(name: &'static str, help: &'static str) -> Arg {
-    Arg::new(name)
-        .long(name)
-        .help(help)
-        .action(ArgAction::SetTrue)
-}
-
-fn text<'a>(matches: &'a ArgMatches, name: &str) -> Option<&'a str> {
-    matches
-        .try_get_one::<String>(name)
-        .ok()
-        .flatten()
-        .map(String::as_str)
-}
-
-fn sources(matches: &ArgMatches, environment: Vec<(String, String)>) -> Sources {
-    Sources {
-        file: text(matches, "config").map(Into::into),
-        environment,
-        flags: SETTINGS
-            .iter()
-            .filter_map(|s| Some((s.flag, text(matches, s.flag)?.to_owned())))
-            .collect(),
-    }
 }

@@ -19,10 +19,11 @@ use std::time::Instant;
 
 use anyhow::{Context as _, bail};
 use nix::sys::stat::{Mode, umask};
+use vmkpi::logging::LogLevel;
+use vmkpi::notify::Notifier;
 
-use crate::logging::{self, LogLevel};
-use crate::notify::Notifier;
-use crate::settings::{SETTINGS, Settings, Sources};
+use crate::logging;
+use crate::settings::{CATALOGUE, Settings, Sources};
 use crate::store::{Job, Store};
 use service::Service;
 use signals::{Event, Signals};
@@ -130,17 +131,15 @@ struct Reloader<'a> {
 
 impl Reloader<'_> {
     fn reload(&mut self, service: &Service) {
-        let loaded = match self.sources.load() {
+        let loaded = match CATALOGUE.load(self.sources) {
             Ok(loaded) => loaded.settings,
             Err(problems) => {
                 tracing::error!(%problems, "the configuration is not read anew: correct it, and send SIGHUP again");
                 return;
             }
         };
-        let changed = |setting: &&crate::settings::Setting| {
-            setting.get(&loaded) != setting.get(&self.settings)
-        };
-        for setting in SETTINGS.iter().filter(changed).filter(|s| !s.reloads) {
+        let changed = CATALOGUE.changed(&loaded, &self.settings);
+        for setting in changed.iter().filter(|setting| !setting.reloads) {
             tracing::warn!(key = setting.key, "changed; it counts after a restart");
         }
         if let Ok(filter) = logging::filter(&loaded.log_level) {

@@ -21,7 +21,7 @@
 //! | [`cli`], [`settings`] | what it is told: flags, environment, file |
 //! | [`poller`] | commands whose output is stored |
 //! | [`sealing`] | encrypting for the owner |
-//! | [`logging`], [`notify`] | what it says to the log and to the service manager |
+//! | [`logging`] | what is not worth a line in the log |
 //! | [`config`], [`counters`] | the limits, the counts |
 
 pub mod cli;
@@ -36,7 +36,6 @@ pub mod fuse;
 pub mod link;
 pub mod logging;
 pub mod mount;
-pub mod notify;
 pub mod poller;
 pub mod sealing;
 pub mod settings;

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use vmkpi::name::DataPoint;
 use vmkpi_guest::cli::{self, Invocation, RunMode};
-use vmkpi_guest::settings::{Loaded, Problems, Settings, Sources, example};
+use vmkpi_guest::settings::{CATALOGUE, Loaded, Problems, Settings, Sources};
 use vmkpi_guest::{daemon, logging, sealing, status};
 
 /// It did not work.
@@ -41,11 +41,11 @@ fn main() -> ExitCode {
 fn perform(invocation: &Invocation) -> anyhow::Result<ExitCode> {
     match invocation {
         Invocation::Run(sources, mode) => {
-            let loaded = sources.load()?;
+            let loaded = CATALOGUE.load(sources)?;
             match mode {
                 RunMode::Serve => serve(sources, &loaded.settings),
                 RunMode::Check => check(&loaded),
-                RunMode::PrintConfig => print(example(&loaded.settings).as_bytes()),
+                RunMode::PrintConfig => print(CATALOGUE.example(&loaded.settings).as_bytes()),
             }
             .map(|()| ExitCode::SUCCESS)
         }
@@ -54,7 +54,7 @@ fn perform(invocation: &Invocation) -> anyhow::Result<ExitCode> {
             json,
             check,
         } => {
-            let settings = sources.load()?.settings;
+            let settings = CATALOGUE.load(sources)?.settings;
             let status = status::gather(&settings.state)?;
             match json {
                 true => print((serde_json::to_string(&status)? + "\n").as_bytes())?,
@@ -64,7 +64,7 @@ fn perform(invocation: &Invocation) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::from(if unhealthy { FAILED } else { 0 }))
         }
         Invocation::Seal { sources, point } => {
-            let settings = sources.load()?.settings;
+            let settings = CATALOGUE.load(sources)?.settings;
             seal(&settings, point).map(|()| ExitCode::SUCCESS)
         }
     }
@@ -72,7 +72,7 @@ fn perform(invocation: &Invocation) -> anyhow::Result<ExitCode> {
 
 fn serve(sources: &Sources, settings: &Settings) -> anyhow::Result<()> {
     let filter = logging::filter(&settings.log_level).map_err(anyhow::Error::msg)?;
-    let level = logging::start(filter);
+    let level = vmkpi::logging::start(filter);
     daemon::run(sources, settings, &level)
 }
 

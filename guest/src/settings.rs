@@ -1,6 +1,6 @@
 //! Every setting of the guest program, once: its key in the configuration file, its flag, its
 //! environment variable, its help, how it is read and how it is written. The command line, the file's
-//! reader, the annotated example and the reference in docs/GUEST.md all come from [`SETTINGS`].
+//! reader, the annotated example and the reference in docs/GUEST.md all come from [`CATALOGUE`].
 //!
 //! ```text
 //! defaults <── /etc/vmkpi/guest.toml <── VMKPI_GUEST_* <── flags        (the later wins)
@@ -8,13 +8,7 @@
 
 pub mod accounts;
 mod catalogue;
-mod example;
-mod file;
-mod nearest;
 mod poll;
-mod problem;
-mod sources;
-pub mod units;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -27,10 +21,11 @@ use vmkpi::seal::{MAX_PEM_BYTES, SealingKey};
 use crate::config::{Access, AllowOther, Limits, RunConfig};
 use crate::poller::Poll;
 
-pub use catalogue::SETTINGS;
-pub use example::{example, reference};
-pub use problem::{Problem, Problems};
-pub use sources::{DEFAULT_FILE, Loaded, Sources};
+pub use catalogue::CATALOGUE;
+pub use vmkpi::settings::{Problems, Sources, units};
+
+/// What was read.
+pub type Loaded = vmkpi::settings::Loaded<Settings>;
 
 /// The value of every setting.
 #[derive(Clone, Debug, PartialEq)]
@@ -81,80 +76,6 @@ impl Default for Settings {
             directory_mode: access.directory_mode,
             polls: Vec::new(),
         }
-    }
-}
-
-/// What a value looks like in the file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// A string.
-    Text,
-    /// An integer that is not negative.
-    Integer,
-    /// true or false.
-    Boolean,
-    /// A string of octal digits.
-    Mode,
-    /// A name, or a number.
-    Account,
-}
-
-impl Kind {
-    /// The kind in words.
-    pub fn describe(self) -> &'static str {
-        match self {
-            Self::Text => "a string",
-            Self::Integer => "a whole number",
-            Self::Boolean => "true or false",
-            Self::Mode => "octal digits in a string, such as \"0660\"",
-            Self::Account => "a name or a number",
-        }
-    }
-}
-
-/// One setting.
-pub struct Setting {
-    /// Its key in the file, with the section before a dot.
-    pub key: &'static str,
-    /// Its flag, without the dashes.
-    pub flag: &'static str,
-    /// What stands for the value in help.
-    pub value: &'static str,
-    /// What it is, in a line.
-    pub help: &'static str,
-    /// What it looks like.
-    pub kind: Kind,
-    /// Whether SIGHUP changes it in a program that runs.
-    pub reloads: bool,
-    /// Reads it from text, or says why not.
-    set: fn(&mut Settings, &str) -> Result<(), String>,
-    /// Writes it as text; none when it is not set.
-    get: fn(&Settings) -> Option<String>,
-}
-
-impl Setting {
-    /// Its environment variable.
-    pub fn env(&self) -> String {
-        let name = self.flag.replace('-', "_").to_ascii_uppercase();
-        format!("{}{name}", sources::ENV_PREFIX)
-    }
-
-    /// Its value as text.
-    pub fn get(&self, settings: &Settings) -> Option<String> {
-        (self.get)(settings)
-    }
-
-    /// Sets it from text.
-    ///
-    /// # Errors
-    /// Why the text is no value of it.
-    pub fn set(&self, settings: &mut Settings, text: &str) -> Result<(), String> {
-        (self.set)(settings, text)
-    }
-
-    /// Section and name of its key.
-    fn section(&self) -> (&'static str, &'static str) {
-        self.key.rsplit_once('.').unwrap_or(("", self.key))
     }
 }
 
@@ -209,3 +130,6 @@ impl Settings {
         Ok((pem, key))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,53 +7,31 @@
 
 mod common;
 
-use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use common::Guest;
+use common::faketime::{Clock, forget};
 use common::host::Collector;
 use common::ledger::{Writers, judge_database, rows_in};
 
-fn faketime() -> Option<PathBuf> {
-    let library = "faketime/libfaketime.so.1";
-    let folders = [
-        "/usr/lib/x86_64-linux-gnu",
-        "/usr/lib/aarch64-linux-gnu",
-        "/usr/lib",
-    ];
-    let mut places = folders.iter().map(|folder| Path::new(folder).join(library));
-    places.find(|place| place.exists())
-}
-
-/// Sets the daemon's clock so far from the right time; it is seen by the next reading.
-fn jump(file: &Path, offset: &str) {
-    let new = file.with_extension("new");
-    std::fs::write(&new, format!("{offset}\n")).unwrap();
-    std::fs::rename(new, file).unwrap();
-}
-
 #[test]
 fn a_clock_that_jumps_by_years_changes_no_order_and_no_timeout() {
-    let Some(library) = faketime() else {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(clock) = Clock::new(&folder.path().join("clock")) else {
         return;
     };
-    let folder = tempfile::tempdir().unwrap();
-    let clock = folder.path().join("clock");
-    jump(&clock, "+0");
-    let wrapper = [
-        "env".to_owned(),
-        format!("LD_PRELOAD={}", library.display()),
-        format!("FAKETIME_TIMESTAMP_FILE={}", clock.display()),
-        "FAKETIME_NO_CACHE=1".to_owned(),
-        "FAKETIME_DONT_FAKE_MONOTONIC=1".to_owned(),
-    ];
-    let guest = Guest::start_under(&wrapper.each_ref().map(|w| &**w), &[]);
+    let clock = clock.unwrap();
+    let variables = clock.environment().into_iter();
+    let variables = variables.map(|(name, value)| format!("{name}={value}"));
+    let wrapper: Vec<_> = std::iter::once("env".to_owned()).chain(variables).collect();
+    let wrapper: Vec<_> = wrapper.iter().map(|w| &**w).collect();
+    let guest = Guest::start_under(&wrapper, &[]);
     let collector = Collector::start(&guest.socket());
     let writers = Writers::start(&guest.mount(), 2, usize::MAX);
     common::until("stores", || writers.noted() > 20);
     for offset in ["+5y", "-5y", "+20y", "-1y", "+0"] {
         let (noted, arrived) = (writers.noted(), collector.count());
-        jump(&clock, offset);
+        clock.set(offset).unwrap();
         common::until("stores and rows at the host to go on", || {
             writers.noted() > noted + 50 && collector.count() > arrived + 50
         });
@@ -61,7 +39,7 @@ fn a_clock_that_jumps_by_years_changes_no_order_and_no_timeout() {
     let other = guest.db("unencrypted");
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
     let waited = Instant::now();
-    jump(&clock, "+9y");
+    clock.set("+9y").unwrap();
     assert!(guest.write("unencrypted/w00", "n,half\n1,1.5\n").is_err());
     assert!((1..10).contains(&waited.elapsed().as_secs()), "{waited:?}");
     other.execute_batch("ROLLBACK").unwrap();
@@ -75,4 +53,7 @@ fn a_clock_that_jumps_by_years_changes_no_order_and_no_timeout() {
     let epochs = rows.last().unwrap().epoch - rows[0].epoch;
     assert_eq!(epochs, 2, "one for each time that it went back");
     collector.stop();
+    let pid = guest.pid();
+    drop(guest);
+    forget(pid);
 }

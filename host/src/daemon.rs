@@ -1,9 +1,14 @@
 //! The daemon: which VMs there are and what each is, from libvirt's domains and the descriptors. An
 //! actor runs for every domain with a descriptor in force; here it is started, told of changes, and
-//! let go. A level-triggered loop: whatever happened, it compares what should be with what is.
+//! let go. A level-triggered loop: whatever happened, it compares what should be with what is. It waits for nobody:
+//! files are read by others, so that it answers, ends and feeds the watchdog while a file system hangs.
 
-use std::collections::BTreeMap;
-use std::convert::Infallible;
+mod desk;
+mod endpoint;
+mod files;
+mod uptime;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -12,21 +17,28 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::net::TcpListener;
-use tokio::task::JoinHandle;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use vmkpi::broker::Broker;
 use vmkpi::descriptor::{Descriptor, Spelling};
 use vmkpi::link::LinkUrl;
 
-use crate::descriptors::{Descriptors, Files, is_named, read_file};
-use crate::libvirt::{Domain, Libvirt, State};
-use crate::link::{Address, Endpoint, Limits};
+use crate::descriptors::{Descriptors, named, read_file};
+use crate::libvirt::{Domain, Libvirt};
+use crate::link::Limits;
 use crate::mqtt::Publisher;
 use crate::outbox::{Left, Outbox};
+use crate::reload::Changes;
 use crate::snapshot::{DescriptorStatus, Scraped, Snapshot};
 use crate::state::StateDir;
+use crate::status::Facts;
 use crate::vm::{Handle, Reports, Shared, Spec, start};
 use crate::{exporter, infra};
+
+pub use desk::{Desk, Order};
+use endpoint::endpoint;
+use files::Looking;
+use uptime::Uptime;
 
 /// How often the files of descriptors are looked at, and actors are looked after.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -56,12 +68,24 @@ pub struct Config {
     pub poll_interval: Option<Duration>,
 }
 
-/// Runs until `shutdown` is ready.
+/// Runs until `shutdown` is ready, with nobody who runs it.
+///
+/// # Errors
+/// Those of [`serve`].
+pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
+    serve(config, Desk::empty(), shutdown).await
+}
+
+/// Runs until `shutdown` is ready, does what it is told at its desk, and says there how it is.
 ///
 /// # Errors
 /// Something the daemon cannot do without is not there: the state directory, the exporter's address,
 /// a descriptor's file. What comes and goes, libvirt and the broker, is waited for.
-pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
+pub async fn serve(
+    config: Config,
+    desk: Desk,
+    shutdown: impl Future<Output = ()>,
+) -> anyhow::Result<()> {
     if let Some(warning) = config.broker.warning() {
         tracing::warn!("{warning}");
     }
@@ -72,7 +96,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> anyhow::
     let (outbox, left) = Outbox::open(&config.state, config.outbox_bytes)
         .with_context(|| format!("the outbox in {}", config.state.display()))?;
     for path in config.descriptors.values() {
-        read_file(path).context("a descriptor given on the command line is refused")?;
+        read_file(path).context("a descriptor given in the configuration is refused")?;
     }
     let listener = TcpListener::bind(config.listen)
         .await
@@ -83,15 +107,24 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> anyhow::
         version = env!("CARGO_PKG_VERSION"), libvirt = %config.libvirt_uri, broker = %config.broker,
         metrics = %listener.local_addr()?, "vmkpi-host started"
     );
-    let mut daemon = Daemon::new(config, libvirt, publisher, outbox);
+    let uptime = Uptime::new(&config, listener.local_addr()?);
+    let state = config.state.clone();
+    let mut daemon = Daemon::new(config, libvirt, publisher, outbox, uptime);
     for stream in left {
         let uuid = Arc::from(&*stream.0.uuid);
         daemon.left.entry(uuid).or_default().push(stream);
     }
-    let exporting = daemon.export(listener);
-    daemon.supervise(shutdown).await;
+    let (asks, asked) = mpsc::channel(1);
+    let source = daemon.source();
+    let telling = desk::tell(&state, asks, Arc::clone(&source));
+    let exporting = tokio::spawn(exporter::serve(listener, Box::new(move || source())));
+    desk.notifier.ready("waiting for libvirt");
+    daemon.supervise(desk, asked, shutdown).await;
     tracing::info!("vmkpi-host stops");
     exporting.abort();
+    if let Some(telling) = telling {
+        telling.abort();
+    }
     drop(daemon);
     if timeout(GOODBYE, publishing).await.is_err() {
         tracing::debug!("the broker was not said goodbye");
@@ -102,7 +135,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> anyhow::
 struct Daemon {
     guests: BTreeMap<String, LinkUrl>,
     descriptors: Descriptors,
-    files: Files,
+    looking: Looking,
     libvirt: Libvirt,
     shared: Shared,
     vms: BTreeMap<Arc<str>, Handle>,
@@ -112,14 +145,21 @@ struct Daemon {
     left: BTreeMap<Arc<str>, Vec<Left>>,
     status: Arc<Mutex<DescriptorStatus>>,
     said_unknown: bool,
+    uptime: Uptime,
 }
 
 impl Daemon {
-    fn new(config: Config, libvirt: Libvirt, publisher: Publisher, outbox: Outbox) -> Self {
+    fn new(
+        config: Config,
+        libvirt: Libvirt,
+        publisher: Publisher,
+        outbox: Outbox,
+        uptime: Uptime,
+    ) -> Self {
         Self {
             guests: config.guests,
             descriptors: Descriptors::new(config.descriptors),
-            files: Files::default(),
+            looking: Looking::default(),
             shared: Shared {
                 sampling: libvirt.sampling.clone(),
                 publisher,
@@ -134,10 +174,12 @@ impl Daemon {
             left: BTreeMap::new(),
             status: Arc::default(),
             said_unknown: false,
+            uptime,
         }
     }
 
-    fn export(&self, listener: TcpListener) -> JoinHandle<Infallible> {
+    /// What is known now, for whoever asks.
+    fn source(&self) -> Arc<exporter::Source> {
         let (domains, sampling) = (self.libvirt.domains.clone(), self.libvirt.sampling.clone());
         let (reports, broker) = (
             self.shared.reports.clone(),
@@ -145,7 +187,7 @@ impl Daemon {
         );
         let status = Arc::clone(&self.status);
         let outbox = Arc::clone(&self.shared.outbox.status);
-        let source = move || Snapshot {
+        Arc::new(move || Snapshot {
             domains: Arc::clone(&domains.borrow()),
             sampling: sampling.borrow().clone(),
             reports: reports.all(),
@@ -156,39 +198,69 @@ impl Daemon {
             broker: Arc::clone(&broker),
             outbox: Arc::clone(&outbox),
             exporter: Scraped::default(),
-        };
-        tokio::spawn(exporter::serve(listener, Box::new(source)))
+        })
     }
 
-    async fn supervise(&mut self, shutdown: impl Future<Output = ()>) {
+    async fn supervise(
+        &mut self,
+        mut desk: Desk,
+        mut asked: mpsc::Receiver<oneshot::Sender<Facts>>,
+        shutdown: impl Future<Output = ()>,
+    ) {
         tokio::pin!(shutdown);
         let mut look = interval(LOOK_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut domains = self.libvirt.domains.clone();
+        // Before any domain is looked at: whether a file and metadata differ shows only with both.
+        self.looking.begin(self.descriptors.paths());
+        let read = self.looking.done().await;
+        self.descriptors.take_files(read);
         loop {
             tokio::select! {
-                () = &mut shutdown => return,
+                () = &mut shutdown => break,
+                () = desk.heart.beat() => continue,
                 Ok(()) = domains.changed() => {}
-                _ = look.tick() => self.read_files().await,
+                _ = look.tick() => self.looking.begin(self.descriptors.paths()),
+                read = self.looking.done() => self.descriptors.take_files(read),
+                Some(ask) = asked.recv() => {
+                    // Who has hung up meanwhile is not told.
+                    let _ = ask.send(self.facts());
+                    continue;
+                }
+                Some(order) = desk.orders.recv() => self.obey(order, &mut desk),
             }
             self.reconcile();
+            desk.say(self.summary());
         }
+        desk.notifier.stopping();
     }
 
-    async fn read_files(&mut self) {
-        let paths = self.descriptors.paths();
-        if paths.is_empty() {
-            return;
-        }
-        let mut files = std::mem::take(&mut self.files);
-        let look = move || {
-            let read = files.look(paths);
-            (files, read)
-        };
-        if let Ok((files, read)) = tokio::task::spawn_blocking(look).await {
-            self.files = files;
-            self.descriptors.take_files(read);
-        }
+    fn obey(&mut self, order: Order, desk: &mut Desk) {
+        let Order::Reload(changes, done) = order;
+        let Changes {
+            guests,
+            descriptors,
+            read,
+            outbox_bytes,
+        } = *changes;
+        self.guests = guests;
+        self.descriptors.set_files(descriptors, read);
+        self.shared.outbox.set_max_bytes(outbox_bytes);
+        self.said_unknown = false;
+        self.reconcile();
+        desk.forget();
+        let _ = done.send(());
+    }
+
+    /// How the daemon is, in a line.
+    fn summary(&self) -> String {
+        let up = |on| if on { "connected" } else { "not connected" };
+        format!(
+            "{} VMs followed; libvirt {}, broker {}",
+            self.vms.len(),
+            up(self.libvirt.domains.borrow().connected),
+            up(self.shared.publisher.status.is_connected())
+        )
     }
 
     /// Makes what is what should be.
@@ -215,6 +287,7 @@ impl Daemon {
         let paces = paces.filter_map(|(uuid, d)| Some((Arc::clone(uuid), infra::pace(d)?)));
         self.libvirt.pace.set(paces.collect());
         self.note_status(&domains.by_uuid);
+        self.uptime.look(&domains, &self.shared.publisher.status);
     }
 
     fn follow(&mut self, domain: &Arc<Domain>, descriptor: &Arc<Descriptor>) {
@@ -294,24 +367,30 @@ impl Daemon {
 
     /// The link that the operator gave the domain.
     fn given(&self, domain: &Domain) -> Option<&LinkUrl> {
-        let mut guests = self.guests.iter();
-        let given = guests.find(|(name, _)| is_named(domain, name));
-        given.map(|(_, url)| url)
+        named(&self.guests, domain)
     }
 
     fn say_unknown(&mut self, domains: &BTreeMap<Arc<str>, Arc<Domain>>) {
         if std::mem::replace(&mut self.said_unknown, true) {
             return;
         }
-        let guests = self.guests.keys().map(String::as_str);
-        let known = |name: &str| domains.values().any(|d| is_named(d, name));
-        let unknown = self.descriptors.unknown(domains);
-        for name in unknown.chain(guests.filter(|name| !known(name))) {
+        for name in self.unknown(domains) {
             tracing::warn!(
                 domain = name,
-                "named on the command line, and libvirt has no such domain yet"
+                "named in the configuration, and libvirt has no such domain yet"
             );
         }
+    }
+
+    /// Names in the configuration that no domain has.
+    fn unknown(&self, domains: &BTreeMap<Arc<str>, Arc<Domain>>) -> BTreeSet<String> {
+        let known: BTreeSet<&str> = domains
+            .values()
+            .flat_map(|d| [&*d.name, &*d.uuid])
+            .collect();
+        let names = self.descriptors.names().chain(self.guests.keys());
+        let unknown = names.filter(|name| !known.contains(name.as_str()));
+        unknown.cloned().collect()
     }
 
     fn note_status(&self, domains: &BTreeMap<Arc<str>, Arc<Domain>>) {
@@ -324,50 +403,5 @@ impl Daemon {
             valid: valid.collect(),
         };
         *self.status.lock().unwrap_or_else(PoisonError::into_inner) = status;
-    }
-}
-
-/// Where the domain's link is: where the operator said, or in its live XML. A vsock link is the domain's only
-/// while libvirt says that the context id is: one that was let go may be another VM's.
-fn endpoint(domain: &Domain, given: Option<&LinkUrl>) -> Option<Endpoint> {
-    if domain.state == State::Off {
-        return None;
-    }
-    let (address, joining) = match given {
-        Some(LinkUrl::Unix(path)) => (Address::Unix(path.clone()), false),
-        Some(&LinkUrl::Vsock { cid, port }) if domain.cid == Some(cid) => {
-            (Address::Vsock { cid, port }, false)
-        }
-        Some(LinkUrl::Vsock { .. }) => return None,
-        Some(LinkUrl::VirtioSerial(_)) | None => (Address::Unix(domain.channel.clone()?), true),
-    };
-    Some(Endpoint { address, joining })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_vsock_link_is_followed_only_while_libvirt_says_that_the_domain_has_the_cid() {
-        let url = "vsock:7:9001".parse().unwrap();
-        let mut domain = Domain {
-            state: State::Running,
-            channel: Some("/port".into()),
-            ..Domain::default()
-        };
-        assert_eq!(endpoint(&domain, Some(&url)), None, "it has none");
-        domain.cid = Some(8);
-        assert_eq!(endpoint(&domain, Some(&url)), None, "it is another's");
-        domain.cid = Some(7);
-        let found = endpoint(&domain, Some(&url)).unwrap();
-        let due = Address::Vsock { cid: 7, port: 9001 };
-        assert_eq!((found.address, found.joining), (due, false));
-        domain.state = State::Off;
-        assert_eq!(endpoint(&domain, Some(&url)), None, "it is off");
-        domain.state = State::Running;
-        let channel = endpoint(&domain, None).unwrap();
-        assert_eq!(channel.address, Address::Unix("/port".into()));
-        assert!(channel.joining);
     }
 }

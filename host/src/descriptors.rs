@@ -9,7 +9,7 @@ use vmkpi::descriptor::{Descriptor, DescriptorError, Spelling};
 
 use crate::libvirt::Domain;
 
-pub use files::{Files, read_file};
+pub use files::{Files, Read, read_file};
 
 mod files;
 
@@ -82,7 +82,7 @@ fn read_metadata(text: &str) -> Result<Descriptor, Refusal> {
 
 /// What a source says, and what it was made from.
 #[derive(Clone, Debug)]
-struct Read<K> {
+struct Parsed<K> {
     from: K,
     result: Result<Arc<Descriptor>, Refusal>,
 }
@@ -93,7 +93,7 @@ pub struct Descriptors {
     /// By domain name or UUID.
     files: BTreeMap<String, PathBuf>,
     read: HashMap<PathBuf, Result<Arc<Descriptor>, Refusal>>,
-    metadata: HashMap<Arc<str>, Read<Arc<str>>>,
+    metadata: HashMap<Arc<str>, Parsed<Arc<str>>>,
     /// What is in force, by UUID.
     in_force: BTreeMap<Arc<str>, Arc<Descriptor>>,
     /// What is refused, by UUID: said once.
@@ -108,6 +108,38 @@ impl Descriptors {
             files,
             ..Self::default()
         }
+    }
+
+    /// Files of descriptors from now on, and what those say that were read just now: a domain whose descriptor
+    /// is the same as before in another file goes on as it is. Of a file that was known the looks decide, which leave
+    /// one alone while it is written to.
+    pub fn set_files(
+        &mut self,
+        files: BTreeMap<String, PathBuf>,
+        read: BTreeMap<PathBuf, Descriptor>,
+    ) {
+        self.files = files;
+        for (path, descriptor) in read {
+            let known = self.read.entry(path);
+            known.or_insert_with(|| Ok(Arc::new(descriptor)));
+        }
+        let files: BTreeSet<_> = self.files.values().collect();
+        self.read.retain(|path, _| files.contains(path));
+    }
+
+    /// The file of the domain's descriptor, if one is named.
+    pub fn file_of(&self, domain: &Domain) -> Option<&Path> {
+        named(&self.files, domain).map(PathBuf::as_path)
+    }
+
+    /// What is refused of the domain's descriptor, if it is.
+    pub fn refusal(&self, uuid: &str) -> Option<&Refusal> {
+        self.refused.get(uuid)
+    }
+
+    /// The descriptor in force.
+    pub fn in_force(&self, uuid: &str) -> Option<&Arc<Descriptor>> {
+        self.in_force.get(uuid)
     }
 
     /// The files, to be looked at by [`Files`] wherever reading may take its time.
@@ -139,16 +171,9 @@ impl Descriptors {
         self.in_force.contains_key(uuid).then_some(true)
     }
 
-    /// Domains that a file is meant for, and that are not there.
-    pub fn unknown<'a>(
-        &'a self,
-        domains: &'a BTreeMap<Arc<str>, Arc<Domain>>,
-    ) -> impl Iterator<Item = &'a str> {
-        let known = |name: &str| domains.values().any(|d| is_named(d, name));
-        self.files
-            .keys()
-            .map(String::as_str)
-            .filter(move |name| !known(name))
+    /// The names and UUIDs of domains that files are meant for.
+    pub fn names(&self) -> impl Iterator<Item = &String> {
+        self.files.keys()
     }
 
     /// The descriptor in force for each of `domains`. One that has become invalid leaves the one
@@ -235,8 +260,7 @@ impl Descriptors {
 
     fn of(&mut self, domain: &Domain) -> Result<Option<Arc<Descriptor>>, Refusal> {
         let metadata = self.of_metadata(domain).transpose()?;
-        let path = self.files.iter().find(|(name, _)| is_named(domain, name));
-        let Some((_, path)) = path else {
+        let Some(path) = named(&self.files, domain) else {
             return Ok(metadata);
         };
         let Some(file) = self.read.get(path).cloned().transpose()? else {
@@ -258,7 +282,7 @@ impl Descriptors {
             return Some(known.result.clone());
         }
         let result = read_metadata(text).map(Arc::new);
-        let read = Read {
+        let read = Parsed {
             from: Arc::clone(text),
             result: result.clone(),
         };
@@ -267,9 +291,9 @@ impl Descriptors {
     }
 }
 
-/// Whether `name` is the domain's name or UUID.
-pub fn is_named(domain: &Domain, name: &str) -> bool {
-    *domain.name == *name || *domain.uuid == *name
+/// What `of` has for the domain, by its name or its UUID.
+pub fn named<'a, T>(of: &'a BTreeMap<String, T>, domain: &Domain) -> Option<&'a T> {
+    of.get(&*domain.name).or_else(|| of.get(&*domain.uuid))
 }
 
 #[cfg(test)]
@@ -343,6 +367,30 @@ mod tests {
         descriptors.take_files(vec![(path.clone(), read_file(&path))]);
         assert_eq!(descriptors.resolve(&domains)["u1"].vm.as_str(), "c");
         assert_eq!(descriptors.is_valid("u1"), Some(true));
+    }
+
+    #[test]
+    fn a_domain_whose_descriptor_moves_to_another_file_goes_on_and_a_known_file_is_left_to_the_looks()
+     {
+        let text = "vm = \"a\"\nprimary_site = \"s\"\n";
+        let (dir, mut descriptors, path) = from_file(text);
+        let domains = [domain("u1", "one", None)].into();
+        let before = descriptors.resolve(&domains);
+        let moved = dir.path().join("moved.toml");
+        std::fs::write(&moved, text).unwrap();
+        let read = [(moved.clone(), read_file(&moved).unwrap())].into();
+        descriptors.set_files([("u1".to_owned(), moved.clone())].into(), read);
+        assert_eq!(descriptors.resolve(&domains), before, "at once");
+        assert_eq!(descriptors.paths(), std::slice::from_ref(&moved));
+        // Half of it, which is valid, is there at the moment of SIGHUP.
+        let half = Descriptor::parse(&text.replace("\"a\"", "\"b\""), Spelling::Toml, &|_| {
+            Err(std::io::ErrorKind::NotFound.into())
+        });
+        let read = [(moved.clone(), half.unwrap())].into();
+        descriptors.set_files([("one".to_owned(), moved)].into(), read);
+        assert_eq!(descriptors.resolve(&domains), before);
+        descriptors.set_files(BTreeMap::new(), BTreeMap::new());
+        assert!(descriptors.resolve(&domains).is_empty() && path.exists());
     }
 
     #[test]

@@ -10,7 +10,10 @@
 //!
 //! | module | job |
 //! | --- | --- |
-//! | [`cli`] | the command line |
+//! | [`cli`], [`settings`] | what it is told: flags, environment, file |
+//! | [`service`], [`reload`] | signals and the service manager; what SIGHUP changes |
+//! | [`logging`] | what is not worth a line in the log |
+//! | [`status`] | what it says about itself and its VMs, and what to do |
 //! | [`daemon`] | which VMs there are; starts, tells and lets go their actors |
 //! | [`descriptors`] | VM descriptors from files and metadata, and which are in force |
 //! | [`libvirt`] | domains and statistics; the only room that knows libvirt |
@@ -31,10 +34,15 @@ pub mod exporter;
 pub mod infra;
 pub mod libvirt;
 pub mod link;
+pub mod logging;
 pub mod metrics;
 pub mod mqtt;
 pub mod outbox;
 mod random;
+pub mod reload;
+pub mod service;
+pub mod settings;
 pub mod snapshot;
 pub mod state;
+pub mod status;
 pub mod vm;

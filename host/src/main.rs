@@ -1,56 +1,87 @@
-//! `vmkpi-host`: a door. Reads the command line, sets up the log, and runs the daemon until it is told
-//! to stop. Exit status 0, 1 (it failed), 2 (usage).
+//! `vmkpi-host`: the door. Reads the command line, calls the library, and is the one place that prints.
+//! Exit status 0, 1 (it failed; `status`: something needs attention), 2 (usage or configuration).
 
-use std::io::IsTerminal as _;
+use std::io::Write as _;
 use std::process::ExitCode;
 
-use clap::Parser as _;
-use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
-use vmkpi_host::cli::{Cli, Command};
+use anyhow::Context as _;
+use vmkpi_host::cli::{self, Invocation, RunMode};
+use vmkpi_host::settings::{CATALOGUE, Problems, Sources, check};
+use vmkpi_host::{service, status};
+
+/// It did not work, or something needs attention.
+const FAILED: u8 = 1;
+
+/// It was asked wrongly: an argument, a variable, or something in the configuration.
+const USAGE: u8 = 2;
 
 fn main() -> ExitCode {
-    let Command::Run(run) = Cli::parse().command;
-    // What is said of rumqttc on the command line comes later and counts.
-    let log = format!("{},{}", vmkpi_host::mqtt::QUIET, run.log_level);
-    let filter = match EnvFilter::builder().parse(log) {
-        Ok(filter) => filter,
-        Err(error) => {
-            eprintln!("vmkpi-host: --log-level: {error}");
-            return ExitCode::from(2);
-        }
+    // What is not UTF-8 is no value of ours.
+    let environment = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect();
+    let invocation = match cli::parse(std::env::args_os(), environment) {
+        Ok(invocation) => invocation,
+        // --help and --version are such errors, too, and know where they go.
+        Err(error) => error.exit(),
     };
-    tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_env_filter(filter)
-        .with_target(false)
-        .init();
-    match run.config().and_then(run_until_signal) {
-        Ok(()) => ExitCode::SUCCESS,
+    match perform(invocation) {
+        Ok(code) => ExitCode::from(code),
         Err(error) => {
-            eprintln!("vmkpi-host: {error:#}");
-            ExitCode::FAILURE
+            format!("{error:#}").lines().for_each(complain);
+            let usage = error.downcast_ref::<Problems>().is_some();
+            ExitCode::from(if usage { USAGE } else { FAILED })
         }
     }
 }
 
-fn run_until_signal(config: vmkpi_host::daemon::Config) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()?;
-    let result = runtime.block_on(async {
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let shutdown = async {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
+fn complain(line: &str) {
+    // The last resort: where standard error is closed there is nobody to tell.
+    let _ = writeln!(std::io::stderr(), "vmkpi-host: {line}");
+}
+
+fn perform(invocation: Invocation) -> anyhow::Result<u8> {
+    match invocation {
+        Invocation::Run(sources, RunMode::Serve) => service::run(sources).map(|()| 0),
+        Invocation::Run(sources, RunMode::Check) => say_check(&sources).map(|()| 0),
+        Invocation::Run(sources, RunMode::PrintConfig) => {
+            let settings = CATALOGUE.load(&sources)?.settings;
+            print(CATALOGUE.example(&settings).as_bytes()).map(|()| 0)
+        }
+        Invocation::Status { sources, json } => {
+            // A configuration that is wrong is no reason not to look how the daemon is.
+            let (loaded, problems) = CATALOGUE.read(&sources);
+            for problem in problems.0 {
+                complain(&problem.to_string());
             }
-        };
-        vmkpi_host::daemon::run(config, shutdown).await
-    });
-    // A file system that hangs under a descriptor must not hold up the end.
-    runtime.shutdown_background();
-    result
+            let status = status::ask(&loaded.settings.state)?;
+            match json {
+                true => print((serde_json::to_string(&status)? + "\n").as_bytes())?,
+                false => print(status::render(&status).as_bytes())?,
+            }
+            Ok(if status.healthy { 0 } else { FAILED })
+        }
+    }
+}
+
+fn say_check(sources: &Sources) -> anyhow::Result<()> {
+    let (loaded, problems) = CATALOGUE.read(sources);
+    let checked = check(&loaded.settings, problems)?;
+    let from = match &loaded.file {
+        Some(file) => file.display().to_string(),
+        None => "no file; environment and flags".into(),
+    };
+    let descriptors = checked.descriptors.len();
+    print(
+        format!("the configuration is valid ({from}; {descriptors} descriptors read)\n").as_bytes(),
+    )
+}
+
+fn print(text: &[u8]) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text).and_then(|()| out.flush()) {
+        // `vmkpi-host status | head` is no failure.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        written => written.context("standard output"),
+    }
 }

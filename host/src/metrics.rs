@@ -56,6 +56,46 @@ impl About {
 const NONE: &[&str] = &[];
 const VM: &[&str] = &["domain", "uuid"];
 const VCPU: &[&str] = &["domain", "uuid", "vcpu"];
+const VCPU_CPUS: &[&str] = &["domain", "uuid", "vcpu", "cpus"];
+const OS: &[&str] = &[
+    "domain",
+    "uuid",
+    "os_type",
+    "os_type_arch",
+    "os_type_machine",
+];
+const INSTANCE: &[&str] = &[
+    "domain",
+    "uuid",
+    "instance_name",
+    "flavor_name",
+    "user_name",
+    "user_id",
+    "project_name",
+    "project_id",
+];
+const DISK: &[&str] = &[
+    "domain",
+    "uuid",
+    "target_device",
+    "target_bus",
+    "disk_type",
+    "driver_name",
+    "driver_type",
+    "driver_cache",
+    "driver_discard",
+    "serial",
+];
+const INTERFACE: &[&str] = &[
+    "domain",
+    "uuid",
+    "target_device",
+    "interface_type",
+    "mac_address",
+    "model_type",
+    "mtu_size",
+    "source_bridge",
+];
 const DEVICE: &[&str] = &["domain", "uuid", "target_device"];
 const IOTHREAD: &[&str] = &["domain", "uuid", "iothread"];
 const MONITOR: &[&str] = &["domain", "uuid", "monitor"];
@@ -91,6 +131,8 @@ metrics! {
     DomainsNumber Gauge "libvirt_domains" NONE "count" "domain list" "Domains that libvirt knows, running or not.";
     DomainState Gauge "libvirt_domain_info_vstate" VM "virDomainState" "state.state" "What the domain does: 1 running, 3 paused, 5 shut off.";
     DomainStateReason Gauge "libvirt_domain_info_vstate_reason" VM "by state" "state.reason" "Why it does that; the numbers belong to each state (virDomainRunningReason and so on).";
+    DomainInfo Gauge "libvirt_domain_info" OS "1" "domain XML: os" "What the domain boots on.";
+    OpenstackInfo Gauge "libvirt_domain_openstack_info" INSTANCE "1" "domain XML: nova:instance" "What OpenStack wrote down of the domain and its owner.";
     CpuTime Counter "libvirt_domain_info_cpu_time_seconds_total" VM "seconds" "cpu.time" "CPU time the domain used, its emulator included.";
     CpuUser Counter "libvirt_domain_cpu_user_seconds_total" VM "seconds" "cpu.user" "CPU time the domain used in user space.";
     CpuSystem Counter "libvirt_domain_cpu_system_seconds_total" VM "seconds" "cpu.system" "CPU time the domain used in the kernel.";
@@ -118,6 +160,9 @@ metrics! {
     VcpuWait Counter "libvirt_domain_vcpu_wait_seconds_total" VCPU "seconds" "vcpu.N.wait" "Time the virtual processor wanted to run and waited.";
     VcpuDelay Counter "libvirt_domain_vcpu_delay_seconds_total" VCPU "seconds" "vcpu.N.delay" "Time the virtual processor waited in the host's run queue.";
     VcpuHalted Gauge "libvirt_domain_vcpu_halted" VCPU "0 or 1" "vcpu.N.halted" "Whether the virtual processor is halted.";
+    VcpuCpu Gauge "libvirt_domain_vcpu_cpu" VCPU "number" "virDomainGetVcpus: cpu" "The host's processor that the virtual processor ran on last.";
+    VcpuAffinity Gauge "libvirt_domain_vcpu_affinity_info" VCPU_CPUS "1" "virDomainGetVcpus: cpumaps" "The host's processors that the virtual processor may run on, as 0-3,8.";
+    NetInfo Gauge "libvirt_domain_interface_stats_info" INTERFACE "1" "domain XML: interface" "What kind of interface it is.";
     NetReceiveBytes Counter "libvirt_domain_interface_stats_receive_bytes_total" DEVICE "bytes" "net.N.rx.bytes" "Bytes the guest received.";
     NetReceivePackets Counter "libvirt_domain_interface_stats_receive_packets_total" DEVICE "count" "net.N.rx.pkts" "Packets the guest received.";
     NetReceiveErrors Counter "libvirt_domain_interface_stats_receive_errors_total" DEVICE "count" "net.N.rx.errs" "Receive errors.";
@@ -126,6 +171,7 @@ metrics! {
     NetTransmitPackets Counter "libvirt_domain_interface_stats_transmit_packets_total" DEVICE "count" "net.N.tx.pkts" "Packets the guest sent.";
     NetTransmitErrors Counter "libvirt_domain_interface_stats_transmit_errors_total" DEVICE "count" "net.N.tx.errs" "Transmit errors.";
     NetTransmitDrops Counter "libvirt_domain_interface_stats_transmit_drops_total" DEVICE "count" "net.N.tx.drop" "Packets dropped on the way from the guest.";
+    BlockInfo Gauge "libvirt_domain_block_stats_info" DISK "1" "domain XML: disk" "What kind of disk it is.";
     BlockReadBytes Counter "libvirt_domain_block_stats_read_bytes_total" DEVICE "bytes" "block.N.rd.bytes" "Bytes the guest read.";
     BlockReadRequests Counter "libvirt_domain_block_stats_read_requests_total" DEVICE "count" "block.N.rd.reqs" "Read requests.";
     BlockReadTime Counter "libvirt_domain_block_stats_read_time_seconds_total" DEVICE "seconds" "block.N.rd.times" "Time spent in reads.";
@@ -137,6 +183,7 @@ metrics! {
     BlockCapacity Gauge "libvirt_domain_block_stats_capacity_bytes" DEVICE "bytes" "block.N.capacity" "Size of the disk as the guest sees it.";
     BlockAllocation Gauge "libvirt_domain_block_stats_allocation_bytes" DEVICE "bytes" "block.N.allocation" "Highest offset of the disk that was written.";
     BlockPhysical Gauge "libvirt_domain_block_stats_physicalsize_bytes" DEVICE "bytes" "block.N.physical" "Size of the disk's image on the host.";
+    BlockError Gauge "libvirt_domain_block_stats_error" DEVICE "virDomainDiskErrorCode" "virDomainGetDiskErrors" "The error of this disk for which the domain is paused; only while it is: 1 any, 2 no space.";
     IothreadPollMax Gauge "libvirt_domain_iothread_poll_max_seconds" IOTHREAD "seconds" "iothread.N.poll-max-ns" "The longest an I/O thread polls.";
     IothreadPollGrow Gauge "libvirt_domain_iothread_poll_grow" IOTHREAD "factor" "iothread.N.poll-grow" "By what its polling time grows; 0: as the hypervisor decides.";
     IothreadPollShrink Gauge "libvirt_domain_iothread_poll_shrink" IOTHREAD "divisor" "iothread.N.poll-shrink" "By what its polling time shrinks; 0: as the hypervisor decides.";
@@ -209,6 +256,7 @@ metrics! {
     Samples Counter "vmkpi_samples_total" VM "count" "delivery" "Samples that went into messages or windows.";
     SamplesTime Gauge "vmkpi_samples_timestamp_seconds" VM "seconds since 1970" "delivery" "When a sample last went into a message or window, to the second.";
     Suppressed Counter "vmkpi_when_suppressed_total" VM "count" "delivery" "Samples and results that were not delivered as the specifier's predicate was not true.";
+    WindowsLost Counter "vmkpi_windows_lost_total" VM "count" "delivery" "Open windows that were lost because the VM's were over their budget; each is announced as a gap.";
     WhenErrors Counter "vmkpi_when_errors_total" VM "count" "delivery" "Samples and results of which the predicate was neither true nor false: a column was missing, NULL or of another type.";
     Gaps Counter "vmkpi_gaps_total" VM "count" "delivery" "Ranges of rows that were lost before they could be delivered.";
     Messages Counter "vmkpi_messages_published_total" VM "count" "publisher" "Messages handed to the publisher.";

@@ -7,6 +7,7 @@ use std::time::Duration;
 use vmkpi::broker::Kind;
 use vmkpi::clock::Timestamp;
 
+use crate::libvirt::extra::Extra;
 use crate::libvirt::figures::{Group, Readings};
 use crate::libvirt::{Domains, Sampling, VmStats};
 use crate::link::Fault;
@@ -74,6 +75,9 @@ impl Snapshot {
         self.add_own(page);
         for (uuid, domain) in &self.domains.by_uuid {
             let vm = Labels::of_vm(&domain.name, uuid);
+            for info in &domain.infos {
+                info.add(page, &vm);
+            }
             if let Some(stats) = self.sampling.vms.get(uuid) {
                 add_stats(page, &vm, stats);
             }
@@ -192,8 +196,23 @@ fn add_stats(page: &mut Page, vm: &Labels, stats: &VmStats) {
                 page.add(reading.figure.metric, labels, reading.number());
             }
         }
+        add_extra(page, vm, &taken.figures.extra);
     }
     page.add(Metric::DevicesDropped, vm, dropped as f64);
+}
+
+fn add_extra(page: &mut Page, vm: &Labels, extra: &Extra) {
+    for place in &*extra.vcpus {
+        let vcpu = vm.with("vcpu", &place.vcpu.to_string());
+        if let Some(cpu) = place.cpu {
+            page.add(Metric::VcpuCpu, &vcpu, f64::from(cpu));
+        }
+        page.add(Metric::VcpuAffinity, &vcpu.with("cpus", &place.cpus), 1.0);
+    }
+    for error in &*extra.disk_errors {
+        let disk = vm.with("target_device", &error.disk);
+        page.add(Metric::BlockError, &disk, f64::from(error.code));
+    }
 }
 
 /// Here, on the host, a device has the host's name, as the libvirt exporters have it.
@@ -221,6 +240,7 @@ fn add_report(page: &mut Page, vm: &Labels, report: &Report) {
         (Metric::Samples, report.samples),
         (Metric::Suppressed, report.suppressed),
         (Metric::WhenErrors, report.when_errors),
+        (Metric::WindowsLost, report.windows_lost),
         (Metric::Gaps, report.gaps),
         (Metric::Messages, report.messages),
         (Metric::MessagesAcked, report.messages_acknowledged),

@@ -12,6 +12,9 @@ pub(crate) const COUNTER: &str = "_total";
 /// The ending of a rate's name.
 pub(crate) const RATE: &str = "_per_second";
 
+/// What a column takes besides its name and values, in bytes, about: itself and its place in the map.
+const COLUMN_BYTES: usize = size_of::<Column>() + 2 * size_of::<Box<str>>();
+
 /// One column's values so far.
 #[derive(Clone, Debug, Default)]
 struct Column {
@@ -31,6 +34,7 @@ struct Column {
 pub struct Aggregate {
     function: Function,
     columns: BTreeMap<Box<str>, Column>,
+    held_bytes: usize,
 }
 
 impl Aggregate {
@@ -39,12 +43,18 @@ impl Aggregate {
         Self {
             function,
             columns: BTreeMap::new(),
+            held_bytes: 0,
         }
     }
 
     /// The function that is applied.
     pub fn function(&self) -> Function {
         self.function
+    }
+
+    /// Bytes that it holds, about.
+    pub fn held_bytes(&self) -> usize {
+        self.held_bytes
     }
 
     /// Adds a sample taken at `micros` microseconds.
@@ -55,9 +65,12 @@ impl Aggregate {
             };
             if !self.columns.contains_key(name) {
                 self.columns.insert(name.clone(), Column::default());
+                self.held_bytes += COLUMN_BYTES + name.len();
             }
             if let Some(column) = self.columns.get_mut(name) {
+                let kept = column.values.len();
                 column.add(name.ends_with(COUNTER), number, micros, self.function);
+                self.held_bytes += (column.values.len() - kept) * size_of::<f64>();
             }
         }
     }

@@ -19,7 +19,7 @@ mod publish;
 mod repair;
 mod table;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::skew::Skew;
@@ -32,7 +32,7 @@ use instance::Origin;
 use outbox::Outbox;
 use polling::Polling;
 use repair::Asker;
-use table::Table;
+use table::{Held, Table};
 
 pub use outbox::{MAX_OUTSTANDING_BYTES, MAX_OUTSTANDING_MESSAGES, Output, Publication, Token};
 pub use publish::MAX_SAMPLE_BYTES;
@@ -45,6 +45,9 @@ pub const MAX_TABLES: usize = 5000;
 pub const MAX_HELLO_TABLES: usize = 40_000;
 /// Bytes of samples that the open raw windows of one VM hold together; over it, they go out early.
 pub const MAX_HELD_BYTES: usize = 4 << 20;
+/// Bytes that all open windows of one VM hold together, raw and processed, with samples that a later row may
+/// replace; over it, those of the table that grew are lost, and announced as a gap.
+pub const MAX_WINDOW_BYTES: usize = 16 << 20;
 /// Bytes of tables in one line for the guest: a line holds them with its frame and patterns.
 const MAX_LIST_BYTES: usize = MAX_LINE_BYTES - (256 << 10);
 /// A guest that has said nothing for so long is greeted again, in milliseconds.
@@ -97,6 +100,8 @@ pub struct Counters {
     pub messages_refused: u64,
     /// Gaps announced.
     pub gaps: u64,
+    /// Open windows that were lost over [`MAX_WINDOW_BYTES`]; each is a gap.
+    pub windows_lost: u64,
     /// Holes seen in the rows of the link and subscribed again.
     pub holes: u64,
     /// Repairs begun.
@@ -107,6 +112,17 @@ pub struct Counters {
     pub lines_refused: u64,
     /// Tables over [`MAX_TABLES`], not followed.
     pub tables_refused: u64,
+}
+
+/// What has been read and is not acknowledged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Backlog {
+    /// Points that the producer knows of.
+    pub points: usize,
+    /// Rows, those of open windows included.
+    pub rows: u64,
+    /// How long the oldest of them has waited at least, in milliseconds, as [`Producer::tick`] saw it.
+    pub oldest_ms: Option<u64>,
 }
 
 /// What a named Consumer has confirmed of an instance.
@@ -153,8 +169,8 @@ pub struct Producer {
     /// How rows come if they are not pushed.
     polling: Option<Polling>,
     tables: BTreeMap<TableId, Table>,
-    /// Bytes in open raw windows, of all tables.
-    held_bytes: usize,
+    /// What open windows hold, of all tables.
+    held: Held,
     out: Outbox,
     next_query: u64,
     counters: Counters,
@@ -197,7 +213,7 @@ impl Producer {
             greeted_ms: now_ms,
             polling: None,
             tables: BTreeMap::new(),
-            held_bytes: 0,
+            held: Held::default(),
             out: Outbox::default(),
             next_query: 0,
             counters: Counters::default(),
@@ -471,6 +487,21 @@ impl Producer {
             }
         }
         self.next_query = next_query;
+        for table in self.tables.values_mut() {
+            table.look(now_ms);
+        }
+    }
+
+    /// What has been read and is not acknowledged.
+    pub fn backlog(&self, now_ms: u64) -> Backlog {
+        let points: BTreeSet<_> = self.tables.keys().map(|id| &id.point).collect();
+        let tables = self.tables.values();
+        let ages = tables.clone().filter_map(|t| t.waiting.age_ms(now_ms));
+        Backlog {
+            points: points.len(),
+            oldest_ms: ages.max(),
+            rows: tables.map(|t| t.received - t.settled()).sum(),
+        }
     }
 
     /// Shows the guest that the host is there, and asks whether the guest is.
@@ -505,7 +536,12 @@ impl Producer {
 
     /// Bytes of samples in open raw windows; at most [`MAX_HELD_BYTES`].
     pub fn held_bytes(&self) -> usize {
-        self.held_bytes
+        self.held.raw
+    }
+
+    /// Bytes in open windows; at most [`MAX_WINDOW_BYTES`].
+    pub fn window_bytes(&self) -> usize {
+        self.held.all
     }
 
     /// The guest said that it is `guest`; that arrived at `host` by the host's clock.

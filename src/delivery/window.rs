@@ -55,6 +55,7 @@ pub struct Closed {
 struct Pending {
     interval: u64,
     sample: Sample,
+    bytes: usize,
 }
 
 #[derive(Clone, Debug)]
@@ -103,9 +104,19 @@ impl Windower {
         self.fed
     }
 
-    /// Bytes held in the open window, about.
-    pub fn held_bytes(&self) -> usize {
+    /// Bytes of samples in an open raw window that could go out, about.
+    pub fn raw_bytes(&self) -> usize {
         self.open.as_ref().map_or(0, |open| open.raw_bytes)
+    }
+
+    /// Bytes held in the open window, about: samples, the one that may be replaced, and what a function needs.
+    pub fn held_bytes(&self) -> usize {
+        self.open.as_ref().map_or(0, Open::held_bytes)
+    }
+
+    /// The last row of the open window.
+    pub fn open_end(&self) -> Option<Mark> {
+        self.open.as_ref().map(|open| open.last)
     }
 
     fn id_of(&self, seq: Seq, epoch: u64, time: Timestamp) -> WindowId {
@@ -167,7 +178,7 @@ impl Windower {
 
     /// Hands out the samples of an open raw window that fill a message already.
     fn shed(&mut self, out: &mut Vec<Closed>) {
-        if self.held_bytes() >= MAX_MESSAGE_BYTES {
+        if self.raw_bytes() >= MAX_MESSAGE_BYTES {
             self.shed_all(out);
         }
     }
@@ -224,13 +235,26 @@ impl Open {
         {
             self.settle();
         }
+        let sample = sample_of(columns, row);
+        // Where every row is a sample nothing waits, and nothing needs to be counted.
+        let bytes = match monitor.interval_ms {
+            0 => 0,
+            _ => sample.size_bytes(),
+        };
         self.pending = Some(Pending {
             interval,
-            sample: sample_of(columns, row),
+            sample,
+            bytes,
         });
         if monitor.interval_ms == 0 {
             self.settle();
         }
+    }
+
+    fn held_bytes(&self) -> usize {
+        let pending = self.pending.as_ref().map_or(0, |p| p.bytes);
+        let aggregate = self.aggregate.as_ref().map_or(0, Aggregate::held_bytes);
+        self.raw_bytes + pending + aggregate
     }
 
     /// The pending sample can no longer be replaced.

@@ -27,6 +27,7 @@ fn messages_have_the_documented_shape_and_survive_the_way() {
         acked: Mark::default(),
         query: None,
         trimmed: None,
+        trimmed_reason: None,
     });
     let json = serde_json::to_value(&rows).unwrap();
     assert_eq!(

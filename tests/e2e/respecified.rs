@@ -7,18 +7,8 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use vmkpi_tests::chain::{Chain, EVERY_ROW};
 use vmkpi_tests::ledger::Ledger;
+use vmkpi_tests::soak::descriptors::FLIPS;
 use vmkpi_tests::wait_for;
-
-/// What the other specifier says, one after the other.
-const FLIPS: [&str; 7] = [
-    "interval_ms = 1000",
-    "interval_ms = 500\ndelivery_ms = 1000\nfunction = \"max\"",
-    "when = \"n % 2 == 0\"",
-    "delivery_ms = 2000",
-    "delivery_ms = 1000\nfunction = \"count\"\nwhen = \"n > 1000000.0\"",
-    "interval_ms = 1000\nfunction = \"last\"\nwhen = \"absent > 1\"",
-    "",
-];
 
 fn with(flip: &str, delivery_ms: u64) -> String {
     let every = EVERY_ROW.replace(

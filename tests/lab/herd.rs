@@ -38,14 +38,20 @@ const XML: &str = r#"<domain type='qemu'>
   <devices>
     <controller type='usb' model='none'/>
     <disk type='file' device='disk'>
-      <driver name='qemu' type='raw'/>
+      <driver name='qemu' type='raw' error_policy='stop' rerror_policy='stop'/>
       <source file='@DISK@'/>
       <target dev='vda' bus='virtio'/>
     </disk>
+    @INTERFACE@
     <memballoon model='virtio'/>
   </devices>
 </domain>
 "#;
+
+/// Whether the machine has taps; then the first VM has an interface.
+pub fn has_taps() -> bool {
+    std::path::Path::new("/dev/net/tun").exists()
+}
 
 /// Running virtual machines called `vm0`, `vm1`, ...
 pub struct Herd {
@@ -84,6 +90,11 @@ impl Herd {
                 .replace("@NAME@", &name)
                 .replace("@INTERVAL@", &interval_ms.to_string())
                 .replace("@DISK@", &disk.display().to_string());
+            let interface = match n == 0 && has_taps() {
+                true => "<interface type='ethernet'><model type='virtio'/></interface>",
+                false => "",
+            };
+            let xml = xml.replace("@INTERFACE@", interface);
             let file = folder.join(format!("{name}.xml"));
             // Every other one without a balloon: libvirt then says less of its memory.
             let xml = match n % 2 {

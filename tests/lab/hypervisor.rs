@@ -54,14 +54,18 @@ impl Hypervisor {
             std::fs::create_dir_all(root.join(name))?;
         }
         let config = root.join("etc/libvirt");
-        std::fs::write(config.join("libvirtd.conf"), LIBVIRTD_CONF)?;
+        let uuid = std::fs::read_to_string("/proc/sys/kernel/random/uuid")?;
+        let uuid = uuid.trim();
+        let conf = format!("{LIBVIRTD_CONF}host_uuid = \"{uuid}\"\n");
+        std::fs::write(config.join("libvirtd.conf"), conf)?;
         std::fs::write(config.join("qemu.conf"), QEMU_CONF)?;
         let script = root.join("libvirtd.sh");
         std::fs::write(&script, SCRIPT)?;
         // SIGKILL when the test is gone, as unshare blocks SIGTERM; then the namespace's first
         // process is killed too, and the kernel ends all others in it.
-        let words = "--pdeathsig KILL unshare --mount --pid --fork --kill-child sh";
-        let arguments = words.split(' ').map(Path::new).chain([&*script, &*root]);
+        let words = "--pdeathsig KILL unshare --mount --pid --net --fork --kill-child sh";
+        let arguments = words.split(' ').map(Path::new);
+        let arguments = arguments.chain([&*script, &*root, Path::new(uuid)]);
         let process = Process::start(folder, "libvirtd", Path::new("/usr/bin/setpriv"), arguments)?;
         let hypervisor = Self {
             folder: folder.to_owned(),
@@ -135,11 +139,11 @@ impl Hypervisor {
             })
     }
 
-    /// Kills libvirtd, and nothing else, as kill -9 does; it is started again.
+    /// The process of libvirtd, by the number that it has outside.
     ///
     /// # Errors
     /// It is not there.
-    pub fn kill_libvirtd(&self) -> Result<()> {
+    pub fn libvirtd(&self) -> Result<Pid> {
         // Only its namespace tells it from any other libvirtd of this machine.
         let ours = std::fs::read_link(format!("/proc/{}/ns/pid_for_children", self.process.pid()))?;
         for entry in std::fs::read_dir("/proc")?.flatten() {
@@ -153,10 +157,38 @@ impl Hypervisor {
                 continue;
             };
             if std::fs::read_link(path.join("ns/pid")).is_ok_and(|ns| ns == ours) {
-                return Ok(kill_process(pid, Signal::KILL)?);
+                return Ok(pid);
             }
         }
         bail!("no libvirtd\n{}", self.words());
+    }
+
+    /// Kills libvirtd, and nothing else, as kill -9 does; it is started again.
+    ///
+    /// # Errors
+    /// It is not there.
+    pub fn kill_libvirtd(&self) -> Result<()> {
+        Ok(kill_process(self.libvirtd()?, Signal::KILL)?)
+    }
+
+    /// Ends libvirtd in order, as a service manager does; it is started again.
+    ///
+    /// # Errors
+    /// It is not there.
+    pub fn restart_libvirtd(&self) -> Result<()> {
+        Ok(kill_process(self.libvirtd()?, Signal::TERM)?)
+    }
+
+    /// Says whether libvirtd stays away when it ends.
+    ///
+    /// # Errors
+    /// The word cannot be left.
+    pub fn hold_libvirtd(&self, hold: bool) -> Result<()> {
+        let file = self.root.join("hold");
+        if hold {
+            return Ok(std::fs::write(file, "")?);
+        }
+        Ok(std::fs::remove_file(file)?)
     }
 
     /// What libvirtd said.

@@ -299,6 +299,8 @@ fn rows_of(series: &mut Series, nonce: Nonce, line_rows: u64) -> GuestMessage {
         acked: acked(series),
         query: None,
         trimmed: None,
+        trimmed_reason: None,
+        trimmed_reason: None,
     })
 }
 

@@ -19,6 +19,7 @@ pub fn rows_message(nonce: Nonce, table: &TableId, page: Page, acked: Mark) -> R
         acked,
         query: None,
         trimmed: None,
+        trimmed_reason: None,
     }
 }
 

@@ -1,12 +1,30 @@
 //! The settings themselves.
 
-use super::units::{duration, mode, number, parse_duration, path, show_mode};
-use super::{Kind, Setting};
+use vmkpi::settings::units::{duration, mode, number, parse_duration, path, show_mode};
+use vmkpi::settings::{Catalogue, Kind, Setting, Tables};
+
+use super::{Settings, poll};
 use crate::config::MAX_STORE_BYTES;
+
+/// Everything that the program can be told.
+pub static CATALOGUE: Catalogue<Settings> = Catalogue {
+    program: "vmkpi-guest",
+    default_file: "/etc/vmkpi/guest.toml",
+    max_file_bytes: 256 << 10,
+    env_prefix: "VMKPI_GUEST_",
+    settings: SETTINGS,
+    tables: &[Tables {
+        key: "poll",
+        read: poll::read_all,
+        write: poll::write_all,
+        reference: poll::reference,
+    }],
+    peril: "name commands to run",
+};
 
 /// Every setting, in the order in which the file, the help and the reference show them. `[[poll]]` is
 /// beside them: it has no flags.
-pub static SETTINGS: &[Setting] = &[
+static SETTINGS: &[Setting<Settings>] = &[
     Setting {
         key: "mount",
         flag: "mount",
@@ -16,6 +34,7 @@ pub static SETTINGS: &[Setting] = &[
         reloads: false,
         set: |s, text| path(text).map(|p| s.mount = p),
         get: |s| Some(s.mount.display().to_string()),
+        sample: "",
     },
     Setting {
         key: "state",
@@ -26,6 +45,7 @@ pub static SETTINGS: &[Setting] = &[
         reloads: false,
         set: |s, text| path(text).map(|p| s.state = p),
         get: |s| Some(s.state.display().to_string()),
+        sample: "",
     },
     Setting {
         key: "link",
@@ -40,6 +60,7 @@ pub static SETTINGS: &[Setting] = &[
             Ok(())
         },
         get: |s| Some(s.link.to_string()),
+        sample: "",
     },
     Setting {
         key: "allow_other",
@@ -50,6 +71,7 @@ pub static SETTINGS: &[Setting] = &[
         reloads: false,
         set: |s, text| text.parse().map(|who| s.allow_other = who),
         get: |s| Some(s.allow_other.as_str().into()),
+        sample: "",
     },
     Setting {
         key: "log_level",
@@ -64,6 +86,7 @@ pub static SETTINGS: &[Setting] = &[
             Ok(())
         },
         get: |s| Some(s.log_level.clone()),
+        sample: "",
     },
     Setting {
         key: "vm",
@@ -78,6 +101,7 @@ pub static SETTINGS: &[Setting] = &[
             Ok(())
         },
         get: |s| s.vm.as_ref().map(|vm| vm.as_str().to_owned()),
+        sample: "\"shop-frontend-1\"",
     },
     Setting {
         key: "primary_key_file",
@@ -88,6 +112,7 @@ pub static SETTINGS: &[Setting] = &[
         reloads: false,
         set: |s, text| path(text).map(|p| s.primary_key_file = Some(p)),
         get: |s| s.primary_key_file.as_ref().map(|p| p.display().to_string()),
+        sample: "\"/etc/vmkpi/primary-key.pem\"",
     },
     Setting {
         key: "limits.store_bytes",
@@ -102,6 +127,7 @@ pub static SETTINGS: &[Setting] = &[
             Ok(())
         },
         get: |s| Some(s.limits.store_bytes.to_string()),
+        sample: "",
     },
     Setting {
         key: "limits.columns",
@@ -116,6 +142,7 @@ pub static SETTINGS: &[Setting] = &[
             Ok(())
         },
         get: |s| Some(s.limits.columns.to_string()),
+        sample: "",
     },
     Setting {
         key: "limits.files",
@@ -130,6 +157,7 @@ pub static SETTINGS: &[Setting] = &[
             Ok(())
         },
         get: |s| Some(s.limits.files.to_string()),
+        sample: "",
     },
     Setting {
         key: "limits.database_bytes",
@@ -140,6 +168,7 @@ pub static SETTINGS: &[Setting] = &[
         reloads: false,
         set: |s, text| number(text, 65_536, 1 << 46).map(|n| s.limits.database_bytes = n),
         get: |s| Some(s.limits.database_bytes.to_string()),
+        sample: "",
     },
     Setting {
         key: "limits.log_bytes",
@@ -150,6 +179,7 @@ pub static SETTINGS: &[Setting] = &[
         reloads: false,
         set: |s, text| number(text, 1 << 20, 1 << 46).map(|n| s.limits.log_bytes = n),
         get: |s| Some(s.limits.log_bytes.to_string()),
+        sample: "",
     },
     Setting {
         key: "retention.rows",
@@ -160,6 +190,7 @@ pub static SETTINGS: &[Setting] = &[
         reloads: false,
         set: |s, text| number(text, 0, i64::MAX as u64).map(|n| s.limits.retain_rows = n),
         get: |s| Some(s.limits.retain_rows.to_string()),
+        sample: "",
     },
     Setting {
         key: "retention.bytes",
@@ -170,6 +201,7 @@ pub static SETTINGS: &[Setting] = &[
         reloads: false,
         set: |s, text| number(text, 0, i64::MAX as u64).map(|n| s.limits.retain_bytes = n),
         get: |s| Some(s.limits.retain_bytes.to_string()),
+        sample: "",
     },
     Setting {
         key: "retention.age",
@@ -180,6 +212,7 @@ pub static SETTINGS: &[Setting] = &[
         reloads: false,
         set: |s, text| parse_duration(text).map(|d| s.limits.retain_age = d),
         get: |s| Some(duration(s.limits.retain_age)),
+        sample: "",
     },
     Setting {
         key: "retention.drop_unacknowledged",
@@ -195,6 +228,7 @@ pub static SETTINGS: &[Setting] = &[
             Ok(())
         },
         get: |s| Some(s.limits.drop_unacknowledged.to_string()),
+        sample: "",
     },
     Setting {
         key: "access.owner",
@@ -205,6 +239,7 @@ pub static SETTINGS: &[Setting] = &[
         reloads: false,
         set: |s, text| super::accounts::name(text).map(|name| s.owner = Some(name)),
         get: |s| s.owner.clone(),
+        sample: "\"root\"",
     },
     Setting {
         key: "access.group",
@@ -215,6 +250,7 @@ pub static SETTINGS: &[Setting] = &[
         reloads: false,
         set: |s, text| super::accounts::name(text).map(|name| s.group = Some(name)),
         get: |s| s.group.clone(),
+        sample: "\"root\"",
     },
     Setting {
         key: "access.file_mode",
@@ -225,6 +261,7 @@ pub static SETTINGS: &[Setting] = &[
         reloads: false,
         set: |s, text| mode(text).map(|m| s.file_mode = m),
         get: |s| Some(show_mode(s.file_mode)),
+        sample: "",
     },
     Setting {
         key: "access.directory_mode",
@@ -235,5 +272,6 @@ pub static SETTINGS: &[Setting] = &[
         reloads: false,
         set: |s, text| mode(text).map(|m| s.directory_mode = m),
         get: |s| Some(show_mode(s.directory_mode)),
+        sample: "",
     },
 ];

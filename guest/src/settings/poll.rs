@@ -1,15 +1,15 @@
 //! `[[poll]]` in the configuration file.
 
 use std::collections::HashSet;
+use std::fmt::Write as _;
 use std::time::Duration;
 
-use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 use vmkpi::name::{DataPoint, NameError};
+use vmkpi::settings::units::{duration, parse_duration};
+use vmkpi::settings::{Kind, Notes, Value, quote, text_of};
 
-use super::file::{Reader, text_of};
-use super::units::parse_duration;
-use super::{Kind, Settings, accounts};
+use super::{Settings, accounts};
 use crate::poller::{DEFAULT_TIMEOUT, MAX_INTERVAL, MAX_POLLS, MIN_INTERVAL, Poll};
 use crate::store::Point;
 
@@ -39,29 +39,25 @@ const MAX_ARGUMENTS: usize = 256;
 const MAX_ARGUMENT_BYTES: usize = 4096;
 
 /// Reads the array of tables.
-pub(super) fn read_all<'a>(
-    reader: &mut Reader<'a>,
-    value: &Spanned<DeValue<'a>>,
-    settings: &mut Settings,
-) {
+pub(super) fn read_all<'a>(notes: &mut Notes<'a>, value: &Value<'a>, settings: &mut Settings) {
     let at = value.span().start;
     let DeValue::Array(tables) = value.get_ref() else {
-        return reader.problem(at, "poll", "it is a list of tables: write [[poll]]");
+        return notes.problem(at, "poll", "it is a list of tables: write [[poll]]");
     };
     if tables.len() > MAX_POLLS {
         let message = format!("{} commands; at most {MAX_POLLS} are run", tables.len());
-        return reader.problem(at, "poll", message);
+        return notes.problem(at, "poll", message);
     }
     let mut points = HashSet::new();
     for (place, table) in (1..).zip(tables.iter()) {
         let key = format!("poll[{place}]");
         let at = table.span().start;
         let DeValue::Table(table) = table.get_ref() else {
-            reader.problem(at, &key, "it is a table: write [[poll]]");
+            notes.problem(at, &key, "it is a table: write [[poll]]");
             continue;
         };
         let mut one = One {
-            reader: &mut *reader,
+            notes: &mut *notes,
             at,
             key: &key,
             table,
@@ -69,16 +65,47 @@ pub(super) fn read_all<'a>(
         if let Some(poll) = one.read() {
             if !points.insert(poll.point.clone()) {
                 let message = format!("{} is another command's point already", poll.point);
-                reader.problem(at, &format!("{key}.point"), message);
+                notes.problem(at, &format!("{key}.point"), message);
             }
             settings.polls.push(poll);
         }
     }
 }
 
+/// Writes the polls at the end of the annotated file.
+pub(super) fn write_all(settings: &Settings, text: &mut String) {
+    text.push_str(
+        "\n# A command whose output is stored, for applications that cannot write themselves. As many as there are.\n",
+    );
+    // Writing to a String cannot fail.
+    if settings.polls.is_empty() {
+        text.push_str("# [[poll]]\n");
+        for (key, value, help) in KEYS {
+            let _ = writeln!(text, "# # {help}.\n# {key} = {value}");
+        }
+    }
+    for poll in &settings.polls {
+        let _ = writeln!(text, "[[poll]]");
+        let _ = writeln!(text, "point = {}", quote(&poll.point.to_string()));
+        let words: Vec<String> = poll.command.iter().map(|word| quote(word)).collect();
+        let _ = writeln!(text, "command = [{}]", words.join(", "));
+        let _ = writeln!(text, "interval = {}", quote(&duration(poll.interval)));
+        let _ = writeln!(text, "timeout = {}", quote(&duration(poll.timeout)));
+        if let Some(user) = &poll.user {
+            let _ = writeln!(text, "user = {}", quote(user));
+        }
+    }
+}
+
+/// The rows of the reference.
+pub(super) fn reference() -> Vec<String> {
+    let row = |(key, _, help): &(&str, &str, &str)| format!("| `poll.{key}` | | | | {help} |");
+    KEYS.iter().map(row).collect()
+}
+
 /// One table on its way to a [`Poll`].
 struct One<'r, 'a> {
-    reader: &'r mut Reader<'a>,
+    notes: &'r mut Notes<'a>,
     at: usize,
     key: &'r str,
     table: &'r DeTable<'a>,
@@ -86,13 +113,13 @@ struct One<'r, 'a> {
 
 impl One<'_, '_> {
     fn read(&mut self) -> Option<Poll> {
-        let before = self.reader.problems.0.len();
+        let before = self.notes.problems.0.len();
         for (name, _) in self.table {
             let name_text: &str = name.get_ref();
             if !KEYS.iter().any(|(key, ..)| *key == name_text) {
                 let key = format!("{}.{name_text}", self.key);
                 let known = KEYS.iter().map(|(key, ..)| *key);
-                self.reader.unknown(name.span().start, &key, known);
+                self.notes.unknown(name.span().start, &key, known);
             }
         }
         let point = self.value("point", true, |text| point(&text));
@@ -108,7 +135,7 @@ impl One<'_, '_> {
             timeout: timeout.unwrap_or(interval.min(DEFAULT_TIMEOUT)),
             user,
         };
-        (self.reader.problems.0.len() == before).then_some(poll)
+        (self.notes.problems.0.len() == before).then_some(poll)
     }
 
     fn value<T>(
@@ -120,7 +147,7 @@ impl One<'_, '_> {
         let key = format!("{}.{name}", self.key);
         let Some(value) = self.table.get(name) else {
             if needed {
-                self.reader
+                self.notes
                     .problem(self.at, &key, "missing; it must be given");
             }
             return None;
@@ -133,14 +160,14 @@ impl One<'_, '_> {
         let read = text_of(kind, value.get_ref())
             .ok_or_else(|| format!("it must be {}", kind.describe()))
             .and_then(read);
-        read.map_err(|message| self.reader.problem(value.span().start, &key, message))
+        read.map_err(|message| self.notes.problem(value.span().start, &key, message))
             .ok()
     }
 
     fn command(&mut self) -> Option<Vec<String>> {
         let key = format!("{}.command", self.key);
         let Some(value) = self.table.get("command") else {
-            self.reader
+            self.notes
                 .problem(self.at, &key, "missing; it must be given");
             return None;
         };
@@ -156,7 +183,7 @@ impl One<'_, '_> {
                 "it must be a list of strings, the program first, such as [\"/bin/cat\", \"/proc/loadavg\"]; \
                  at most {MAX_ARGUMENTS} of at most {MAX_ARGUMENT_BYTES} bytes"
             );
-            self.reader.problem(value.span().start, &key, message);
+            self.notes.problem(value.span().start, &key, message);
         }
         words
     }

@@ -202,8 +202,8 @@ pub fn trim(
         if mark.seq > acked {
             taken.lost += 1;
             taken.unasked += u64::from(!wanted);
-            state.kept.reason = Some(reason);
         }
+        state.kept.reason = Some(reason);
         end = Some(mark);
         taken.bytes < CHUNK_BYTES
     };

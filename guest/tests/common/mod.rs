@@ -10,6 +10,7 @@
 )]
 
 pub mod disk;
+pub mod faketime;
 pub mod host;
 pub mod ledger;
 pub mod lossy;

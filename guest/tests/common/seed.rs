@@ -1,5 +1,6 @@
 //! Numbers that look random and come again with the same seed (splitmix64, Steele et al., 2014).
 
+/// The state of a sequence.
 #[derive(Clone)]
 pub struct Seed(pub u64);
 
@@ -11,6 +12,7 @@ impl Seed {
         Self(base.wrapping_mul(1_000_003).wrapping_add(index))
     }
 
+    /// The next number.
     pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
@@ -24,6 +26,7 @@ impl Seed {
         self.draw() % limit
     }
 
+    /// One of two.
     pub fn coin(&mut self) -> bool {
         self.below(2) == 0
     }

@@ -150,6 +150,7 @@ fn an_acknowledgement_is_verified_kept_and_lets_rows_go() {
     );
     let trimmed = answer.trimmed.unwrap();
     assert_eq!((trimmed.seq, trimmed.key), (7, Some(rows[6].key)));
+    assert_eq!(answer.trimmed_reason.as_deref(), Some("retention_rows"));
     assert_eq!((answer.acked.seq, answer.acked.key), (8, Some(rows[7].key)));
     guest.kill();
     guest.restart();

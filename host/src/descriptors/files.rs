@@ -113,6 +113,10 @@ fn read_with(
         message,
     };
     let about = std::fs::metadata(path).map_err(|e| refuse(e.to_string()))?;
+    if !about.is_file() {
+        // A pipe would have to be waited for.
+        return Err(refuse("it is no regular file".to_owned()));
+    }
     if about.len() > MAX_DESCRIPTOR_BYTES as u64 {
         let length = about.len();
         return Err(refuse(format!(
@@ -169,6 +173,18 @@ mod tests {
         assert_eq!(look(&mut files, &path), None);
         assert!(look(&mut files, &path).unwrap().contains("No such file"));
         assert_eq!(look(&mut files, &path), None, "said once");
+    }
+
+    #[test]
+    fn what_is_no_file_is_refused_and_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let pipe = dir.path().join("pipe");
+        let mode = nix::sys::stat::Mode::S_IRUSR;
+        nix::unistd::mkfifo(&pipe, mode).unwrap();
+        for path in [dir.path(), &pipe, Path::new("/dev/zero")] {
+            let refusal = read_file(path).unwrap_err().to_string();
+            assert!(refusal.contains("no regular file"), "{refusal}");
+        }
     }
 
     #[test]

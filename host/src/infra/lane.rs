@@ -16,7 +16,8 @@ use std::str::FromStr as _;
 use tokio::sync::mpsc;
 use vmkpi::clock::Timestamp;
 use vmkpi::delivery::producer::{Identity, Output, Producer, Publication, Source};
-use vmkpi::delivery::spool::{Spool, SpoolLimits};
+use vmkpi::delivery::spool::{RETENTION_BYTES, RETENTION_STREAMS, Spool, SpoolLimits, UNREADABLE};
+use vmkpi::delivery::waiting::Waiting;
 use vmkpi::descriptor::{Descriptor, MIN_INFRA_INTERVAL_MS, Monitor};
 use vmkpi::link::{HostMessage, Payload, VERSION};
 use vmkpi::name::DataPoint;
@@ -98,6 +99,7 @@ pub struct Lane {
     bytes: u64,
     /// Batches lost as the lane was over its share.
     trimmed: u64,
+    waiting: Waiting,
     outbox: Outbox,
     /// Pages of the outbox come here.
     pages: mpsc::UnboundedSender<Page>,
@@ -107,6 +109,7 @@ pub struct Lane {
     /// The interval that the last row of each point was in.
     last: HashMap<DataPoint, i64>,
     parked: bool,
+    given_up: bool,
     /// When the residence ended, and when the last window has had its time, in milliseconds.
     ended: Option<(u64, u64)>,
 }
@@ -150,7 +153,10 @@ impl Lane {
     ) -> anyhow::Result<Self> {
         let (record, batches) = left;
         let heads: BTreeMap<DataPoint, HeadRecord> = serde_json::from_str(&record.heads)?;
-        let heads = heads.into_iter().map(|(point, head)| (point, head.head()));
+        let heads = heads.into_iter().map(|(point, record)| {
+            let (head, reason) = record.head();
+            (point, head, reason)
+        });
         let spool = Spool::restored(StreamId::from_str(&record.stream)?, limits(), heads);
         let mut lane = Self::of(record.clone(), spool, descriptor, outbox, pages, now_ms);
         for shape in serde_json::from_str::<Vec<Shape>>(&record.shapes)? {
@@ -192,12 +198,14 @@ impl Lane {
             last_batch: 0,
             bytes: 0,
             trimmed: 0,
+            waiting: Waiting::default(),
             outbox: outbox.clone(),
             pages: pages.clone(),
             reading: false,
             settled: (0, 0),
             last: HashMap::new(),
             parked: false,
+            given_up: false,
             ended: None,
         }
     }
@@ -218,6 +226,11 @@ impl Lane {
             batches: self.backlog.len() as u64,
             trimmed: self.trimmed,
         }
+    }
+
+    /// How long the oldest batch that is kept has waited at least, in milliseconds.
+    pub fn oldest_ms(&self, now_ms: u64) -> Option<u64> {
+        self.waiting.age_ms(now_ms)
     }
 
     /// Takes over a changed descriptor.
@@ -308,7 +321,8 @@ impl Lane {
             if let Rows::Admitted(rows) = batch.rows {
                 self.admitted -= 1;
                 for (shape, seq) in rows {
-                    self.spool.trim_through(&self.shapes[shape].point, seq);
+                    self.spool
+                        .trim_through(&self.shapes[shape].point, seq, RETENTION_BYTES);
                 }
             }
         }
@@ -325,8 +339,42 @@ impl Lane {
     /// Whether everything has been delivered.
     pub fn is_over(&self, now_ms: u64) -> bool {
         self.ended.is_some_and(|(_, drained)| {
-            now_ms >= drained && self.producer.outstanding() == 0 && self.backlog.is_empty()
+            now_ms >= drained
+                && self.producer.outstanding() == 0
+                && self.backlog.is_empty()
+                && !self.owes_gap()
         })
+    }
+
+    /// Whether rows are lost and nobody has acknowledged that yet.
+    fn owes_gap(&self) -> bool {
+        let shapes = self.shapes.iter().zip(&self.wanted);
+        let mut wanted = shapes
+            .filter(|(_, wanted)| **wanted)
+            .map(|(shape, _)| shape);
+        let heads: HashMap<_, _> = self.spool.heads().collect();
+        wanted.any(|shape| {
+            let head = heads.get(&shape.point);
+            head.is_some_and(|head| head.trimmed.seq > head.acked.seq)
+        })
+    }
+
+    /// There are too many lanes: what this one has not delivered is lost, and announced as a gap.
+    pub fn give_up(&mut self) {
+        self.given_up = true;
+        self.trimmed += self.backlog.len() as u64;
+        self.backlog.clear();
+        (self.admitted, self.bytes) = (0, 0);
+        self.lose_all(RETENTION_STREAMS);
+    }
+
+    /// Whether it was given up.
+    pub fn is_given_up(&self) -> bool {
+        self.given_up
+    }
+
+    fn lose_all(&mut self, reason: &'static str) {
+        self.spool.lose_all(reason, &mut || RowKey(random::u64()));
     }
 
     /// It is over, or given up: the outbox forgets it.
@@ -343,8 +391,15 @@ impl Lane {
         } else if !self.parked && !self.producer.accepts_input() {
             self.park();
         }
+        // What was stamped and is neither here nor on disk, where nothing follows that would show it.
+        if self.ended.is_some() && self.backlog.is_empty() && self.spool.misses_rows() {
+            self.lose_all(UNREADABLE);
+        }
         self.settle();
         self.spill();
+        let first = self.backlog.front().map(|batch| batch.number - 1);
+        let gone = first.unwrap_or(self.last_batch);
+        self.waiting.look(gone, self.last_batch, now_ms);
         if self.parked {
             return;
         }
@@ -387,7 +442,8 @@ impl Lane {
             .backlog
             .front()
             .map_or(self.last_batch + 1, |b| b.number);
-        let records: BTreeMap<_, _> = heads.iter().map(|(p, h)| (p, HeadRecord::of(h))).collect();
+        let record = |(point, head)| (point, HeadRecord::of(head, self.spool.reason(point)));
+        let records: BTreeMap<_, _> = self.spool.heads().map(record).collect();
         self.record.heads = json(&records);
         let order = Order::Settle(self.id, self.record.heads.clone(), first - 1);
         self.settled = (sum, self.outbox.order(order));

@@ -12,13 +12,20 @@ use virt::domain::Domain;
 use virt::error::Error;
 use vmkpi::clock::Timestamp;
 
-use super::figures::{Figures, Param};
+use super::extra::{self, Extra};
+use super::figures::{Figures, Group, Param};
 use super::stats::{self, Kind};
 use super::{LibvirtError, RECONNECT_EVERY, Taken, connect, is_gone};
 use crate::metrics::Metric;
 
 /// How often libvirt is asked whether there is a job on a domain; while there is one, each time.
 const JOB_EVERY: Duration = Duration::from_secs(5);
+
+/// How often libvirt is asked where a domain's processors run.
+const PLACE_EVERY: Duration = Duration::from_secs(10);
+
+/// virDomainState: its processors are stopped, by somebody or for an error.
+const PAUSED: u64 = 3;
 
 /// Which call.
 pub(super) type CallId = u64;
@@ -90,12 +97,26 @@ impl Asker {
 struct Session {
     connection: Connect,
     driver: Driver,
+    host_cpus: usize,
     domains: HashMap<Arc<str>, Known>,
 }
 
 struct Known {
     domain: Domain,
     asked_job: Option<Instant>,
+    asked_place: Option<Instant>,
+    extra: Extra,
+}
+
+impl Known {
+    fn new(domain: Domain) -> Self {
+        Self {
+            domain,
+            asked_job: None,
+            asked_place: None,
+            extra: Extra::default(),
+        }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -140,9 +161,11 @@ impl Session {
             "test" => Driver::Test,
             _ => Driver::Other,
         };
+        let host_cpus = extra::host_cpus(&connection)?;
         Ok(Self {
             connection,
             driver,
+            host_cpus,
             domains: HashMap::new(),
         })
     }
@@ -156,8 +179,11 @@ impl Session {
         let mut answers = Vec::with_capacity(found.len());
         for (uuid, mut figures) in found {
             let whole = order.kind == Kind::Quick || self.is_whole(&uuid, &figures);
-            if whole && order.kind == Kind::Detailed {
-                self.add_rest(&uuid, &mut figures);
+            if order.kind == Kind::Detailed {
+                if whole {
+                    self.add_rest(&uuid, &mut figures);
+                }
+                figures.remove(Group::State);
             }
             figures.finish();
             let taken = whole.then(|| Taken {
@@ -182,9 +208,7 @@ impl Session {
             }
             match self.connection.lookup_domain_by_uuid_string(uuid) {
                 Ok(domain) => {
-                    let asked_job = None;
-                    let known = Known { domain, asked_job };
-                    self.domains.insert(Arc::clone(uuid), known);
+                    self.domains.insert(Arc::clone(uuid), Known::new(domain));
                 }
                 Err(error) if is_gone(&error) => {}
                 Err(error) => return Err(error),
@@ -209,18 +233,61 @@ impl Session {
             return;
         };
         if self.driver == Driver::Test {
-            return add_info(&known.domain, figures);
+            add_info(&known.domain, figures);
+        } else if had_job(figures) {
+            known.add_job(uuid, figures);
+            known.find_disk_errors(uuid, figures);
         }
-        if !had_job(figures) || known.asked_job.is_some_and(|t| t.elapsed() < JOB_EVERY) {
+        known.find_places(uuid, figures, self.host_cpus);
+        figures.extra = known.extra.clone();
+    }
+}
+
+impl Known {
+    fn add_job(&mut self, uuid: &str, figures: &mut Figures) {
+        if self.asked_job.is_some_and(|t| t.elapsed() < JOB_EVERY) {
             return;
         }
-        known.asked_job = Some(Instant::now());
-        if let Err(error) = stats::add_job(&known.domain, figures) {
+        self.asked_job = Some(Instant::now());
+        if let Err(error) = stats::add_job(&self.domain, figures) {
             tracing::debug!(uuid, %error, "no word of the domain's job");
         }
         if figures.has(Metric::JobType) {
-            known.asked_job = None;
+            self.asked_job = None;
         }
+    }
+
+    /// A hypervisor remembers an error for which it paused the domain, and until it goes on; so nobody else
+    /// is asked.
+    fn find_disk_errors(&mut self, uuid: &str, figures: &Figures) {
+        let paused = figures.raw(Metric::DomainState) == Some(PAUSED);
+        let errors = if paused {
+            extra::disk_errors(&self.domain)
+        } else {
+            Ok(Vec::new())
+        };
+        let errors = errors.unwrap_or_else(|error| {
+            tracing::debug!(uuid, %error, "no word of the domain's disk errors");
+            Vec::new()
+        });
+        if *self.extra.disk_errors != *errors {
+            self.extra.disk_errors = errors.into();
+        }
+    }
+
+    fn find_places(&mut self, uuid: &str, figures: &Figures, host_cpus: usize) {
+        if self.asked_place.is_some_and(|t| t.elapsed() < PLACE_EVERY) {
+            return;
+        }
+        self.asked_place = Some(Instant::now());
+        let vcpus = figures.raw(Metric::Vcpus).unwrap_or(0);
+        let count = usize::try_from(vcpus).unwrap_or(usize::MAX);
+        let places = extra::vcpus(&self.domain, count, host_cpus).unwrap_or_else(|error| {
+            // A domain that is off has no processors that run.
+            tracing::debug!(uuid, %error, "no word of where the domain's processors run");
+            Vec::new()
+        });
+        self.extra.vcpus = places.into();
     }
 }
 

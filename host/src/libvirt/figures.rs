@@ -6,6 +6,7 @@ mod table;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::LazyLock;
 
+use super::extra::Extra;
 use crate::metrics::{Metric, Number};
 pub use table::FIGURES;
 
@@ -176,6 +177,8 @@ pub struct Readings {
 pub struct Figures {
     groups: BTreeMap<(Group, u32), Readings>,
     dropped: usize,
+    /// What is shown beside them.
+    pub extra: Extra,
 }
 
 impl Figures {
@@ -258,8 +261,18 @@ impl Figures {
 
     /// Whether there is a figure of this metric.
     pub(super) fn has(&self, metric: Metric) -> bool {
+        self.raw(metric).is_some()
+    }
+
+    /// The first figure of this metric, in libvirt's unit.
+    pub(super) fn raw(&self, metric: Metric) -> Option<u64> {
         let mut readings = self.groups.values().flat_map(|r| &r.readings);
-        readings.any(|r| r.figure.metric == metric)
+        Some(readings.find(|r| r.figure.metric == metric)?.raw)
+    }
+
+    /// Leaves a group out.
+    pub(super) fn remove(&mut self, group: Group) {
+        self.groups.retain(|(of, _), _| *of != group);
     }
 }
 

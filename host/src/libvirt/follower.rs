@@ -203,6 +203,7 @@ impl Follower {
             cid: xml.cid.filter(|_| state != State::Off),
             genid: xml.genid,
             interfaces: xml.interfaces,
+            infos: xml.infos,
             uuid,
             state,
             residence,

@@ -14,8 +14,10 @@
 mod asker;
 mod event_loop;
 mod events;
+pub mod extra;
 pub mod figures;
 mod follower;
+pub mod info;
 mod plan;
 mod sampler;
 mod stats;
@@ -104,6 +106,8 @@ pub struct Domain {
     pub metadata: Option<Arc<str>>,
     /// Guest-side names of its network interfaces, by the host's device name.
     pub interfaces: BTreeMap<String, String>,
+    /// What its XML says of it, for the exporter.
+    pub infos: Vec<info::Info>,
 }
 
 /// All domains, as they are now.

@@ -33,8 +33,10 @@ impl Kind {
                     | sys::VIR_DOMAIN_STATS_PERF
                     | sys::VIR_DOMAIN_STATS_MEMORY
             }
+            // The state is not shown from here: it says of whom disk errors are asked for.
             Self::Detailed => {
-                sys::VIR_DOMAIN_STATS_CPU_TOTAL
+                sys::VIR_DOMAIN_STATS_STATE
+                    | sys::VIR_DOMAIN_STATS_CPU_TOTAL
                     | sys::VIR_DOMAIN_STATS_BALLOON
                     | sys::VIR_DOMAIN_STATS_VCPU
                     | sys::VIR_DOMAIN_STATS_BLOCK

@@ -1,11 +1,13 @@
 //! The few things wanted of a domain's live XML: the host's socket of its KPI port, its generation
-//! id, and what its network interfaces are called.
+//! id, what its network interfaces are called, and what the exporter shows of it.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use quick_xml::Reader;
 use quick_xml::events::{BytesStart, Event};
+
+use super::info::{Collector, Info};
 
 /// The largest domain XML read, in bytes.
 pub const MAX_XML_BYTES: usize = 4 << 20;
@@ -33,6 +35,8 @@ pub struct DomainXml {
     /// Guest-side names of the network interfaces (`net0`), by the host's device (`vnet7`): the tap's
     /// name is the host's own and changes with every start.
     pub interfaces: BTreeMap<String, String>,
+    /// What is shown of it.
+    pub infos: Vec<Info>,
 }
 
 /// What has been seen of the `<channel>` or `<interface>` that is open.
@@ -55,25 +59,38 @@ pub fn read(text: &str, port: &str) -> Result<DomainXml, XmlError> {
     let mut reader = Reader::from_str(text);
     reader.config_mut().expand_empty_elements = true;
     let (mut found, mut path, mut device) = (DomainXml::default(), Vec::new(), Device::default());
+    let mut infos = Collector::default();
     loop {
         match reader.read_event()? {
             Event::Start(element) => {
                 path.push(element.name().as_ref().to_owned());
                 start(&element, &path, &mut device);
+                infos.start(&path, |name| attribute(&element, name));
                 if is(&path, &["domain", "devices", "vsock", "cid"]) {
                     found.cid = attribute(&element, "address").and_then(|cid| cid.parse().ok());
                 }
             }
-            Event::Text(text) if is(&path, &["domain", "genid"]) => {
-                found.genid = Some(text.trim().to_owned()).filter(|g| !g.is_empty());
+            Event::Text(text) => {
+                infos.text(&path, &text);
+                if is(&path, &["domain", "genid"]) {
+                    found.genid = Some(text.trim().to_owned()).filter(|g| !g.is_empty());
+                }
+            }
+            Event::GeneralRef(entity) => {
+                let known = quick_xml::escape::resolve_predefined_entity(&entity);
+                infos.text(&path, known.unwrap_or_default());
             }
             Event::End(_) => {
+                infos.end(&path);
                 if path.len() == 3 {
                     end(std::mem::take(&mut device), &path, port, &mut found);
                 }
                 path.pop();
             }
-            Event::Eof => return Ok(found),
+            Event::Eof => {
+                found.infos = infos.finish();
+                return Ok(found);
+            }
             _ => {}
         }
     }

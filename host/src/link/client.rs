@@ -73,6 +73,8 @@ pub struct Client {
     /// What to wait next time, for a closed link and for a banned one.
     wait: (Duration, Duration),
     received_bytes: u64,
+    /// Why the socket could not be connected to, the last time it was tried.
+    problem: Option<String>,
 }
 
 #[derive(Debug)]
@@ -101,6 +103,7 @@ impl Client {
             retry_at: Instant::now(),
             wait: (limits.backoff.0, limits.ban.0),
             received_bytes: 0,
+            problem: None,
         }
     }
 
@@ -110,6 +113,7 @@ impl Client {
             return false;
         }
         self.endpoint = endpoint;
+        self.problem = None;
         self.retry_at = Instant::now();
         self.wait = (self.limits.backoff.0, self.limits.ban.0);
         self.stream.take().is_some()
@@ -118,6 +122,11 @@ impl Client {
     /// Whether the link goes anywhere.
     pub fn has_endpoint(&self) -> bool {
         self.endpoint.is_some()
+    }
+
+    /// Why the socket could not be connected to, the last time it was tried.
+    pub fn problem(&self) -> Option<&str> {
+        self.problem.as_deref()
     }
 
     /// Bytes read so far.
@@ -169,9 +178,14 @@ impl Client {
         let Some(endpoint) = &self.endpoint else {
             return std::future::pending().await;
         };
-        let Ok(stream) = connect(&endpoint.address).await else {
-            return self.close(Fault::Connect);
+        let stream = match connect(&endpoint.address).await {
+            Ok(stream) => stream,
+            Err(error) => {
+                self.problem = Some(error.to_string());
+                return self.close(Fault::Connect);
+            }
         };
+        self.problem = None;
         let now = Instant::now();
         let rate = self.limits.lines_per_second;
         self.stream = Some(Open {

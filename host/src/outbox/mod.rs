@@ -123,7 +123,7 @@ pub struct Outbox {
     /// How it fares.
     pub status: Arc<Status>,
     last_lane: Arc<AtomicU64>,
-    max_bytes: u64,
+    max_bytes: Arc<AtomicU64>,
 }
 
 impl Outbox {
@@ -159,7 +159,7 @@ impl Outbox {
             committed,
             status,
             last_lane: Arc::new(AtomicU64::new(last_lane)),
-            max_bytes,
+            max_bytes: Arc::new(AtomicU64::new(max_bytes)),
         };
         Ok((outbox, left))
     }
@@ -169,9 +169,19 @@ impl Outbox {
         self.last_lane.fetch_add(1, Relaxed) + 1
     }
 
+    /// What the outbox may hold in all, in bytes.
+    pub fn max_bytes(&self) -> u64 {
+        self.max_bytes.load(Relaxed)
+    }
+
+    /// Changes what the outbox may hold. Where that is less, streams let the oldest go as new ones come.
+    pub fn set_max_bytes(&self, max_bytes: u64) {
+        self.max_bytes.store(max_bytes, Relaxed);
+    }
+
     /// What one stream may hold now, in bytes: an equal share.
     pub fn share_bytes(&self) -> u64 {
-        (self.max_bytes / self.status.lanes.load(Relaxed).max(1)).min(MAX_LANE_BYTES)
+        (self.max_bytes() / self.status.lanes.load(Relaxed).max(1)).min(MAX_LANE_BYTES)
     }
 
     /// Gives an order; it never waits. The order is done when its ticket is committed.

@@ -1,8 +1,9 @@
 //! The page of a fixture, to the letter; and what must never be on a page.
 
 use super::*;
+use crate::libvirt::extra::{DiskError, VcpuPlace};
 use crate::libvirt::figures::{FIGURES, Figures, Param};
-use crate::libvirt::{Domain, Taken};
+use crate::libvirt::{Domain, Taken, xml};
 use crate::vm::{KpiColumn, KpiRow};
 use std::collections::HashSet;
 use std::io::Write as _;
@@ -11,6 +12,8 @@ use std::time::Instant;
 
 const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/metrics.prom");
 /// Every parameter, as `virsh domstats --raw` writes them.
+/// A domain's XML with all that is shown of it.
+const DOMAIN_XML: &str = include_str!("../../tests/golden/domain.xml");
 const DOMSTATS: &str = include_str!("../../tests/golden/domstats.txt");
 
 fn figures() -> Figures {
@@ -23,6 +26,20 @@ fn figures() -> Figures {
         }
     }
     figures.finish();
+    figures.extra = Extra {
+        vcpus: [(0, Some(3)), (1, None)]
+            .map(|(vcpu, cpu)| VcpuPlace {
+                vcpu,
+                cpu,
+                cpus: "0-3,8".into(),
+            })
+            .into(),
+        disk_errors: [DiskError {
+            disk: "vda".into(),
+            code: 2,
+        }]
+        .into(),
+    };
     figures
 }
 
@@ -43,6 +60,7 @@ fn report() -> Report {
         in_flight: 1,
         suppressed: 3,
         when_errors: 2,
+        windows_lost: 1,
         clock_skew_ms: Some(-1500),
         kpis: vec![KpiRow {
             point: "unencrypted/web".into(),
@@ -61,6 +79,7 @@ fn snapshot() -> Snapshot {
     let domain = Domain {
         uuid: Arc::clone(&uuid),
         name: "a\"b\\c".into(),
+        infos: xml::read(DOMAIN_XML, "none").unwrap().infos,
         ..Domain::default()
     };
     let time = Timestamp::from_micros(1_795_194_000_000_000);
@@ -176,7 +195,10 @@ fn stale_figures_are_not_shown_and_fresh_ones_beside_them_are() {
     stats.apart = true;
     snapshot.sampling.vms = Arc::new(vms);
     let page = snapshot.page().render();
-    let figures = page.lines().filter(|l| l.starts_with("libvirt_domain_"));
+    // What the XML says does not age.
+    let figures = page
+        .lines()
+        .filter(|l| l.starts_with("libvirt_domain_") && !l.contains("_info{"));
     let figures: Vec<_> = figures.collect();
     assert!(
         matches!(figures[..], [state] if state.starts_with("libvirt_domain_info_vstate{")),

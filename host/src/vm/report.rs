@@ -1,7 +1,9 @@
 //! What a VM's actor says of itself, for the exporter: numbers only, nothing that grows with time,
 //! and of KPIs no more series than are exported.
 
-use vmkpi::delivery::producer::{Counters, Producer};
+use std::sync::Arc;
+
+use vmkpi::delivery::producer::{Backlog, Counters, Producer};
 
 use crate::link::Fault;
 
@@ -35,6 +37,10 @@ pub struct Report {
     pub has_link: bool,
     /// Whether the link is open and the guest answered.
     pub link_up: bool,
+    /// Whether the link's socket is connected; QEMU listens there without a guest, too.
+    pub link_open: bool,
+    /// Why the link's socket could not be connected to the last time it was tried.
+    pub link_problem: Option<Arc<str>>,
     /// Link sessions that were opened.
     pub connects: u64,
     /// Bytes read from the link.
@@ -47,6 +53,10 @@ pub struct Report {
     pub rows_replayed: u64,
     /// When the last row was read, in seconds since 1970.
     pub rows_time: Option<f64>,
+    /// Rows read from the guest: those of [`Report::rows`] that are no measurements.
+    pub guest_rows: u64,
+    /// Rows that were read from it and are not acknowledged.
+    pub backlog: Backlog,
     /// Holes that were seen and asked for again.
     pub holes: u64,
     /// Replays that were begun.
@@ -61,6 +71,8 @@ pub struct Report {
     pub suppressed: u64,
     /// Those of them of which `when` was neither true nor false.
     pub when_errors: u64,
+    /// Open windows that were lost as they held too much.
+    pub windows_lost: u64,
     /// The guest's clock minus the host's, in milliseconds, if it was measured.
     pub clock_skew_ms: Option<i32>,
     /// Ranges that were lost.
@@ -79,6 +91,8 @@ pub struct Report {
     pub oldest_time: Option<f64>,
     /// Batches of infrastructure measurements that are kept until they are acknowledged.
     pub kept: u64,
+    /// How long the oldest of them has waited at least, in milliseconds.
+    pub kept_oldest_ms: Option<u64>,
     /// Batches of them that were lost because the outbox was full.
     pub trimmed: u64,
     /// Residences whose measurements are on their way.
@@ -100,6 +114,7 @@ impl Report {
         self.samples += counters.samples;
         self.suppressed += counters.suppressed;
         self.when_errors += counters.when_errors;
+        self.windows_lost += counters.windows_lost;
         self.gaps += counters.gaps;
         self.messages += counters.messages;
         self.messages_acknowledged += counters.messages_acknowledged;

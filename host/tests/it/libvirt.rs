@@ -1,8 +1,10 @@
 //! Following domains of libvirt's test driver, in this process.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use vmkpi::descriptor::METADATA_NAMESPACE;
+use vmkpi_host::infra::measurements;
 use vmkpi_host::libvirt::{Domain, Libvirt, State};
 
 use super::support::{TestDomain, until};
@@ -85,4 +87,31 @@ async fn statistics_are_taken_at_the_pace_that_is_asked_for() {
         changed.await.expect("ten a second").unwrap();
         sampling.borrow_and_update();
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_virtual_processors_run_is_shown_and_not_published() {
+    let domain = TestDomain::running("placed");
+    let uuid = domain.uuid();
+    let libvirt = Libvirt::start("test:///default").unwrap();
+    let figures = || {
+        let vms = Arc::clone(&libvirt.sampling.borrow().vms);
+        let taken = vms.get(&*uuid).and_then(|vm| vm.detailed.clone());
+        taken.map(|taken| taken.figures)
+    };
+    until("statistics", || figures().is_some()).await;
+    let figures = figures().unwrap();
+    let places = &figures.extra.vcpus;
+    assert_eq!(places.len(), 1, "{places:?}");
+    assert_eq!(places[0].vcpu, 0);
+    assert!(places[0].cpus.starts_with('0'), "{places:?}");
+    assert!(figures.extra.disk_errors.is_empty());
+    let interfaces = BTreeMap::new();
+    let points: Vec<_> = measurements(&figures, &interfaces)
+        .map(|m| m.point.to_string())
+        .collect();
+    assert!(
+        !points.iter().any(|p| p == "infra/state"),
+        "the state is among the quick figures: {points:?}"
+    );
 }

@@ -287,6 +287,21 @@ impl Instance {
         self.window = Windower::new(Arc::clone(&self.monitor), through.position(), Some(through));
     }
 
+    /// The rows of the open window are lost, as it holds too much. Whether there was one.
+    pub(super) fn lose_open(&mut self, reason: &str, scope: &mut Scope<'_>) -> bool {
+        let Some(through) = self.window.open_end() else {
+            return false;
+        };
+        if self.live.uncovered() > 0 {
+            self.cover_live(scope);
+        }
+        let mut live = self.live;
+        self.gap(&mut live, through, reason, scope);
+        self.live = live;
+        self.window = Windower::new(Arc::clone(&self.monitor), through.position(), Some(through));
+        true
+    }
+
     /// A silent instance says where it is.
     pub(super) fn heartbeat(&mut self, scope: &mut Scope<'_>) {
         let due_ms = match self.live.uncovered() {

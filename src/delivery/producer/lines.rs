@@ -3,15 +3,23 @@
 
 use std::collections::BTreeMap;
 
+use super::instance::{Instance, Scope};
 use super::repair::Asker;
-use super::table::Table;
+use super::table::{Held, Table};
 use super::{
-    MAX_HELD_BYTES, MAX_HELLO_TABLES, MAX_LIST_BYTES, MAX_TABLES, Producer, RESUBSCRIBE_MS,
-    Refused, Source, fits,
+    MAX_HELD_BYTES, MAX_HELLO_TABLES, MAX_LIST_BYTES, MAX_TABLES, MAX_WINDOW_BYTES, Producer,
+    RESUBSCRIBE_MS, Refused, Source, fits,
 };
+use crate::delivery::spool::RETENTION;
 use crate::link::{From, HostMessage, Payload, Rows, TableId, TableInfo};
 use crate::name::DataPoint;
 use crate::position::{MAX_SEQ, Mark, Nonce, Position, StreamId};
+
+/// Why open windows were lost, in a gap's `reason`.
+const WINDOW_TOO_LARGE: &str = "window_too_large";
+
+/// The longest reason of a gap that is passed on, in characters.
+const MAX_REASON_CHARS: usize = 64;
 
 impl Producer {
     /// Takes one line of a `hello`. What is kept until the last one is bounded by what is followed.
@@ -206,29 +214,57 @@ impl Producer {
     }
 
     fn recount(&mut self) {
-        self.held_bytes = self.tables.values().map(|t| t.held_bytes).sum();
+        let held = self.tables.values().map(|t| t.held);
+        self.held = held.fold(Held::default(), |sum, held| Held {
+            raw: sum.raw + held.raw,
+            all: sum.all + held.all,
+        });
     }
 
-    /// Open raw windows share a budget; over it, those of the table that grew go out early.
+    /// Open windows share budgets. Over that of raw ones, those of the table that grew go out early; over
+    /// that of all, what is left of the table's is lost.
     fn keep_within_budget(&mut self, id: &TableId, now_ms: u64) {
-        let Some(table) = self.tables.get_mut(id) else {
-            return;
-        };
-        let held = table.instances.iter().map(|i| i.window.held_bytes()).sum();
-        self.held_bytes -= std::mem::replace(&mut table.held_bytes, held);
-        self.held_bytes += held;
-        if self.held_bytes <= MAX_HELD_BYTES || held == 0 {
-            return;
+        let held = self.count_held(id);
+        if held.raw > 0 && self.held.raw > MAX_HELD_BYTES {
+            self.for_each_instance(id, now_ms, |instance, scope| {
+                let mut closed = Vec::new();
+                instance.window.shed_all(&mut closed);
+                instance.publish_live(closed, scope);
+            });
+            self.count_held(id);
         }
-        self.held_bytes -= std::mem::take(&mut table.held_bytes);
-        let Some(mut hands) = self.hands(id, now_ms) else {
-            return;
+        if self.held.all > MAX_WINDOW_BYTES {
+            self.for_each_instance(id, now_ms, |instance, scope| {
+                if instance.lose_open(WINDOW_TOO_LARGE, scope) {
+                    scope.counters.windows_lost += 1;
+                }
+            });
+            self.count_held(id);
+        }
+    }
+
+    /// Counts anew what the open windows of a table hold.
+    fn count_held(&mut self, id: &TableId) -> Held {
+        let Some(table) = self.tables.get_mut(id) else {
+            return Held::default();
         };
-        let (instances, mut scope) = hands.split();
-        for instance in instances.iter_mut() {
-            let mut closed = Vec::new();
-            instance.window.shed_all(&mut closed);
-            instance.publish_live(closed, &mut scope);
+        let now = table.count_held();
+        self.held
+            .replace(std::mem::replace(&mut table.held, now), now);
+        now
+    }
+
+    fn for_each_instance(
+        &mut self,
+        id: &TableId,
+        now_ms: u64,
+        mut what: impl FnMut(&mut Instance, &mut Scope<'_>),
+    ) {
+        if let Some(mut hands) = self.hands(id, now_ms) {
+            let (instances, mut scope) = hands.split();
+            for instance in instances.iter_mut() {
+                what(instance, &mut scope);
+            }
         }
     }
 
@@ -315,7 +351,7 @@ impl Producer {
         if through.seq > table.highest.seq {
             table.highest = through.position();
         }
-        let reason: String = reason.chars().take(64).collect();
+        let reason = reason_of(reason);
         let Some(mut hands) = self.hands(id, now_ms) else {
             return Ok(());
         };
@@ -327,6 +363,14 @@ impl Producer {
             instance.lose(through, &reason, &mut scope);
         }
         Ok(())
+    }
+}
+
+/// Why rows are gone, as far as a guest says: it is published, so it is short and not empty.
+pub(super) fn reason_of(said: &str) -> String {
+    match said.is_empty() {
+        true => RETENTION.to_owned(),
+        false => said.chars().take(MAX_REASON_CHARS).collect(),
     }
 }
 

@@ -11,6 +11,7 @@
 use std::sync::Arc;
 
 use super::instance::{Instance, Progress, Scope};
+use super::lines::reason_of;
 use super::outbox::Outbox;
 use crate::delivery::window::Windower;
 use crate::link::{From, HostMessage, Row, Rows, TableId};
@@ -160,7 +161,12 @@ impl Instance {
             return;
         };
         if let Some(trimmed) = page.trimmed.filter(|t| t.seq > repair.window.fed())
-            && !self.pass_trimmed(at, trimmed, &mut repair, scope)
+            && !self.pass_trimmed(
+                at,
+                (trimmed, page.trimmed_reason.as_deref()),
+                &mut repair,
+                scope,
+            )
         {
             return;
         }
@@ -198,7 +204,7 @@ impl Instance {
     fn pass_trimmed(
         &self,
         at: usize,
-        trimmed: Mark,
+        (trimmed, reason): (Mark, Option<&str>),
         repair: &mut Repair,
         scope: &mut Scope<'_>,
     ) -> bool {
@@ -215,8 +221,8 @@ impl Instance {
         if repair.progress.uncovered() > 0 {
             self.cover(&mut repair.progress, scope);
         }
-        let lost = crate::delivery::spool::RETENTION_ROWS;
-        self.gap(&mut repair.progress, trimmed, lost, scope);
+        let reason = reason_of(reason.unwrap_or_default());
+        self.gap(&mut repair.progress, trimmed, &reason, scope);
         repair.window = Windower::new(Arc::clone(&self.monitor), trimmed.position(), Some(trimmed));
         true
     }

@@ -6,6 +6,7 @@ use super::Counters;
 use super::instance::{Instance, Origin, Scope};
 use super::outbox::Outbox;
 use crate::clock::Timestamp;
+use crate::delivery::waiting::Waiting;
 use crate::descriptor::Monitor;
 use crate::link::{HostMessage, Payload, Rows, TableId};
 use crate::name::Label;
@@ -48,8 +49,27 @@ pub(super) struct Table {
     pub(super) subscribed_ms: Option<u64>,
     pub(super) instances: Vec<Instance>,
     pub(super) latest: Option<Latest>,
-    /// Bytes in open raw windows, as they were counted last.
-    pub(super) held_bytes: usize,
+    /// Rows that are read and not acknowledged.
+    pub(super) waiting: Waiting,
+    /// What open windows hold, as it was counted last.
+    pub(super) held: Held,
+}
+
+/// Bytes in open windows.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Held {
+    /// Of samples of raw windows that could go out.
+    pub(super) raw: usize,
+    /// Of everything.
+    pub(super) all: usize,
+}
+
+impl Held {
+    /// In place of what a table held, this.
+    pub(super) fn replace(&mut self, before: Self, now: Self) {
+        self.raw = self.raw - before.raw + now.raw;
+        self.all = self.all - before.all + now.all;
+    }
 }
 
 impl Table {
@@ -64,8 +84,31 @@ impl Table {
             subscribed_ms: None,
             instances: Vec::new(),
             latest: None,
-            held_bytes: 0,
+            waiting: Waiting::default(),
+            held: Held::default(),
         }
+    }
+
+    /// Everything through this row is acknowledged by all whose word counts.
+    pub(super) fn settled(&self) -> Seq {
+        let cursors = self.instances.iter().flat_map(|i| &i.cursors);
+        let lowest = cursors.map(|cursor| cursor.position.seq).min();
+        lowest.unwrap_or(self.acked.seq).min(self.received)
+    }
+
+    /// Sees how long its oldest row has waited.
+    pub(super) fn look(&mut self, now_ms: u64) {
+        let settled = self.settled();
+        self.waiting.look(settled, self.received, now_ms);
+    }
+
+    /// What its open windows hold now.
+    pub(super) fn count_held(&self) -> Held {
+        let windows = self.instances.iter().map(|i| &i.window);
+        windows.fold(Held::default(), |sum, window| Held {
+            raw: sum.raw + window.raw_bytes(),
+            all: sum.all + window.held_bytes(),
+        })
     }
 
     /// Makes the instances that are missing. Whether rows must be read again for one.

@@ -1,67 +1,9 @@
 //! What a predicate keeps back is accounted for: by the next message, or by an empty one.
 
+use super::pair::Pair;
 use super::*;
-use crate::delivery::producer::Counters;
-
-/// A guest and a host that talk without a delay, and what was published.
-struct Pair {
-    guest: Spool,
-    producer: Producer,
-    published: Vec<Event>,
-    stored: u64,
-}
 
 impl Pair {
-    fn new(monitor: &str) -> Self {
-        let text =
-            format!("vm='v'\nprimary_site='s'\n[[monitor]]\npoint='unencrypted/*'\n{monitor}\n");
-        let no_file = |_: &std::path::Path| Err(std::io::Error::other("none"));
-        let descriptor = Descriptor::parse(&text, Spelling::Toml, &no_file).unwrap();
-        let mut producer = Producer::new(Source::Kpi, Identity::default(), &descriptor, 0);
-        producer.connected(Nonce(1), 0);
-        let mut pair = Self {
-            guest: Spool::new(StreamId(1), SpoolLimits::default()),
-            producer,
-            published: Vec::new(),
-            stored: 0,
-        };
-        pair.settle(0);
-        pair
-    }
-
-    fn store(&mut self, value: Value, now_ms: u64) {
-        self.stored += 1;
-        let (point, time) = ("unencrypted/x".parse().unwrap(), at(now_ms));
-        let (columns, key) = ([COLUMN.into()].into(), RowKey(self.stored));
-        let payload = Payload::Values(vec![value]);
-        self.guest.append(&point, columns, payload, key, time);
-        self.settle(now_ms);
-    }
-
-    fn tick(&mut self, now_ms: u64) {
-        self.producer.tick(now_ms);
-        self.guest.tick(at(now_ms));
-        self.settle(now_ms);
-    }
-
-    fn settle(&mut self, now_ms: u64) {
-        loop {
-            while let Some(line) = self.guest.poll() {
-                self.producer.on_message(line, now_ms);
-            }
-            let Some(output) = self.producer.poll() else {
-                return;
-            };
-            match output {
-                Output::Send(line) => self.guest.on_message(line, &mut || StreamId(2)),
-                Output::Publish(p) => {
-                    self.producer.on_puback(p.token, now_ms);
-                    self.published.push(*p.event);
-                }
-            }
-        }
-    }
-
     /// `after`, `through` and the samples' numbers of each message.
     fn covered(&self) -> Vec<(u64, u64, Vec<u64>)> {
         let of = |event: &Event| {
@@ -73,14 +15,6 @@ impl Pair {
         };
         self.published.iter().map(of).collect()
     }
-
-    fn counters(&self) -> Counters {
-        *self.producer.counters()
-    }
-}
-
-fn at(now_ms: u64) -> Timestamp {
-    Timestamp::from_micros(i64::try_from(1_000_000_000 + now_ms).unwrap() * 1000)
 }
 
 #[test]

@@ -215,10 +215,12 @@ impl Session {
         out: &mut Vec<u8>,
     ) -> rusqlite::Result<()> {
         let read = self.read(&from.table, from.seq, limit)?;
-        let (page, Marks { acked, trimmed, .. }) = read.unwrap_or_default();
-        let mut message = rows_message(nonce, &from.table, page, acked);
+        let (page, marks) = read.unwrap_or_default();
+        let mut message = rows_message(nonce, &from.table, page, marks.acked);
         message.query = Some(id);
-        message.trimmed = Some(trimmed);
+        message.trimmed = Some(marks.trimmed);
+        let reason = marks.kept.reason.filter(|_| marks.trimmed.seq > 0);
+        message.trimmed_reason = reason.map(|reason| reason.text().into());
         add_fitting(out, message);
         Ok(())
     }

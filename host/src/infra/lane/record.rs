@@ -11,10 +11,13 @@ pub(super) struct HeadRecord {
     last: Mark,
     acked: Mark,
     trimmed: Mark,
+    /// Why the last row that went did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
 }
 
 impl HeadRecord {
-    pub fn of(head: &TableHead) -> Self {
+    pub fn of(head: &TableHead, reason: Option<&str>) -> Self {
         Self {
             last: Mark {
                 seq: head.last,
@@ -24,17 +27,19 @@ impl HeadRecord {
             },
             acked: head.acked,
             trimmed: head.trimmed,
+            reason: reason.map(Into::into),
         }
     }
 
-    /// The head, when the program starts again.
-    pub fn head(&self) -> TableHead {
+    /// The head, when the program starts again, and why its last row that went did.
+    pub fn head(self) -> (TableHead, Option<String>) {
         let last = Stamp {
             seq: self.last.seq,
             time: self.last.time,
             epoch: self.last.epoch,
         };
-        TableHead::restored(last, self.acked, self.trimmed, 0)
+        let head = TableHead::restored(last, self.acked, self.trimmed, 0);
+        (head, self.reason)
     }
 }
 

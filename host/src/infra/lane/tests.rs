@@ -214,6 +214,105 @@ fn over_its_share_the_oldest_goes_and_a_gap_says_so() {
     assert!(gaps >= 1, "no gap was announced");
 }
 
+/// What a consumer that follows coverage has: the end, and the gaps that were new to it.
+fn followed(published: &[Publication]) -> (u64, Vec<(u64, u64, String)>) {
+    let (mut through, mut gaps) = (0, Vec::new());
+    for event in published.iter().map(|p| &p.event) {
+        assert!(event.after.seq <= through, "a hole: {event:?}");
+        if let Body::Gap(reason) = &event.body
+            && event.through.seq > through
+        {
+            gaps.push((event.after.seq, event.through.seq, reason.to_string()));
+        }
+        through = through.max(event.through.seq);
+    }
+    (through, gaps)
+}
+
+#[test]
+fn a_lane_that_is_given_up_announces_what_was_lost_and_ends_when_that_is_acknowledged() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut life = Life::begin(dir.path(), RAW, 1 << 30);
+    for second in 0..300 {
+        life.step(second, true, second < 10);
+    }
+    life.lane.end(&life.descriptor.clone(), 300_000);
+    life.lane.give_up();
+    for second in 300..400 {
+        life.step(second, false, false);
+        assert!(!life.lane.is_over(second * 1000), "nobody knows yet");
+    }
+    let kept = life.lane.kept();
+    assert!(kept.batches == 0 && kept.trimmed > 200, "{kept:?}");
+    for second in 400..405 {
+        life.step(second, false, true);
+    }
+    let (through, gaps) = followed(&life.published);
+    assert_eq!(through, 300);
+    let [(after, 300, reason)] = &gaps[..] else {
+        panic!("{gaps:?}")
+    };
+    assert!(*after < 100 && reason == "retention_streams", "{gaps:?}");
+    assert!(life.lane.is_over(405_000));
+}
+
+#[test]
+fn a_daemon_that_is_killed_leaves_the_gap_of_a_lane_given_up_to_the_next() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut life = Life::begin(dir.path(), RAW, 1 << 30);
+    for second in 0..300 {
+        life.step(second, true, second < 10);
+    }
+    let delivered = life.published[..life.acknowledged].to_vec();
+    life.lane.end(&life.descriptor.clone(), 300_000);
+    life.lane.give_up();
+    for second in 300..303 {
+        life.step(second, false, false);
+    }
+    drop(life);
+    let mut life = Life::begin(dir.path(), RAW, 1 << 30);
+    for second in 303..320 {
+        life.step(second, false, true);
+    }
+    let all = [delivered, life.published.clone()].concat();
+    let (through, gaps) = followed(&all);
+    assert_eq!((through, gaps.len()), (300, 1), "{gaps:?}");
+    assert_eq!(gaps[0].2, "retention_streams");
+    assert!(life.lane.is_over(320_000));
+}
+
+#[test]
+fn last_batches_that_are_gone_from_the_disk_are_announced_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut life = Life::begin(dir.path(), RAW, 1 << 30);
+    for second in 0..20 {
+        life.step(second, true, second < 19);
+    }
+    let delivered = life.published[..life.acknowledged].to_vec();
+    drop(life);
+    let (outbox, mut left) = Outbox::open(dir.path(), 1 << 30).unwrap();
+    assert!(left[0].0.heads.contains(r#""seq":20"#), "{:?}", left[0].0);
+    left[0].1.clear();
+    let (to, pages) = mpsc::unbounded_channel();
+    let descriptor = descriptor(RAW);
+    let lane = Lane::left(&left[0], &descriptor, &outbox, &to, 0).unwrap();
+    let mut life = Life {
+        outbox,
+        descriptor,
+        lane,
+        pages,
+        published: Vec::new(),
+        acknowledged: 0,
+    };
+    for second in 20..60 {
+        life.step(second, false, true);
+    }
+    let (through, gaps) = followed(&[delivered, life.published.clone()].concat());
+    assert_eq!((through, gaps.len()), (20, 1), "{gaps:?}");
+    assert_eq!(gaps[0].2, "unreadable");
+    assert!(life.lane.is_over(60_000));
+}
+
 #[test]
 fn a_residence_that_ended_is_delivered_to_its_last_window() {
     let text = "[[monitor]]\npoint = \"infra/net\"\ninterval_ms = 1000\ndelivery_ms = 5000\nfunction = \"count\"\n";

@@ -27,7 +27,8 @@ impl fmt::Display for Problem {
 pub struct Problems(pub Vec<Problem>);
 
 impl Problems {
-    pub(super) fn add(&mut self, at: impl Into<String>, key: &str, message: impl Into<String>) {
+    /// Adds one.
+    pub fn add(&mut self, at: impl Into<String>, key: &str, message: impl Into<String>) {
         self.0.push(Problem {
             at: at.into(),
             key: key.into(),

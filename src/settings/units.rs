@@ -14,7 +14,7 @@ const UNITS: [(&str, u64); 5] = [
 ];
 
 /// A path: any text but none.
-pub(super) fn path(text: &str) -> Result<PathBuf, String> {
+pub fn path(text: &str) -> Result<PathBuf, String> {
     match text {
         "" => Err("an empty path".into()),
         text => Ok(text.into()),
@@ -22,7 +22,7 @@ pub(super) fn path(text: &str) -> Result<PathBuf, String> {
 }
 
 /// A number from `least` to `most`.
-pub(super) fn number(text: &str, least: u64, most: u64) -> Result<u64, String> {
+pub fn number(text: &str, least: u64, most: u64) -> Result<u64, String> {
     let n: u64 = text
         .parse()
         .map_err(|_| format!("{text:?} is no whole number from {least} to {most}"))?;
@@ -62,7 +62,7 @@ pub fn duration(duration: Duration) -> String {
 }
 
 /// Permission bits.
-pub(super) fn mode(text: &str) -> Result<u16, String> {
+pub fn mode(text: &str) -> Result<u16, String> {
     let octal = !text.is_empty() && text.bytes().all(|b| (b'0'..=b'7').contains(&b));
     octal
         .then(|| u16::from_str_radix(text, 8).ok())
@@ -71,7 +71,8 @@ pub(super) fn mode(text: &str) -> Result<u16, String> {
         .ok_or_else(|| format!("{text:?} is no mode: write octal digits from 0000 to 0777"))
 }
 
-pub(super) fn show_mode(mode: u16) -> String {
+/// Permission bits as they are written.
+pub fn show_mode(mode: u16) -> String {
     format!("{mode:04o}")
 }
 

@@ -3,9 +3,14 @@
 use std::io::Write as _;
 use std::time::Duration;
 
-use super::super::{example, reference};
+use std::path::Path;
+
 use super::*;
 use crate::config::AllowOther;
+
+fn load(sources: &Sources) -> Result<Loaded, Problems> {
+    CATALOGUE.load(sources)
+}
 
 fn file(text: &str) -> tempfile::NamedTempFile {
     let mut file = tempfile::NamedTempFile::new().unwrap();
@@ -24,7 +29,7 @@ fn sources(file: &tempfile::NamedTempFile) -> Sources {
 fn problems(text: &str) -> Vec<String> {
     let file = file(text);
     let prefix = format!("{}:", file.path().display());
-    let found = sources(&file).load().unwrap_err();
+    let found = load(&sources(&file)).unwrap_err();
     found
         .0
         .iter()
@@ -47,7 +52,7 @@ fn flags_win_over_the_environment_and_that_over_the_file() {
         set("HOME", "/root"),
     ];
     sources.flags = vec![("max-columns", "12".into())];
-    let settings = sources.load().unwrap().settings;
+    let settings = load(&sources).unwrap().settings;
     assert_eq!(
         settings.mount,
         Path::new("/file"),
@@ -67,9 +72,9 @@ fn every_key_is_read_from_the_file() {
          [access]\nowner = 'web'\ngroup = 33\nfile_mode = 0o640\ndirectory_mode = '0750'\n\
          [[poll]]\npoint = 'unencrypted/q'\ncommand = ['/bin/q', '-a b']\ninterval = '30s'\nuser = 'nobody'\n",
     );
-    let settings = sources(&file).load().unwrap().settings;
+    let settings = load(&sources(&file)).unwrap().settings;
     let defaults = Settings::default();
-    for setting in SETTINGS {
+    for setting in CATALOGUE.settings {
         assert_ne!(
             setting.get(&settings),
             setting.get(&defaults),
@@ -88,8 +93,8 @@ fn every_key_is_read_from_the_file() {
     assert_eq!(poll.command, ["/bin/q", "-a b"]);
     assert_eq!((poll.interval.as_secs(), poll.timeout.as_secs()), (30, 10));
     // What is shown is read back as the same.
-    let shown = self::file(&example(&settings));
-    assert_eq!(sources(&shown).load().unwrap().settings, settings);
+    let shown = self::file(&CATALOGUE.example(&settings));
+    assert_eq!(load(&sources(&shown)).unwrap().settings, settings);
 }
 
 #[test]
@@ -215,12 +220,11 @@ fn an_unknown_variable_is_refused_and_a_wrong_value_names_its_source() {
     let environment = vec![("VMKPI_GUEST_MOUNTS".to_owned(), "/x".to_owned())];
     let flags = vec![("max-files", "0".to_owned())];
     let file = file("");
-    let said = Sources {
+    let said = load(&Sources {
         environment,
         flags,
         ..sources(&file)
-    }
-    .load()
+    })
     .unwrap_err();
     let expected = "VMKPI_GUEST_MOUNTS: unknown variable; did you mean VMKPI_GUEST_MOUNT?\n--max-files: 0 is less than 1";
     assert_eq!(said.to_string(), expected);
@@ -233,8 +237,7 @@ fn a_named_file_has_to_be_there_and_nobody_else_may_write_it() {
         ..Sources::default()
     };
     assert!(
-        missing
-            .load()
+        load(&missing)
             .unwrap_err()
             .to_string()
             .contains("cannot be read")
@@ -246,24 +249,24 @@ fn a_named_file_has_to_be_there_and_nobody_else_may_write_it() {
         )],
         ..Sources::default()
     };
-    assert!(by_variable.load().is_err());
+    assert!(load(&by_variable).is_err());
     let file = file("");
     use std::os::unix::fs::PermissionsExt as _;
     std::fs::set_permissions(file.path(), std::fs::Permissions::from_mode(0o666)).unwrap();
-    let said = sources(&file).load().unwrap_err().to_string();
+    let said = load(&sources(&file)).unwrap_err().to_string();
     assert!(said.contains("chmod go-w"), "{said}");
 }
 
 #[test]
 fn the_example_file_is_what_the_program_shows_and_holds_the_defaults() {
-    let shipped = include_str!("../../../../packaging/guest.toml");
+    let shipped = include_str!("../../../packaging/guest.toml");
     let defaults = Settings::default();
     assert_eq!(
         shipped,
-        example(&defaults),
+        CATALOGUE.example(&defaults),
         "write it anew: vmkpi-guest run --print-config > packaging/guest.toml"
     );
-    let read = sources(&file(shipped)).load().unwrap().settings;
+    let read = load(&sources(&file(shipped))).unwrap().settings;
     assert_eq!(read, defaults);
     // What is commented out is right, too.
     let mut all: String = shipped
@@ -278,14 +281,14 @@ fn the_example_file_is_what_the_program_shows_and_holds_the_defaults() {
         })
         .fold(String::new(), |text, line| text + line + "\n");
     all = all.replace("/etc/vmkpi/primary-key.pem", "/k");
-    let read = sources(&file(&all)).load().unwrap().settings;
+    let read = load(&sources(&file(&all))).unwrap().settings;
     assert!(read.vm.is_some() && read.owner.is_some() && read.polls.len() == 1);
 }
 
 #[test]
 fn the_reference_in_the_documentation_has_every_setting_as_it_is() {
-    let documented = include_str!("../../../../docs/GUEST.md");
-    for line in reference() {
+    let documented = include_str!("../../../docs/GUEST.md");
+    for line in CATALOGUE.reference() {
         assert!(
             documented.lines().any(|l| l == line),
             "docs/GUEST.md lacks: {line}"
@@ -299,10 +302,13 @@ fn every_flag_has_a_key_and_every_setting_a_flag() {
     let run = command.find_subcommand("run").unwrap();
     let own = ["help", "check", "print-config", "config"];
     for flag in run.get_arguments().map(|arg| arg.get_id().as_str()) {
-        let known = SETTINGS.iter().any(|setting| setting.flag == flag);
+        let known = CATALOGUE
+            .settings
+            .iter()
+            .any(|setting| setting.flag == flag);
         assert!(known || own.contains(&flag), "--{flag}");
     }
-    for setting in SETTINGS {
+    for setting in CATALOGUE.settings {
         assert!(
             run.get_arguments().any(|arg| arg.get_id() == setting.flag),
             "{}",

@@ -1,0 +1,69 @@
+//! What the daemon is told. Every setting stands once, in [`CATALOGUE`]: its key in the configuration file, its
+//! flag, its environment variable, its help, how it is read and how it is written.
+//!
+//! ```text
+//! defaults <── /etc/vmkpi/host.toml <── VMKPI_HOST_* <── flags        (the later wins)
+//! ```
+
+mod catalogue;
+mod check;
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use vmkpi::broker::{Access, BrokerUrl};
+use vmkpi::link::LinkUrl;
+
+pub use catalogue::CATALOGUE;
+pub use check::{Checked, check};
+pub use vmkpi::settings::{Problems, Sources};
+
+/// What was read.
+pub type Loaded = vmkpi::settings::Loaded<Settings>;
+
+/// The value of every setting.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// libvirt's connection URI.
+    pub libvirt_uri: String,
+    /// The broker, which has to be given.
+    pub broker: Option<BrokerUrl>,
+    /// How it lets us in.
+    pub access: Access,
+    /// Where the exporter listens.
+    pub listen: SocketAddr,
+    /// The state directory.
+    pub state: PathBuf,
+    /// What the outbox may hold on disk, in bytes.
+    pub outbox_bytes: u64,
+    /// How often guests are asked for rows; `None` has them pushed.
+    pub poll_interval: Option<Duration>,
+    /// What is logged.
+    pub log_level: String,
+    /// Links that are not the one of the live XML, by domain name or UUID.
+    pub guests: BTreeMap<String, LinkUrl>,
+    /// Files of descriptors, by domain name or UUID.
+    pub descriptors: BTreeMap<String, PathBuf>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            libvirt_uri: "qemu:///system".into(),
+            broker: None,
+            access: Access::default(),
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 9878)),
+            state: "/var/lib/vmkpi-host".into(),
+            outbox_bytes: crate::outbox::DEFAULT_MAX_BYTES,
+            poll_interval: None,
+            log_level: "info".into(),
+            guests: BTreeMap::new(),
+            descriptors: BTreeMap::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,233 @@
+//! Whether the daemon could run as it is told: everything that can be known without starting anything, and all
+//! of it at once. The same judge for `run --check`, at start, and before anything is changed by SIGHUP.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use nix::unistd::{AccessFlags, eaccess};
+use vmkpi::broker::{Access, Broker, BrokerUrl};
+use vmkpi::descriptor::Descriptor;
+use vmkpi::settings::{Problem, Problems};
+
+use super::{CATALOGUE, Settings};
+use crate::daemon::Config;
+use crate::descriptors::{Refusal, read_file};
+use crate::link::Limits;
+
+/// What a check that found nothing wrong has read on its way.
+#[derive(Clone, Debug)]
+pub struct Checked {
+    /// What to run with.
+    pub config: Config,
+    /// The descriptors, by file.
+    pub descriptors: BTreeMap<PathBuf, Descriptor>,
+}
+
+/// Looks at all that `settings` name. `found` is what was wrong with the settings themselves.
+///
+/// # Errors
+/// Everything that is wrong, with `found` first.
+pub fn check(settings: &Settings, found: Problems) -> Result<Checked, Problems> {
+    let mut problems = found;
+    let broker = broker(settings, &mut problems);
+    let descriptors = descriptors(settings, &mut problems);
+    if let Err(message) = usable(&settings.state) {
+        let at = format!("state {}", settings.state.display());
+        problems.add(at, "", message);
+    }
+    match broker {
+        Some(broker) if problems.0.is_empty() => Ok(Checked {
+            config: config(settings, broker),
+            descriptors,
+        }),
+        _ => Err(problems),
+    }
+}
+
+fn config(settings: &Settings, broker: Broker) -> Config {
+    Config {
+        libvirt_uri: settings.libvirt_uri.clone(),
+        broker,
+        listen: settings.listen,
+        state: settings.state.clone(),
+        guests: settings.guests.clone(),
+        descriptors: settings.descriptors.clone(),
+        limits: Limits::default(),
+        outbox_bytes: settings.outbox_bytes,
+        poll_interval: settings.poll_interval,
+    }
+}
+
+/// The broker and how it lets us in.
+fn broker(settings: &Settings, problems: &mut Problems) -> Option<Broker> {
+    let Some(url) = settings.broker.clone() else {
+        if !may_have_been_given(problems) {
+            let message = "missing; give url in [broker], VMKPI_HOST_BROKER or --broker URL";
+            problems.add("broker.url", "", message);
+        }
+        // Its files can be wrong without it, too.
+        if let Ok(somewhere) = "mqtts://localhost".parse() {
+            read_parts(&somewhere, &settings.access, problems);
+        }
+        return None;
+    };
+    read_parts(&url, &settings.access, problems);
+    match Broker::new(url, settings.access.clone()) {
+        Ok(broker) => Some(broker),
+        Err(error) => {
+            problems.add("[broker]", "", error.to_string());
+            None
+        }
+    }
+}
+
+/// Reads what lets us in, each part for itself, so that all that is wrong is told.
+fn read_parts(url: &BrokerUrl, access: &Access, problems: &mut Problems) {
+    let Access {
+        ca_file,
+        cert_file,
+        key_file,
+        credentials_file,
+        username,
+        password_file,
+    } = access.clone();
+    let ca = Access {
+        ca_file: ca_file.clone(),
+        ..Access::default()
+    };
+    let certificate = Access {
+        ca_file: ca_file.filter(|_| cert_file.is_some()),
+        cert_file,
+        key_file,
+        ..Access::default()
+    };
+    let credentials = Access {
+        credentials_file,
+        ..Access::default()
+    };
+    let password = Access {
+        username,
+        password_file,
+        ..Access::default()
+    };
+    let mut said: Vec<String> = Vec::new();
+    for part in [ca, certificate, credentials, password] {
+        // What contradicts itself is told as a whole.
+        let Ok(part) = Broker::new(url.clone(), part) else {
+            continue;
+        };
+        let error = part.read().err().map(|error| error.to_string());
+        if let Some(error) = error.filter(|error| !said.contains(error)) {
+            problems.add("[broker]", "", &error);
+            said.push(error);
+        }
+    }
+}
+
+/// Whether the broker may stand in what was refused, or in a file that could not be read: then it is not missing.
+fn may_have_been_given(problems: &Problems) -> bool {
+    let settings = CATALOGUE.settings.iter();
+    let Some(setting) = settings.into_iter().find(|s| s.key == "broker.url") else {
+        return false;
+    };
+    let (env, flag) = (CATALOGUE.env(setting), format!("--{}", setting.flag));
+    let about = |p: &Problem| p.key == setting.key || p.at == env || p.at == flag;
+    let of_file = |p: &Problem| {
+        let others = ["--", CATALOGUE.env_prefix];
+        p.key.is_empty() && !others.iter().any(|other| p.at.starts_with(other))
+    };
+    problems.0.iter().any(|p| about(p) || of_file(p))
+}
+
+/// Reads every file of descriptors; a file that several domains have is told once.
+fn descriptors(settings: &Settings, problems: &mut Problems) -> BTreeMap<PathBuf, Descriptor> {
+    let mut read = BTreeMap::new();
+    let mut names: BTreeMap<(String, String), (&str, &Path)> = BTreeMap::new();
+    let mut refused: Vec<&Path> = Vec::new();
+    for (domain, path) in &settings.descriptors {
+        if refused.contains(&path.as_path()) {
+            continue;
+        }
+        match read_file(path) {
+            Ok(descriptor) => {
+                let name = (
+                    descriptor.primary_site.to_string(),
+                    descriptor.vm.to_string(),
+                );
+                let (other, file) = *names.entry(name).or_insert((domain, path));
+                // One file for a domain's name and its UUID is no mistake.
+                if file != path.as_path() {
+                    let (site, vm) = (descriptor.primary_site.as_str(), descriptor.vm.as_str());
+                    let message = format!(
+                        "VM {vm:?} of site {site:?} is domain {other} already; each VM needs a name of its own"
+                    );
+                    problems.add(
+                        path.display().to_string(),
+                        &format!("descriptor.{domain}"),
+                        message,
+                    );
+                }
+                read.insert(path.clone(), descriptor);
+            }
+            Err(refusal) => {
+                refused.push(path);
+                tell(domain, &refusal, problems);
+            }
+        }
+    }
+    read
+}
+
+/// Every error of a descriptor is a line.
+fn tell(domain: &str, refusal: &Refusal, problems: &mut Problems) {
+    let key = format!("descriptor.{domain}");
+    match refusal {
+        Refusal::Read { path, message } => problems.add(path, &key, message),
+        Refusal::Invalid { place, errors } => {
+            for error in errors {
+                problems.add(place, &key, error.to_string());
+            }
+        }
+        other => problems.add(key, "", other.to_string()),
+    }
+}
+
+/// Whether the daemon's user could keep its state there.
+fn usable(state: &Path) -> Result<(), String> {
+    let all = AccessFlags::R_OK | AccessFlags::W_OK | AccessFlags::X_OK;
+    let me = nix::unistd::geteuid();
+    match std::fs::metadata(state) {
+        Ok(found) if !found.is_dir() => Err("it is no directory".into()),
+        Ok(_) => eaccess(state, all).map_err(|errno| {
+            format!(
+                "user {me} cannot use it ({}): chown it, or run as its owner",
+                errno.desc()
+            )
+        }),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => makable(state),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Whether a directory that is not there could be made.
+fn makable(state: &Path) -> Result<(), String> {
+    let parents = state.ancestors().skip(1);
+    let there = parents.map(|p| match p.as_os_str().is_empty() {
+        true => Path::new("."),
+        false => p,
+    });
+    let Some(nearest) = there.into_iter().find(|p| p.symlink_metadata().is_ok()) else {
+        return Err("it is not there, and cannot be made".into());
+    };
+    if !nearest.is_dir() {
+        return Err(format!("{} is no directory", nearest.display()));
+    }
+    eaccess(nearest, AccessFlags::W_OK | AccessFlags::X_OK).map_err(|errno| {
+        let me = nix::unistd::geteuid();
+        format!(
+            "it is not there, and user {me} cannot make it in {} ({})",
+            nearest.display(),
+            errno.desc()
+        )
+    })
+}
