@@ -21,8 +21,8 @@ use std::sync::Arc;
 use rumqttc::{MqttOptions, TlsConfiguration, Transport};
 use rustls::ClientConfig;
 
+pub use crate::key_file::FileError;
 pub use failure::{Failure, Kind};
-pub use files::FileError;
 pub use url::{BrokerUrl, UrlError};
 
 /// What a broker is shown, and what it must show: nothing here is secret, it names the files.

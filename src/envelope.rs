@@ -1,7 +1,7 @@
 //! What a sealed envelope says in the clear: its protected header (RFC 7516, section 4.1). It says whose data
 //! it is, so an envelope that is moved to another VM, point or message does not open as that one's.
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::message::Attribute;
 use crate::name::{DataPoint, Label};
@@ -50,6 +50,7 @@ impl<'a> BoundMessage<'a> {
 }
 
 /// The protected header as it is written, `vm`, `point` and what follows being private names (RFC 7516, 4.3).
+#[cfg(feature = "seal")]
 #[derive(Serialize)]
 pub(crate) struct HeaderOut<'a> {
     pub(crate) alg: &'static str,
@@ -60,7 +61,8 @@ pub(crate) struct HeaderOut<'a> {
 }
 
 /// The protected header as it is read. Whatever else is in one, `zip` and `crit` among it, is refused.
-#[derive(Deserialize)]
+#[cfg(feature = "open")]
+#[derive(serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct HeaderIn {
     alg: String,
@@ -74,6 +76,7 @@ pub(crate) struct HeaderIn {
     through: Option<Attribute>,
 }
 
+#[cfg(feature = "open")]
 impl HeaderIn {
     /// Whether it has our algorithms and binds the content to `expected` and to nothing else.
     pub(crate) fn is_for(&self, expected: &Bound<'_>) -> bool {
