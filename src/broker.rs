@@ -124,6 +124,11 @@ impl Broker {
         &self.access
     }
 
+    /// Whether the broker is on this machine, by its address.
+    pub fn is_loopback(&self) -> bool {
+        self.url.is_loopback()
+    }
+
     /// What is not wrong and should be known: a password that everybody on the way can read.
     pub fn warning(&self) -> Option<String> {
         let login = self.access.credentials_file.is_some() || self.access.username.is_some();

@@ -50,7 +50,6 @@ impl<'a> BoundMessage<'a> {
 }
 
 /// The protected header as it is written, `vm`, `point` and what follows being private names (RFC 7516, 4.3).
-#[cfg(feature = "seal")]
 #[derive(Serialize)]
 pub(crate) struct HeaderOut<'a> {
     pub(crate) alg: &'static str,

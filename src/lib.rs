@@ -34,7 +34,7 @@ pub mod broker;
 pub mod clock;
 pub mod delivery;
 pub mod descriptor;
-#[cfg(any(feature = "open", feature = "seal"))]
+#[cfg(feature = "seal")]
 mod envelope;
 #[cfg(any(feature = "broker", feature = "open", feature = "sign"))]
 pub mod key_file;

@@ -2,7 +2,7 @@
 //! payload, so that any MQTT client, 3.1.1 included, can read everything. `schemas/message.schema.json`
 //! describes it for others; a test holds the two together.
 
-#[cfg(any(feature = "open", feature = "seal"))]
+#[cfg(feature = "seal")]
 mod sealed;
 #[cfg(feature = "sign")]
 mod signed;
@@ -15,7 +15,7 @@ use serde::ser::SerializeMap;
 use serde::{Deserialize, Serialize, Serializer};
 use sha2::{Digest, Sha256};
 
-#[cfg(any(feature = "open", feature = "seal"))]
+#[cfg(feature = "seal")]
 pub(crate) use wire::Attribute;
 
 use crate::clock::Timestamp;

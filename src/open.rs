@@ -190,5 +190,5 @@ fn decrypt(parts: Parts<'_>) -> Option<Vec<u8>> {
     Some(content)
 }
 
-#[cfg(all(test, feature = "seal"))]
+#[cfg(test)]
 mod tests;

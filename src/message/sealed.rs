@@ -18,7 +18,6 @@ impl Event {
     ///
     /// # Errors
     /// There are no random bytes.
-    #[cfg(feature = "seal")]
     pub fn seal(self, key: &crate::seal::SealingKey) -> Result<Self, crate::seal::SealError> {
         if matches!(self.body, Body::Sealed(_)) {
             return Ok(self);

@@ -1,46 +1,75 @@
 //! From an MQTT packet to a valid message. Whoever may publish to the broker is not trusted: what is
-//! no message of ours is counted, said once for each kind, and never more than that.
+//! no message of ours, or not signed by who is believed, is counted, said once for each kind, and never more
+//! than that.
 
 use std::collections::BTreeMap;
 
 use rumqttc::Publish;
 
-use vmkpi::message::Event;
+use vmkpi::message::{Body, Event, Received, SampleBody};
 use vmkpi::name::PointPattern;
+use vmkpi::open::OpeningKeys;
+use vmkpi::seal::Bound;
 
 use super::super::print::Console;
+use super::super::trust::Trust;
 use super::text::safe;
 
 /// Reads messages and counts what is none.
 pub struct Intake {
     point: Option<PointPattern>,
-    refused: BTreeMap<&'static str, u64>,
+    trust: Trust,
+    /// What was not as it should be, by what became of it and what it was.
+    counted: BTreeMap<(&'static str, &'static str), u64>,
+}
+
+/// A message that is taken, and what is to be said of it.
+struct Taken {
+    event: Event,
+    unverified: Option<&'static str>,
+    unopened: u64,
 }
 
 impl Intake {
-    /// Lets through the points that match, all of them without a pattern.
-    pub fn new(point: Option<PointPattern>) -> Self {
+    /// Lets through the points that match, all of them without a pattern, of those who are believed.
+    pub fn new(point: Option<PointPattern>, trust: Trust) -> Self {
         Self {
             point,
-            refused: BTreeMap::new(),
+            trust,
+            counted: BTreeMap::new(),
         }
     }
 
     /// The message, if it is one and is wanted.
     pub fn read(&mut self, publish: &Publish, console: &mut Console) -> Option<Event> {
-        match check(publish) {
-            Ok(event) => {
-                let wanted = self.point.as_ref().is_none_or(|p| p.matches(&event.point));
-                wanted.then_some(event)
+        let mut say = |what: (&'static str, &'static str), amount: u64, detail: &str| {
+            let count = self.counted.entry(what).or_default();
+            if *count == 0 && amount > 0 {
+                let topic = safe(&String::from_utf8_lossy(&publish.topic));
+                let topic: String = topic.chars().take(200).collect();
+                let (done, kind) = what;
+                console.say(&format!("{done} {kind} on {topic}{}", safe(detail)));
+            }
+            *count += amount;
+        };
+        match check(publish, &self.trust) {
+            Ok(taken) => {
+                let event = taken.event;
+                if self
+                    .point
+                    .as_ref()
+                    .is_some_and(|p| !p.matches(&event.point))
+                {
+                    return None;
+                }
+                if let Some(reason) = taken.unverified {
+                    say(("took all the same", reason), 1, "");
+                }
+                say(("left sealed", "what does not open"), taken.unopened, "");
+                Some(event)
             }
             Err((kind, detail)) => {
-                let count = self.refused.entry(kind).or_default();
-                *count += 1;
-                if *count == 1 {
-                    let topic = safe(&String::from_utf8_lossy(&publish.topic));
-                    let topic: String = topic.chars().take(200).collect();
-                    console.say(&format!("ignored {kind} on {topic}{}", safe(&detail)));
-                }
+                say(("ignored", kind), 1, &detail);
                 None
             }
         }
@@ -48,26 +77,90 @@ impl Intake {
 
     /// Says at the end what was said only once.
     pub fn report(&self, console: &mut Console) {
-        for (kind, count) in self.refused.iter().filter(|(_, count)| **count > 1) {
-            console.say(&format!("ignored {count} times: {kind}"));
+        for ((done, kind), count) in self.counted.iter().filter(|(_, count)| **count > 1) {
+            console.say(&format!("{done} {count} times: {kind}"));
         }
     }
 }
 
-fn check(publish: &Publish) -> Result<Event, (&'static str, String)> {
+fn check(publish: &Publish, trust: &Trust) -> Result<Taken, (&'static str, String)> {
     if publish.retain {
         return Err(("a retained message", String::new()));
     }
-    let event = Event::decode(&publish.payload).map_err(|e| {
+    let received = Received::decode(&publish.payload).map_err(|e| {
         let detail: String = e.to_string().chars().take(300).collect();
         ("a message that is none of ours", format!(": {detail}"))
     })?;
     // A broker guards topics; a payload may not claim what its topic does not.
-    if event.topic().as_bytes() != publish.topic {
+    if received.event.topic().as_bytes() != publish.topic {
         return Err((
             "a message that claims another origin than its topic",
             String::new(),
         ));
     }
-    Ok(event)
+    let unverified = unverified(&received, trust)?;
+    let (event, unopened) = opened(received.event, &trust.keys);
+    Ok(Taken {
+        event,
+        unverified,
+        unopened,
+    })
+}
+
+/// Why nobody who is believed vouches for the message, where that is let pass.
+fn unverified(
+    received: &Received<'_>,
+    trust: &Trust,
+) -> Result<Option<&'static str>, (&'static str, String)> {
+    if trust.ring.is_empty() && trust.insecure {
+        return Ok(None);
+    }
+    let Err(refusal) = received.verify(&trust.ring) else {
+        return Ok(None);
+    };
+    let (reason, detail) = (refusal.as_str(), format!(": {refusal}"));
+    match trust.insecure {
+        true => Ok(Some(reason)),
+        false => Err((reason, detail)),
+    }
+}
+
+/// The message with everything open that our keys open, and how much they do not.
+fn opened(event: Event, keys: &OpeningKeys) -> (Event, u64) {
+    if keys.is_empty() {
+        return (event, 0);
+    }
+    if matches!(event.body, Body::Sealed(_)) {
+        return match event.open(keys) {
+            Ok(event) => (event, 0),
+            Err(_) => (event, 1),
+        };
+    }
+    opened_samples(event, keys)
+}
+
+/// What the application sealed below `encrypted/`; it may hold anything else as well, which stays as it is.
+fn opened_samples(mut event: Event, keys: &OpeningKeys) -> (Event, u64) {
+    let mut unopened = 0;
+    let bound = Bound {
+        vm: &event.vm,
+        point: &event.point,
+        message: None,
+    };
+    if let Body::Raw(samples) = &mut event.body {
+        for sample in samples {
+            let SampleBody::Data(bytes) = &mut sample.body else {
+                continue;
+            };
+            let text = std::str::from_utf8(&bytes.0).map(str::trim_end);
+            let Some(envelope) = text.ok().filter(|text| text.starts_with("eyJ")) else {
+                continue;
+            };
+            match keys.open(&bound, envelope) {
+                Ok(content) => bytes.0 = content,
+                Err(_) => unopened += 1,
+            }
+        }
+    }
+    (event, unopened)
 }
