@@ -22,3 +22,5 @@ mod respecified;
 mod secured;
 #[path = "e2e/soak.rs"]
 mod soak;
+#[path = "e2e/vouched.rs"]
+mod vouched;
