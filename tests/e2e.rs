@@ -12,6 +12,8 @@ mod exported;
 mod faults;
 #[path = "e2e/joined.rs"]
 mod joined;
+#[path = "e2e/keys.rs"]
+mod keys;
 #[path = "e2e/partition.rs"]
 mod partition;
 #[path = "e2e/published.rs"]

@@ -191,17 +191,19 @@ fn what_is_sealed_and_signed_arrives_and_its_owner_alone_reads_it() -> Result<()
         !seen.is_empty() && seen.iter().all(|l| l["sealed"] == "raw"),
         "{seen:?}"
     );
-    let page = chain.scrape()?;
+    // The page is of the last second's report: one that knows of the sealed row.
+    let page = wait_for(20, "a sealed message to be counted", || {
+        let page = chain.scrape().ok()?;
+        let sealed = page
+            .lines()
+            .find(|l| l.starts_with("vmkpi_messages_sealed_total{"))?;
+        (!sealed.ends_with(" 0")).then_some(page)
+    })?;
     assert!(page.contains("point=\"unencrypted/ready\""), "{page}");
     assert!(
         !page.contains("unencrypted/web"),
         "what is sealed is not on the page"
     );
-    let sealed = page
-        .lines()
-        .find(|l| l.starts_with("vmkpi_messages_sealed_total{"));
-    let sealed = sealed.context("counted")?;
-    assert!(!sealed.ends_with(" 0"), "{sealed}");
     // By hand, with what a plain MQTT client gets.
     let file = chain.folder().join("message");
     std::fs::write(&file, format!("{text}\n"))?;
