@@ -300,7 +300,6 @@ fn rows_of(series: &mut Series, nonce: Nonce, line_rows: u64) -> GuestMessage {
         query: None,
         trimmed: None,
         trimmed_reason: None,
-        trimmed_reason: None,
     })
 }
 
