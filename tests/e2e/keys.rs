@@ -267,6 +267,8 @@ fn what_is_sealed_by_hand_is_opened_by_hand_and_by_no_other_key_or_place() -> Re
     assert_eq!(exposed.status.code(), Some(2));
     let said = String::from_utf8(exposed.stderr)?;
     assert!(said.contains("chmod o="), "{said}");
+    let in_folder = open(&[&mine, &theirs], &place)?;
+    assert_eq!(in_folder.status.code(), Some(2), "not passed over");
     let garbage = fed(&["open", "--key", &theirs], b"{\"specversion\":\n{}\n")?;
     assert_eq!(garbage.status.code(), Some(1));
     let said = String::from_utf8(garbage.stderr)?;
