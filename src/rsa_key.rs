@@ -67,6 +67,26 @@ impl RsaPublic {
         })
     }
 
+    /// The key in DER (`SubjectPublicKeyInfo`).
+    #[cfg(feature = "open")]
+    pub(crate) fn to_der(&self) -> Option<Vec<u8>> {
+        use spki::der::Encode as _;
+        use spki::der::asn1::{BitStringRef, Null};
+        let key = pkcs1::RsaPublicKey {
+            modulus: pkcs1::UintRef::new(&self.modulus).ok()?,
+            public_exponent: pkcs1::UintRef::new(&self.exponent).ok()?,
+        };
+        let key = key.to_der().ok()?;
+        let info = spki::SubjectPublicKeyInfo {
+            algorithm: spki::AlgorithmIdentifier {
+                oid: RSA_ENCRYPTION,
+                parameters: Some(Null),
+            },
+            subject_public_key: BitStringRef::from_bytes(&key).ok()?,
+        };
+        info.to_der().ok()
+    }
+
     pub(crate) fn checked(self) -> Result<Self, RsaError> {
         let bits = self.bits();
         if !(MIN_RSA_BITS..=MAX_RSA_BITS).contains(&bits) {

@@ -36,10 +36,15 @@ fn what_was_sealed_opens_and_both_halves_have_one_name() {
     let (keys, key) = (keys(), key());
     assert_eq!(keys.kids().collect::<Vec<_>>(), [key.kid()]);
     let of = of("shop", "encrypted/orders");
+    let fast = SealingKey::fast_from_pem(PUBLIC).unwrap();
     for len in [0, 1, 31, 32, 100_000] {
         let content = vec![b'x'; len];
-        let envelope = key.seal(&bound(&of), content.clone()).unwrap();
-        assert_eq!(keys.open(&bound(&of), &envelope).unwrap(), content);
+        let lengths = [&key, &fast].map(|key| {
+            let envelope = key.seal(&bound(&of), content.clone()).unwrap();
+            assert_eq!(keys.open(&bound(&of), &envelope).unwrap(), content);
+            envelope.len()
+        });
+        assert_eq!(lengths[0], lengths[1]);
     }
 }
 

@@ -86,7 +86,7 @@ impl Envelopes {
     ) -> Result<vmkpi::message::Event, SealError> {
         let key = match self.sealer.take() {
             Some((text, key)) if text == *pem => key,
-            _ => SealingKey::from_pem(pem)?,
+            _ => SealingKey::fast_from_pem(pem)?,
         };
         let (_, key) = self.sealer.insert((Arc::clone(pem), key));
         publication.event.as_ref().clone().seal(key)
