@@ -15,6 +15,8 @@ use serde::ser::SerializeMap;
 use serde::{Deserialize, Serialize, Serializer};
 use sha2::{Digest, Sha256};
 
+#[cfg(feature = "sign")]
+pub use signed::Received;
 #[cfg(feature = "seal")]
 pub(crate) use wire::Attribute;
 
@@ -270,14 +272,6 @@ pub enum EventError {
     /// A gap that says nothing, a sample with both or neither of values and data, and so on.
     #[error("impossible data: {0}")]
     Data(&'static str),
-}
-
-/// A message as it came: what it says, and what a signature is over.
-#[derive(Debug)]
-pub struct Received<'a> {
-    /// What it says; nobody has vouched for it yet.
-    pub event: Event,
-    wire: wire::Incoming<'a>,
 }
 
 impl Event {

@@ -1,8 +1,9 @@
 //! RSA public keys as numbers: what they are called, and whether they will do. Nothing is computed with them here.
 
+#[cfg(feature = "seal")]
 use base64::Engine as _;
+#[cfg(feature = "seal")]
 use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64URL;
-use sha2::{Digest as _, Sha256};
 use spki::der::Decode as _;
 
 use crate::descriptor::MIN_RSA_BITS;
@@ -108,15 +109,16 @@ impl RsaPublic {
         self.modulus.len() * 8 - zeros as usize
     }
 
-    /// The JWK thumbprint (RFC 7638) with SHA-256: of the required members, in lexicographic order, without white
+    /// What the key is called: the JWK thumbprint (RFC 7638) with SHA-256: of the required members, in lexicographic order, without white
     /// space (section 3).
+    #[cfg(feature = "seal")]
     pub(crate) fn thumbprint(&self) -> String {
         let (n, e) = (
             BASE64URL.encode(&self.modulus),
             BASE64URL.encode(&self.exponent),
         );
         let jwk = format!(r#"{{"e":"{e}","kty":"RSA","n":"{n}"}}"#);
-        BASE64URL.encode(Sha256::digest(jwk))
+        BASE64URL.encode(<sha2::Sha256 as sha2::Digest>::digest(jwk))
     }
 }
 
@@ -134,6 +136,7 @@ mod tests {
     use super::*;
 
     /// The key of RFC 7638, section 3.1, has 2,048 bits; its thumbprint is given there.
+    #[cfg(feature = "seal")]
     #[test]
     fn the_thumbprint_is_that_of_the_rfc() {
         let n = "0vx7agoebGcQSuuPiLJXZptN9nndrQmbXEps2aiAFbWhM78LhWx4cbbfAAtVT86zwu1RK7aPFFxuhDR1L6tSoc_BJECPebWKRXjBZCiFV4n3oknjhMs\

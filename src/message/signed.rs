@@ -1,8 +1,16 @@
 //! Signed messages: which attributes a signature is over, and in which order (docs/MESSAGES.md, "Signed").
 
-use super::wire::{Attribute, Outgoing, Wire, bytes};
-use super::{Event, Received};
+use super::wire::{Attribute, Incoming, Outgoing, Wire, bytes, read};
+use super::{Event, EventError};
 use crate::sign::{Keyring, Purpose, Refusal, SigningKey, VerifyingKey};
+
+/// A message as it came: what it says, and what a signature is over.
+#[derive(Debug)]
+pub struct Received<'a> {
+    /// What it says; nobody has vouched for it yet.
+    pub event: Event,
+    wire: Incoming<'a>,
+}
 
 impl Event {
     /// The event as CloudEvents 1.0 in structured JSON, signed: its extension `signature` is a detached JWS.
@@ -20,7 +28,16 @@ impl Event {
     }
 }
 
-impl Received<'_> {
+impl<'a> Received<'a> {
+    /// Reads an event, and keeps what a signature is over.
+    ///
+    /// # Errors
+    /// The bytes are no event of ours, or say something impossible.
+    pub fn decode(bytes: &'a [u8]) -> Result<Self, EventError> {
+        let (event, wire) = read(bytes)?;
+        Ok(Self { event, wire })
+    }
+
     /// Who has signed exactly this message.
     ///
     /// # Errors

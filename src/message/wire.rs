@@ -3,9 +3,7 @@
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
 
-use super::{
-    Body, Event, EventError, Kind, Processed, Received, Sample, SampleBody, Sealed, Values,
-};
+use super::{Body, Event, EventError, Kind, Processed, Sample, SampleBody, Sealed, Values};
 use crate::clock::Timestamp;
 use crate::name::{DataPoint, Label};
 use crate::position::{Position, RowKey, Seq, StreamId};
@@ -167,12 +165,12 @@ impl Event {
         }
     }
 
-    /// Reads an event. Nobody has vouched for it: see [`Received`].
+    /// Reads an event. Nobody has vouched for it: `Received` tells who does.
     ///
     /// # Errors
     /// The bytes are no event of ours, or say something impossible.
     pub fn decode(bytes: &[u8]) -> Result<Self, EventError> {
-        Received::decode(bytes).map(|received| received.event)
+        read(bytes).map(|(event, _)| event)
     }
 }
 
@@ -181,38 +179,33 @@ pub(super) fn bytes(wire: &Outgoing<'_>) -> Vec<u8> {
     serde_json::to_vec(wire).expect("an event has string keys only")
 }
 
-impl<'a> Received<'a> {
-    /// Reads an event, and keeps what a signature is over.
-    ///
-    /// # Errors
-    /// The bytes are no event of ours, or say something impossible.
-    pub fn decode(bytes: &'a [u8]) -> Result<Self, EventError> {
-        let wire: Incoming<'a> = serde_json::from_slice(bytes)?;
-        if wire.specversion != "1.0" {
-            return Err(EventError::Version(wire.specversion));
-        }
-        let (site, vm) = parse_source(&wire.source)?;
-        let body = body_in(&wire)?;
-        if wire.after.0 > wire.through.0 {
-            return Err(EventError::Coverage(wire.after.0, wire.through.0));
-        }
-        let position = |seq: Attribute, key| Position { seq: seq.0, key };
-        let event = Event {
-            site,
-            vm,
-            point: wire.subject.clone(),
-            specifier: wire.specifier.clone(),
-            revision: wire.revision.as_str().into(),
-            stream: wire.stream,
-            after: position(wire.after, wire.afterkey),
-            through: position(wire.through, wire.throughkey),
-            base: position(wire.base, wire.basekey),
-            time: wire.time,
-            clock_skew_ms: wire.clockskewms,
-            body,
-        };
-        Ok(Self { event, wire })
+/// An event, and what it was read from.
+pub(super) fn read(bytes: &[u8]) -> Result<(Event, Incoming<'_>), EventError> {
+    let wire: Incoming<'_> = serde_json::from_slice(bytes)?;
+    if wire.specversion != "1.0" {
+        return Err(EventError::Version(wire.specversion));
     }
+    let (site, vm) = parse_source(&wire.source)?;
+    let body = body_in(&wire)?;
+    if wire.after.0 > wire.through.0 {
+        return Err(EventError::Coverage(wire.after.0, wire.through.0));
+    }
+    let position = |seq: Attribute, key| Position { seq: seq.0, key };
+    let event = Event {
+        site,
+        vm,
+        point: wire.subject.clone(),
+        specifier: wire.specifier.clone(),
+        revision: wire.revision.as_str().into(),
+        stream: wire.stream,
+        after: position(wire.after, wire.afterkey),
+        through: position(wire.through, wire.throughkey),
+        base: position(wire.base, wire.basekey),
+        time: wire.time,
+        clock_skew_ms: wire.clockskewms,
+        body,
+    };
+    Ok((event, wire))
 }
 
 fn body_in(wire: &Incoming<'_>) -> Result<Body, EventError> {
