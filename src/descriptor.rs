@@ -32,6 +32,8 @@ use crate::name::{DataPoint, Label, PointPattern};
 use crate::value::Base64Bytes;
 use crate::when::When;
 
+#[cfg(feature = "sign")]
+pub(crate) use keys::ed25519;
 pub use xml::{METADATA_NAMESPACE, OVF_NAMESPACES};
 
 /// The most monitoring specifiers in one descriptor.

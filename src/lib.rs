@@ -14,6 +14,8 @@
 //! | `broker` | where a broker is and how to be let in (feature `broker`; it reads the files that are named) |
 //! | [`message`] | the published message: topics and CloudEvents |
 //! | `seal` | making the envelope that only the owner opens (feature `seal`; it takes random bytes of the kernel) |
+//! | `sign` | who said it: detached signatures over messages and confirmations (feature `sign`) |
+//! | `confirm` | what a Consumer says of what it has on disk, signed (feature `sign`) |
 //! | [`when`] | predicates: which samples are delivered |
 //!
 //! What the two daemons do alike, each for itself, is here too, behind the feature `daemon`. It reads files and
@@ -29,6 +31,8 @@
 #[cfg(feature = "broker")]
 pub mod broker;
 pub mod clock;
+#[cfg(feature = "sign")]
+pub mod confirm;
 pub mod delivery;
 pub mod descriptor;
 pub mod link;
@@ -45,6 +49,8 @@ pub mod seal;
 pub mod settings;
 #[cfg(feature = "daemon")]
 pub mod terminal;
+#[cfg(feature = "sign")]
+pub mod sign;
 mod text;
 pub mod value;
 pub mod when;

@@ -60,7 +60,7 @@ const SMALL_ORDER: [[u8; 32]; 5] = [
 ];
 
 /// An Ed25519 public key (RFC 8032, section 5.1.2) in base64.
-pub(super) fn ed25519(text: &str) -> Result<[u8; 32], String> {
+pub(crate) fn ed25519(text: &str) -> Result<[u8; 32], String> {
     let bytes = BASE64.decode(text.trim());
     let bytes = bytes.map_err(|_| "not base64 (RFC 4648, section 4)".to_owned())?;
     let key: [u8; 32] = bytes.try_into().map_err(|bytes: Vec<u8>| {
