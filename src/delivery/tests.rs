@@ -176,6 +176,7 @@ impl World {
             samples: Vec::new(),
             accepted: BTreeMap::new(),
             deaf_until: 0,
+            issued: 0,
         });
         let limits = SpoolLimits {
             rows: usize::MAX,

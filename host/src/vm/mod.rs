@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use vmkpi::descriptor::Descriptor;
 
+use crate::confirm::Confirmations;
 use crate::libvirt::{Domain, Sampling};
 use crate::link::{Endpoint, HistoryClient, Limits};
 use crate::mqtt::Publisher;
@@ -65,6 +66,8 @@ pub struct Shared {
     pub sampling: watch::Receiver<Sampling>,
     /// The broker.
     pub publisher: Publisher,
+    /// What Consumers confirm.
+    pub confirmations: Confirmations,
     /// Where reports go.
     pub reports: Reports,
     /// Where measurements are kept.

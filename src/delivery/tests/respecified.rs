@@ -60,6 +60,7 @@ fn a_consumer_that_knows_it_from_before_asks_and_gets_what_the_guest_still_holds
         let position = |seq| Position::new(seq, RowKey(seq));
         let confirmation = Confirmation {
             consumer: consumer.clone(),
+            issued: now_ms,
             table: table.clone(),
             specifier: specifier.parse().unwrap(),
             through: position(seq),
