@@ -109,6 +109,14 @@ impl Named<'_> {
     }
 }
 
+/// The text of a file that not everybody may read: a private key, for whatever it is.
+///
+/// # Errors
+/// It is not there, not plain, too large, no text, or everybody may read it.
+pub fn secret(what: &'static str, path: &Path) -> Result<String, FileError> {
+    Named { what, path }.secret()
+}
+
 /// The certificates of a PEM file, at least one.
 pub(super) fn certificates(file: Named<'_>) -> Result<Vec<CertificateDer<'static>>, FileError> {
     let text = file.public()?;

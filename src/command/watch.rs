@@ -9,11 +9,11 @@
 //! | [`view`] | shows it: JSON lines, plain lines, a table |
 
 mod cursor;
-mod intake;
+pub(super) mod intake;
 mod join;
 mod lines;
 mod table;
-mod text;
+pub(super) mod text;
 mod view;
 
 use std::time::Duration;
