@@ -13,6 +13,7 @@
 //! | [`keeper`] | a batch of messages in one transaction: what connects, and cursors |
 //! | [`writer`] | the thread that owns the database |
 //! | [`retention`] | what bounds it |
+//! | [`status`] | what a database holds |
 //! | [`confirming`] | what is said to Producers |
 
 mod confirming;
@@ -20,13 +21,14 @@ mod database;
 mod keeper;
 mod retention;
 mod running;
+mod status;
 mod writer;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::Context as _;
+use clap::{ArgMatches, Args as _, FromArgMatches, Subcommand as _};
 use vmkpi::broker::Broker;
 use vmkpi::broker::files::secret;
 use vmkpi::name::Label;
@@ -41,21 +43,63 @@ use retention::Limits;
 /// What the database may hold unless the operator says otherwise, in bytes.
 const DEFAULT_BYTES: &str = "10GiB";
 
-/// Where from, where to, and as whom.
-#[derive(clap::Args)]
-#[command(
-    args_conflicts_with_subcommands = true,
-    after_help = "\
-With --name and --key-file it confirms what is on its disk, and guests whose descriptor names it under [[confirm]]
-keep their rows until it has. Without, it confirms nothing, and what it misses is noted as a gap.
+const EXAMPLES: &str = "\
+With --name and --sign-key-file it confirms what is on its disk, and a guest whose descriptor names it \
+under [[confirm]] keeps its rows until it has. Without, it confirms nothing, and what it misses is noted \
+as a gap.
 
 Examples:
   vmkpi collect --broker mqtt://127.0.0.1 --db kpi.db
-  vmkpi collect --broker mqtts://broker.acme.example --db kpi.db --name acme-collect --key-file collect.key --listen 127.0.0.1:9106"
-)]
-pub struct Args {
-    #[command(flatten)]
-    run: Option<RunArgs>,
+  vmkpi collect --broker mqtts://broker.acme.example --db kpi.db \\
+      --name acme-collect --sign-key-file collect.key --listen 127.0.0.1:9106
+  vmkpi collect status --db kpi.db";
+
+/// What is asked of collect: to run, or what a database holds.
+pub enum Args {
+    /// Collect.
+    Run(Box<RunArgs>),
+    /// Look at a database.
+    Status(status::Args),
+}
+
+/// By hand, as a required argument of the one must not be one of the other.
+impl FromArgMatches for Args {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        match matches.subcommand() {
+            Some(_) => {
+                let Command::Status(args) = Command::from_arg_matches(matches)?;
+                Ok(Self::Status(args))
+            }
+            None => Ok(Self::Run(Box::new(RunArgs::from_arg_matches(matches)?))),
+        }
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+impl clap::Args for Args {
+    fn augment_args(command: clap::Command) -> clap::Command {
+        let command = Command::augment_subcommands(RunArgs::augment_args(command));
+        command
+            .subcommand_required(false)
+            .arg_required_else_help(true)
+            .args_conflicts_with_subcommands(true)
+            .subcommand_negates_reqs(true)
+            .after_help(EXAMPLES)
+    }
+
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        Self::augment_args(command)
+    }
+}
+
+#[derive(clap::Subcommand)]
+enum Command {
+    /// What a database holds, who is silent and what is missing; also beside a running collect.
+    Status(status::Args),
 }
 
 /// What a running collect needs.
@@ -73,11 +117,11 @@ pub struct RunArgs {
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<SocketAddr>,
     /// The name by which descriptors know this Consumer ([[confirm]] name).
-    #[arg(long, value_name = "NAME", requires = "key_file")]
+    #[arg(long, value_name = "NAME", requires = "sign_key_file")]
     name: Option<Label>,
     /// Its Ed25519 private key, PEM, not readable by everybody.
     #[arg(long, value_name = "FILE", requires = "name")]
-    key_file: Option<PathBuf>,
+    sign_key_file: Option<PathBuf>,
     /// The database was restored from a backup: in streams it does not know, begin at the first row.
     #[arg(long)]
     restored: bool,
@@ -103,12 +147,15 @@ struct RetainArgs {
 
 /// Runs the command.
 pub(super) fn run(args: Args, console: &mut Console) -> Outcome {
-    let args = args.run.context("nothing to do")?;
+    let args = match args {
+        Args::Run(args) => *args,
+        Args::Status(args) => return Ok(status::run(&args, console)?),
+    };
     let broker = args.broker.broker()?;
     if let Some(warning) = broker.warning() {
         console.say(&format!("warning: {warning}"));
     }
-    let key = args.key_file.as_deref().map(read_key).transpose()?;
+    let key = args.sign_key_file.as_deref().map(read_key).transpose()?;
     let plan = Plan {
         broker,
         db: args.db,
@@ -141,7 +188,7 @@ struct Plan {
 
 /// Reads a private key that nobody else may read.
 fn read_key(path: &Path) -> Result<SigningKey, Failure> {
-    let text = secret("--key-file", path).map_err(|e| Failure::Usage(e.into()))?;
+    let text = secret("--sign-key-file", path).map_err(|e| Failure::Usage(e.into()))?;
     let key = SigningKey::from_pem(&text);
     key.map_err(|e| Failure::Usage(anyhow::Error::new(e).context(path.display().to_string())))
 }

@@ -82,7 +82,7 @@ impl Collect {
         match &self.confirmer {
             Some(confirmer) => console.say(&confirmer.to_string()),
             None => console.say(
-                "without --name and --key-file nothing is confirmed: guests do not wait for this collect, and what \
+                "without --name and --sign-key-file nothing is confirmed: guests do not wait for this collect, and what \
                  it misses is noted as a gap",
             ),
         }
