@@ -1,5 +1,6 @@
 //! A subscription with QoS 1 whose session survives a lost connection, so that what the broker held back
-//! meanwhile still comes. What is subscribed to may change while it runs.
+//! meanwhile still comes. It begins anew with each program: rumqttc sends nothing that needs a packet id in a
+//! session of which only the broker remembers anything. What is subscribed to may change while it runs.
 //!
 //! ```text
 //! connecting ──CONNACK──> connected ──(subscribed before in this session)──> listening
@@ -12,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rumqttc::{
-    AsyncClient, BrokerSessionResumePolicy, DisconnectProperties, DisconnectReasonCode, Event,
+    AsyncClient, ConnectionError, DisconnectProperties, DisconnectReasonCode, Event,
     EventLoop, Incoming, MqttOptions, NetworkOptions, Outgoing, Publish, QoS, RetainForwardRule,
     SessionMode, SubscribeFilter, SubscribeReasonCode,
 };
@@ -40,8 +41,6 @@ const WAITING_STEPS: usize = 64;
 const WAITING_REQUESTS: usize = 256;
 /// Filters in one SUBSCRIBE: far below the packet sizes that brokers refuse.
 const FILTERS_AT_ONCE: usize = 50;
-/// The longest part of a client id that a caller gives.
-const MAX_ID_BYTES: usize = 64;
 
 /// What the subscription did.
 #[derive(Debug)]
@@ -71,27 +70,21 @@ pub enum StartError {
 
 /// Who subscribes.
 #[derive(Clone, Debug)]
-pub struct Session {
-    id: String,
-    keep: bool,
-}
+pub struct Session(String);
 
 impl Session {
-    /// A session of a new random id that begins with `name`, and ends with the subscription. Nobody can
-    /// guess it to take it over, and it names no host.
+    /// A new random id that begins with `name`. Nobody can guess it to take it over, and it names no host.
     ///
     /// # Errors
     /// There are no random numbers.
     pub fn random(name: &str) -> Result<Self, StartError> {
         let random = getrandom::u64().map_err(StartError::Random)?;
-        let id = format!("{name}-{random:016x}");
-        Ok(Self { id, keep: false })
+        Ok(Self(format!("{name}-{random:016x}")))
     }
 
-    /// The session of `id`, kept by the broker for a while after the subscription has ended.
-    pub fn kept(mut id: String) -> Self {
-        id.truncate(MAX_ID_BYTES);
-        Self { id, keep: true }
+    /// One that is the same in every life of the program, so that the broker keeps nothing for an earlier one.
+    pub fn named(id: String) -> Self {
+        Self(id)
     }
 }
 
@@ -148,7 +141,7 @@ impl Subscription {
         self.client.try_publish(topic, payload, options).is_ok()
     }
 
-    /// Ends the session, so that the broker keeps nothing for us, unless it was to be kept.
+    /// Ends the session, so that the broker keeps nothing for us.
     pub async fn end(self) {
         drop(self.steps);
         // That it panicked has been said on standard error.
@@ -172,7 +165,6 @@ struct Subscriber {
     client: AsyncClient,
     events: EventLoop,
     keeper: Keeper,
-    keep: bool,
     phase: Phase,
     waiting: bool,
     filters: Shared,
@@ -270,8 +262,7 @@ impl Subscriber {
         session: Session,
         filters: Shared,
     ) -> Result<Self, StartError> {
-        let keep = session.keep;
-        let (client, events) = AsyncClient::builder(options(session.id, broker.url()))
+        let (client, events) = AsyncClient::builder(options(session.0, broker.url()))
             .capacity(WAITING_REQUESTS)
             .try_build()
             .map_err(|error| StartError::Options(error.to_string()))?;
@@ -279,7 +270,6 @@ impl Subscriber {
             client,
             events,
             keeper: Keeper::new(broker),
-            keep,
             phase: Phase::Apart,
             waiting: false,
             filters,
@@ -317,6 +307,10 @@ impl Subscriber {
         match self.events.poll().await {
             Ok(event) => self.take(event),
             Err(error) => {
+                // The broker knows of more than we do, and we of nothing: both begin anew.
+                if matches!(error, ConnectionError::SessionStateMismatch { .. }) {
+                    self.events.options.set_clean_start(true);
+                }
                 let connected = self.phase == Phase::Connected;
                 let failure = Failure::of(&error, self.keeper.broker(), connected);
                 vec![self.lost(failure)]
@@ -331,6 +325,7 @@ impl Subscriber {
             Event::Incoming(Incoming::Publish(publish)) => return vec![Step::Message(publish)],
             Event::Incoming(Incoming::ConnAck(ack)) => {
                 (self.phase, filters.connected) = (Phase::Connected, true);
+                self.events.options.set_clean_start(false);
                 if !ack.session_present {
                     filters.forget();
                 }
@@ -376,13 +371,10 @@ impl Subscriber {
 
     async fn end(mut self) {
         let reason = DisconnectReasonCode::NormalDisconnection;
-        let sent = match self.keep {
-            true => self.client.try_disconnect_now(),
-            false => self
-                .client
-                .try_disconnect_now_with_properties(reason, forgotten()),
-        };
-        if self.waiting || sent.is_err() {
+        let client = &self.client;
+        if self.waiting
+            || client.try_disconnect_now_with_properties(reason, forgotten()).is_err()
+        {
             return;
         }
         let drained = async { while self.events.poll().await.is_ok() {} };
@@ -409,8 +401,8 @@ fn options(id: String, broker: &BrokerUrl) -> MqttOptions {
         .set_keep_alive(KEEP_ALIVE_SECONDS)
         .set_session_mode(SessionMode::Persistent)
         .set_session_expiry_interval(Some(SESSION_EXPIRY_SECONDS))
-        // A connection may be lost between the broker's CONNACK and our reading it.
-        .set_broker_session_resume_policy(BrokerSessionResumePolicy::AllowBrokerOnly)
+        // Until the first CONNACK was read; one that was lost on its way began a session all the same.
+        .set_clean_start(true)
         .set_receive_maximum(Some(u16::MAX))
         .set_max_packet_size(Some(MAX_PACKET_BYTES))
         .set_connect_timeout(CONNECT_TIMEOUT)

@@ -192,7 +192,7 @@ impl Drop for Disk {
 #[test]
 fn a_full_disk_stops_confirmations_and_costs_no_row() -> Result<()> {
     let disk = Disk::mount("64m")?;
-    let mut site = Site::start_in(Some(disk.0.path().to_owned()), &[])?;
+    let site = Site::start_in(Some(disk.0.path().to_owned()), &[])?;
     let mut writer = site.write(2)?;
     site.wait_for_more(200)?;
     let ballast = disk.fill()?;

@@ -32,7 +32,7 @@ const GATHER: Duration = Duration::from_millis(100);
 /// The database or the broker cannot be used at all.
 pub(super) async fn run(plan: Plan, console: &mut Console, stop: &mut Stop) -> anyhow::Result<()> {
     let database = Database::open(&plan.db)?;
-    let session = Session::kept(format!("vmkpi-collect-{}", database.id));
+    let session = Session::named(format!("vmkpi-collect-{}", database.id));
     let rules = Rules {
         asks: plan.named.is_some(),
         restored: plan.restored,
