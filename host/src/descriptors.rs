@@ -363,7 +363,7 @@ mod tests {
         let read = [(moved.clone(), read_file(&moved).unwrap())].into();
         descriptors.set_files([("u1".to_owned(), moved.clone())].into(), read);
         assert_eq!(descriptors.resolve(&domains), before, "at once");
-        assert_eq!(descriptors.paths(), [moved.clone()]);
+        assert_eq!(descriptors.paths(), std::slice::from_ref(&moved));
         // Half of it, which is valid, is there at the moment of SIGHUP.
         let half = Descriptor::parse(&text.replace("\"a\"", "\"b\""), Spelling::Toml, &|_| {
             Err(std::io::ErrorKind::NotFound.into())

@@ -348,7 +348,7 @@ fn files_and_options_that_are_wrong_are_said_at_the_start() -> Result<()> {
         let said = String::from_utf8(seen.stderr)?;
         let host = Host::start(site.folder(), url, options)?;
         let mut process = host.process;
-        assert_eq!(process.wait(10)?.code(), Some(1));
+        assert_eq!(process.wait(10)?.code(), Some(2));
         Ok(said + &process.words())
     };
     for (options, words) in [

@@ -8,6 +8,8 @@
 //! ```
 //! Back-pressure: while a producer has too much unacknowledged, its input is not read.
 
+mod lanes;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,8 +29,8 @@ use super::ages::Ages;
 use super::report::Report;
 use super::{Shared, Spec};
 use crate::confirm::{Ear, Word};
-use crate::infra::{self, Lane, Of, measurements};
-use crate::libvirt::{State, Taken};
+use crate::infra::Lane;
+use crate::libvirt::State;
 use crate::link::{Ask, Client, Event, Fault, Histories};
 use crate::mqtt::{Job, Outcome, Reply};
 use crate::outbox::{Left, Page, Ticket};
@@ -36,18 +38,8 @@ use crate::random;
 
 /// How often producers are ticked and a report is made.
 const TICK: Duration = Duration::from_secs(1);
-/// Part of a VM's sampling interval, and the most, over which the VMs take up statistics that came for all of
-/// them at once: rows on their way wait for few of them, not for all.
-const SPREAD: (u32, Duration) = (4, Duration::from_secs(1));
 /// How long to wait before a message that the broker refused for now is handed in again.
 const DEFER: Duration = Duration::from_secs(10);
-/// The lane of KPIs; those of infrastructure count on from here.
-const KPI_LANE: u64 = 0;
-/// Residences whose measurements are still on their way; over it, those of the oldest are lost, as a gap.
-const MAX_LANES: usize = 16;
-/// Residences of which nothing but that gap is on its way; over it, the oldest is forgotten.
-const MAX_GIVEN_UP: usize = 16;
-
 pub(super) async fn run(
     spec: watch::Receiver<Spec>,
     shared: Shared,
@@ -73,6 +65,9 @@ struct Actor {
     histories: Histories,
     kpi: Producer,
     ear: Ear,
+    /// What the KPI producer's messages carry. Another producer has another: it counts its tokens anew, and what
+    /// the broker says of its predecessor's messages is not about its own.
+    kpi_lane: u64,
     lanes: VecDeque<Lane>,
     pages: (mpsc::UnboundedSender<Page>, mpsc::UnboundedReceiver<Page>),
     /// When the domain was seen running, after it was not.
@@ -99,6 +94,7 @@ impl Actor {
             histories: Histories::default(),
             kpi: kpi_producer(&spec, &shared, 0),
             ear: shared.confirmations.listen(&spec.descriptor),
+            kpi_lane: shared.outbox.next_lane(),
             follow,
             committed: shared.outbox.committed.clone(),
             shared,
@@ -120,20 +116,6 @@ impl Actor {
         actor.reside();
         actor.aim();
         actor
-    }
-
-    /// Goes on with what an earlier daemon left of the VM's measurements.
-    fn take_over(&mut self, left: &[Left]) {
-        let now_ms = self.now_ms();
-        for stream in left.iter().rev() {
-            let (outbox, pages) = (&self.shared.outbox, &self.pages.0);
-            match Lane::left(stream, &self.spec.descriptor, outbox, pages, now_ms) {
-                Ok(lane) => self.lanes.push_front(lane),
-                Err(error) => {
-                    tracing::error!(domain = %self.spec.domain.name, %error, "what the outbox holds of the VM cannot be read; it stays there");
-                }
-            }
-        }
     }
 
     fn now_ms(&self) -> u64 {
@@ -186,13 +168,7 @@ impl Actor {
         let before = std::mem::replace(&mut self.spec, spec);
         let now_ms = self.now_ms();
         if before.domain.genid != self.spec.domain.genid {
-            self.past.count(self.kpi.counters());
-            self.past.guest_rows += self.kpi.counters().rows;
-            self.kpi = kpi_producer(&self.spec, &self.shared, now_ms);
-            self.ages.forget(KPI_LANE);
-            self.link.set_endpoint(None);
-            self.link_open = false;
-            self.histories.disconnected();
+            self.replace_kpi();
         }
         if before.descriptor != self.spec.descriptor {
             self.kpi.adopt(&self.spec.descriptor, now_ms);
@@ -210,62 +186,28 @@ impl Actor {
         self.aim();
         if self.spec.leaving {
             // What the KPI producer still wants is the next host's: the guest keeps it.
-            self.outbox.retain(|job| job.lane != KPI_LANE);
-            self.deferred.clear();
+            self.forget_messages(self.kpi_lane);
         }
     }
 
-    /// One lane for the residence that is now, and an end to all others.
-    fn reside(&mut self) {
-        let now_ms = self.now_ms();
-        let here = !self.spec.leaving && self.spec.domain.state != State::Off;
-        let residence = here.then_some(self.spec.domain.residence);
-        for lane in &mut self.lanes {
-            if lane.residence != residence {
-                lane.end(&self.spec.descriptor, now_ms);
-            }
-        }
-        if let Some(residence) = residence
-            && self.lanes.back().and_then(|l| l.residence) != Some(residence)
-        {
-            let of = Of {
-                uuid: &self.spec.domain.uuid,
-                name: &self.spec.domain.name,
-                descriptor: &self.spec.descriptor,
-            };
-            let (outbox, pages) = (&self.shared.outbox, &self.pages.0);
-            let lane = Lane::new(residence, &of, outbox, pages, now_ms);
-            self.lanes.push_back(lane);
-            self.running_since = std::time::Instant::now();
-        }
-        self.limit_lanes();
+    /// The VM has gone back to an earlier state, or is a copy: its guest begins another history, and the producer
+    /// of the one before has nothing to say any more.
+    fn replace_kpi(&mut self) {
+        self.past.count(self.kpi.counters());
+        self.past.guest_rows += self.kpi.counters().rows;
+        self.forget_messages(self.kpi_lane);
+        self.kpi = kpi_producer(&self.spec, &self.shared, self.now_ms());
+        self.kpi_lane = self.shared.outbox.next_lane();
+        self.link.set_endpoint(None);
+        self.link_open = false;
+        self.histories.disconnected();
     }
 
-    /// Gives up the oldest lanes that are too many. The one of this residence is the last.
-    fn limit_lanes(&mut self) {
-        let domain = &self.spec.domain.name;
-        let delivering = |lanes: &VecDeque<Lane>| lanes.iter().filter(|l| !l.is_given_up()).count();
-        while delivering(&self.lanes) > MAX_LANES
-            && let Some(lane) = self.lanes.iter_mut().find(|l| !l.is_given_up())
-        {
-            tracing::error!(%domain, "the VM restarts faster than its infrastructure measurements can be delivered; the oldest are lost, which is announced as a gap");
-            lane.give_up();
-        }
-        while self.lanes.len() > MAX_LANES + MAX_GIVEN_UP {
-            tracing::error!(domain = %self.spec.domain.name, "infrastructure measurements of more residences were lost than can be announced; the oldest is forgotten");
-            self.drop_lane(0);
-        }
-    }
-
-    fn drop_lane(&mut self, at: usize) {
-        if let Some(lane) = self.lanes.remove(at) {
-            lane.forget();
-            self.past.trimmed += lane.kept().trimmed;
-            self.past.count(lane.producer().counters());
-            self.outbox.retain(|job| job.lane != lane.id);
-            self.deferred.retain(|(_, job)| job.lane != lane.id);
-            self.ages.forget(lane.id);
-        }
+    /// Nobody waits for the messages of this lane any more: those that are not handed over are not published.
+    fn forget_messages(&mut self, lane: u64) {
+        self.outbox.retain(|job| job.lane != lane);
+        self.deferred.retain(|(_, job)| job.lane != lane);
+        self.ages.forget(lane);
     }
 
     /// Points the link to where the VM's socket is now.
@@ -422,7 +364,7 @@ impl Actor {
             self.ages.settled(reply.lane, reply.token);
         }
         let producer = match reply.lane {
-            KPI_LANE => Some(&mut self.kpi),
+            id if id == self.kpi_lane => Some(&mut self.kpi),
             id => self
                 .lanes
                 .iter_mut()
@@ -437,42 +379,6 @@ impl Actor {
             }
             Outcome::Refused => producer.on_refused(reply.token, now_ms),
             Outcome::Deferred(job) => self.deferred.push_back((Instant::now() + DEFER, job)),
-        }
-    }
-
-    /// Statistics have come, perhaps of this VM: takes them up when it is its turn.
-    fn measure_soon(&mut self) {
-        self.shared.sampling.mark_unchanged();
-        let Some(pace) = infra::pace(&self.spec.descriptor) else {
-            return;
-        };
-        let spread = (pace / SPREAD.0).min(SPREAD.1).mul_f64(self.phase);
-        self.measure_at.get_or_insert(Instant::now() + spread);
-    }
-
-    /// Takes new statistics into the lane of this residence, if the VM runs.
-    fn measure(&mut self) {
-        self.measure_at = None;
-        let vms = Arc::clone(&self.shared.sampling.borrow_and_update().vms);
-        let domain = &self.spec.domain;
-        let running = domain.state == State::Running && !self.spec.leaving;
-        let (Some(stats), Some(lane)) = (vms.get(&domain.uuid), self.lanes.back_mut()) else {
-            return;
-        };
-        if !running || lane.residence != Some(domain.residence) {
-            return;
-        }
-        for (taken, last) in [&stats.quick, &stats.detailed]
-            .into_iter()
-            .zip(&mut self.measured)
-        {
-            // Asked before the VM ran: figures of another residence, or of none.
-            let new = |t: &&Taken| t.asked >= self.running_since && Some(t.at) > *last;
-            if let Some(taken) = taken.as_ref().filter(new) {
-                *last = Some(taken.at);
-                let measured = measurements(&taken.figures, &domain.interfaces);
-                lane.append(measured, &self.spec.descriptor, taken.time);
-            }
         }
     }
 
@@ -512,7 +418,7 @@ impl Actor {
             match output {
                 Output::Send(message) => self.link.send(&message),
                 Output::Publish(_) if self.spec.leaving => {}
-                Output::Publish(publication) => publish(KPI_LANE, &publication),
+                Output::Publish(publication) => publish(self.kpi_lane, &publication),
             }
         }
         for lane in &mut self.lanes {
@@ -597,3 +503,6 @@ impl Drop for Actor {
         tracing::debug!(domain = %Arc::clone(&self.spec.domain.name), "the VM's actor ended");
     }
 }
+
+#[cfg(test)]
+mod tests;

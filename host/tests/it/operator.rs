@@ -223,7 +223,7 @@ fn check_tells_every_mistake_at_once_and_runs_nothing() {
     assert_eq!(out.status.code(), Some(2), "{said}");
     for line in [
         "host.toml:2: log_levl: unknown key; did you mean log_level?",
-        "host.toml:4: broker.url: \"localhost\" is no broker URL",
+        "host.toml:4: broker.url: \"localhost\" is no broker: write mqtt:",
         "host.toml:7: web.listen_address: \"everywhere\" is no address: write 127.0.0.1:9878 or [::1]:9878",
         "host.toml:9: guest.one: \"http://x\" is no link URL",
         "VMKPI_HOST_STAT: unknown variable; did you mean VMKPI_HOST_STATE?",

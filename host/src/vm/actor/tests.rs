@@ -1,0 +1,113 @@
+use std::sync::Arc;
+
+use vmkpi::descriptor::{Descriptor, Spelling};
+use vmkpi::link::{Payload, Row, Rows, TableId, TableInfo, VERSION};
+use vmkpi::position::{Mark, RowKey, StreamId};
+use vmkpi::value::Value;
+
+use super::*;
+use crate::libvirt::{Domain, Sampling};
+use crate::mqtt::Publisher;
+use crate::outbox::{DEFAULT_MAX_BYTES, Outbox};
+use crate::vm::Reports;
+
+fn spec(genid: &str) -> Spec {
+    let text =
+        "vm = \"v\"\nprimary_site = \"s\"\n[[monitor]]\nid = \"m\"\npoint = \"unencrypted/*\"\n";
+    let no_files = |_: &std::path::Path| Err(std::io::ErrorKind::NotFound.into());
+    Spec {
+        domain: Arc::new(Domain {
+            genid: Some(genid.into()),
+            state: State::Running,
+            ..Domain::default()
+        }),
+        descriptor: Arc::new(Descriptor::parse(text, Spelling::Toml, &no_files).unwrap()),
+        link: None,
+        leaving: false,
+    }
+}
+
+/// An actor whose messages go nowhere by themselves, and how to tell it what its VM is.
+fn actor(dir: &std::path::Path) -> (Actor, watch::Sender<Spec>) {
+    let (outbox, _) = Outbox::open(dir, DEFAULT_MAX_BYTES).unwrap();
+    let shared = Shared {
+        sampling: watch::channel(Sampling::default()).1,
+        publisher: Publisher {
+            jobs: mpsc::channel(1).0,
+            status: Arc::default(),
+        },
+        reports: Reports::default(),
+        outbox,
+        limits: crate::link::Limits::default(),
+        poll_interval: None,
+    };
+    let (tell, follow) = watch::channel(spec("before"));
+    (Actor::new(follow, shared, mpsc::channel(1).1), tell)
+}
+
+/// The guest of a history stores a row; the message that comes of it.
+fn publish(actor: &mut Actor, history: u128) -> Job {
+    let (nonce, stream) = (Nonce(history), StreamId(history));
+    let point: vmkpi::name::DataPoint = "unencrypted/web".parse().unwrap();
+    let table = TableId { stream, point };
+    actor.kpi.connected(nonce, 0);
+    let info = TableInfo {
+        table: table.clone(),
+        first: 1,
+        last: 0,
+        acked: Mark::default(),
+        moved: 0,
+    };
+    let hello = GuestMessage::Hello {
+        version: VERSION,
+        nonce,
+        stream,
+        tables: vec![info],
+        more: false,
+    };
+    let row = Row {
+        seq: 1,
+        key: RowKey(1),
+        epoch: 0,
+        time: Timestamp::now(),
+        payload: Payload::Values(vec![Value::Integer(1)]),
+    };
+    let rows = GuestMessage::Rows(Rows {
+        nonce,
+        stream,
+        point: table.point,
+        columns: ["n".into()].into(),
+        rows: vec![row],
+        acked: Mark::default(),
+        query: None,
+        trimmed: None,
+        trimmed_reason: None,
+    });
+    actor.on_message(hello);
+    actor.on_message(rows);
+    actor.pump();
+    actor.outbox.pop_front().expect("a message")
+}
+
+fn acknowledge(actor: &mut Actor, job: &Job) {
+    actor.on_reply(Reply {
+        lane: job.lane,
+        token: job.token,
+        outcome: Outcome::Acknowledged,
+    });
+}
+
+#[tokio::test]
+async fn what_the_broker_says_of_another_history_acknowledges_nothing_of_this_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut actor, tell) = actor(dir.path());
+    let old = publish(&mut actor, 1);
+    tell.send_replace(spec("after"));
+    actor.respecify();
+    let new = publish(&mut actor, 2);
+    assert_eq!(old.token, new.token, "both count from the beginning");
+    acknowledge(&mut actor, &old);
+    assert_eq!(actor.kpi.counters().messages_acknowledged, 0);
+    acknowledge(&mut actor, &new);
+    assert_eq!(actor.kpi.counters().messages_acknowledged, 1);
+}
