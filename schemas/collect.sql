@@ -1,7 +1,8 @@
 -- The database of `vmkpi collect`, version 1 (PRAGMA user_version). docs/COLLECT.md explains it with examples.
 --
 -- Times are microseconds since 1970, UTC. A key (64 bits) is a signed INTEGER, as in the guest's store. What is
--- for reading is at the end: the views samples, sample_values, results, result_values, joined, gaps, missing, vms.
+-- for reading is at the end: the views samples, sample_values, results, result_values, joined, gaps,
+-- sealed_messages, missing, vms.
 
 -- One row a name: 'id', random, of the database; 'issued', the number of the last confirmation.
 CREATE TABLE about (
@@ -84,12 +85,27 @@ CREATE TABLE gap (
     time INTEGER NOT NULL           -- the latest time the message is about
 ) STRICT;
 
--- When the samples, results and gaps from these ids on were kept, once a minute: retention by age goes by it.
+-- A message that the host has sealed for the primary site and that was not opened: without --key, or with another.
+CREATE TABLE sealed (
+    id INTEGER PRIMARY KEY,
+    series INTEGER NOT NULL REFERENCES series,
+    instance INTEGER NOT NULL REFERENCES instance,
+    after INTEGER NOT NULL,         -- the rows (after, through] are in it, or accounted for by it
+    after_key INTEGER,
+    through INTEGER NOT NULL,
+    through_key INTEGER,
+    kind TEXT NOT NULL,             -- raw, processed or gap
+    time INTEGER NOT NULL,          -- the latest time the message is about
+    envelope TEXT NOT NULL          -- the compact JWE; `vmkpi open` opens it
+) STRICT;
+
+-- When the samples, results, gaps and sealed messages from these ids on were kept, once a minute: retention by age goes by it.
 CREATE TABLE kept (
     time INTEGER PRIMARY KEY,
     sample INTEGER NOT NULL,
     result INTEGER NOT NULL,
-    gap INTEGER NOT NULL
+    gap INTEGER NOT NULL,
+    sealed INTEGER NOT NULL
 ) STRICT;
 
 CREATE VIEW samples AS
@@ -126,6 +142,11 @@ WHERE ks.point NOT LIKE 'infra/%';
 CREATE VIEW gaps AS
 SELECT gap.id, vm.site, vm.name AS vm, point, specifier, stream, after, gap.through, reason, time
 FROM gap JOIN instance ON instance.id = gap.instance JOIN series ON series.id = gap.series
+JOIN vm ON vm.id = series.vm;
+
+CREATE VIEW sealed_messages AS
+SELECT sealed.id, vm.site, vm.name AS vm, point, specifier, stream, after, sealed.through, kind, time, envelope
+FROM sealed JOIN instance ON instance.id = sealed.instance JOIN series ON series.id = sealed.series
 JOIN vm ON vm.id = series.vm;
 
 -- Rows (after, through] that have not come, and may still come.

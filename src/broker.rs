@@ -23,8 +23,8 @@ use std::sync::Arc;
 use rumqttc::{MqttOptions, TlsConfiguration, Transport};
 use rustls::ClientConfig;
 
+pub use crate::key_file::FileError;
 pub use failure::{Failure, Kind};
-pub use files::FileError;
 pub use url::{BrokerUrl, UrlError};
 
 /// What a broker is shown, and what it must show: nothing here is secret, it names the files.
@@ -124,6 +124,11 @@ impl Broker {
     /// How to be let in.
     pub fn access(&self) -> &Access {
         &self.access
+    }
+
+    /// Whether the broker is on this machine, by its address.
+    pub fn is_loopback(&self) -> bool {
+        self.url.is_loopback()
     }
 
     /// What is not wrong and should be known: a password that everybody on the way can read.

@@ -7,6 +7,9 @@
 //! | [`collect`] | keeps what arrives, durably, and confirms it |
 //! | [`broker`] | an embedded MQTT broker for a laptop |
 //! | [`descriptor`] | checks a VM descriptor |
+//! | [`key`] | makes a site's keys and certificates, and shows what they are called |
+//! | [`envelope`] | seals and opens by hand |
+//! | [`trust`] | whose signatures count, and what envelopes are opened with |
 //! | [`demo`] | the whole chain on this machine |
 //! | [`print`] | the one place that writes to standard output and standard error |
 //! | [`stop`] | what ends a program that would run for ever |
@@ -16,8 +19,11 @@ mod broker;
 mod collect;
 mod demo;
 mod descriptor;
+mod envelope;
+mod key;
 mod print;
 mod stop;
+mod trust;
 mod watch;
 
 use std::process::ExitCode;
@@ -56,6 +62,13 @@ enum Command {
     /// Look at VM descriptors.
     #[command(subcommand)]
     Descriptor(descriptor::Command),
+    /// Make a site's keys and certificates, and say what they are called.
+    #[command(subcommand)]
+    Key(key::Command),
+    /// Encrypt standard input for a primary site.
+    Seal(envelope::SealArgs),
+    /// Decrypt what was sealed for you: an envelope, or published messages.
+    Open(envelope::Args),
     /// Run the whole chain on this machine: embedded broker, guest, host, libvirt's test driver.
     Demo(demo::Args),
     /// Ends with the program that started it, whatever ends that (internal).
@@ -102,6 +115,9 @@ pub fn run() -> ExitCode {
         Command::Collect(args) => collect::run(*args, &mut console),
         Command::Broker(args) => broker::run(&args, &mut console),
         Command::Descriptor(command) => descriptor::run(&command, &mut console),
+        Command::Key(command) => key::run(&command, &mut console),
+        Command::Seal(args) => envelope::seal(&args, &mut console),
+        Command::Open(args) => envelope::open(&args, &mut console),
         Command::Demo(args) => demo::run(&args, &mut console),
         Command::DemoChild(args) => demo::child::run(&args),
         Command::DemoKeeper(args) => demo::keeper::run(&args),

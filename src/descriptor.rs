@@ -135,6 +135,9 @@ pub struct Monitor {
     /// Only samples (raw) or results (processed) for which this holds are delivered.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub when: Option<When>,
+    /// Whether the host encrypts it for the primary site before it leaves.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub seal: bool,
 }
 
 impl Monitor {

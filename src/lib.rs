@@ -12,6 +12,8 @@
 //! | [`descriptor`] | the VM descriptor: one model, one validator, several spellings |
 //! | [`delivery`] | how a row arrives exactly once: windows, coverage, acknowledgement |
 //! | `broker` | where a broker is and how to be let in (feature `broker`; it reads the files that are named) |
+//! | `open` | opening envelopes with the owner's private key (feature `open`) |
+//! | `key_file` | files of keys, certificates and passwords, read with care (features `broker`, `open`, `sign`) |
 //! | [`message`] | the published message: topics and CloudEvents |
 //! | `seal` | making the envelope that only the owner opens (feature `seal`; it takes random bytes of the kernel) |
 //! | `sign` | who said it: detached signatures over messages and confirmations (feature `sign`) |
@@ -35,6 +37,10 @@ pub mod clock;
 pub mod confirm;
 pub mod delivery;
 pub mod descriptor;
+#[cfg(feature = "seal")]
+mod envelope;
+#[cfg(any(feature = "broker", feature = "open", feature = "sign"))]
+pub mod key_file;
 pub mod link;
 #[cfg(feature = "daemon")]
 pub mod logging;
@@ -42,15 +48,18 @@ pub mod message;
 pub mod name;
 #[cfg(feature = "daemon")]
 pub mod notify;
+#[cfg(feature = "open")]
+pub mod open;
 pub mod position;
+mod rsa_key;
 #[cfg(feature = "seal")]
 pub mod seal;
 #[cfg(feature = "daemon")]
 pub mod settings;
-#[cfg(feature = "daemon")]
-pub mod terminal;
 #[cfg(feature = "sign")]
 pub mod sign;
+#[cfg(feature = "daemon")]
+pub mod terminal;
 mod text;
 pub mod value;
 pub mod when;

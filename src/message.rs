@@ -2,6 +2,10 @@
 //! payload, so that any MQTT client, 3.1.1 included, can read everything. `schemas/message.schema.json`
 //! describes it for others; a test holds the two together.
 
+#[cfg(feature = "seal")]
+mod sealed;
+#[cfg(feature = "sign")]
+mod signed;
 mod wire;
 
 use std::collections::BTreeMap;
@@ -10,6 +14,9 @@ use std::sync::Arc;
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Serialize, Serializer};
 use sha2::{Digest, Sha256};
+
+#[cfg(feature = "seal")]
+pub(crate) use wire::Attribute;
 
 use crate::clock::Timestamp;
 use crate::name::{DataPoint, Label, topic_level};
@@ -153,14 +160,61 @@ pub enum Body {
     Processed(Processed),
     /// Rows that were lost, and why.
     Gap(Box<str>),
+    /// One of these, which only the primary site reads.
+    Sealed(Sealed),
+}
+
+/// What a host has sealed: everybody sees which rows it accounts for, and of what kind it is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sealed {
+    /// What is in it.
+    pub kind: Kind,
+    /// The envelope: a compact JWE over the bytes of what `data` would be.
+    pub envelope: Box<str>,
+}
+
+/// The kinds of messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Samples.
+    Raw,
+    /// A window's result.
+    Processed,
+    /// Rows that were lost.
+    Gap,
+}
+
+impl Kind {
+    /// Every kind.
+    pub const ALL: [Self; 3] = [Self::Raw, Self::Processed, Self::Gap];
+
+    /// The CloudEvents type.
+    pub fn event_type(self) -> &'static str {
+        match self {
+            Self::Raw => "org.vmkpi.raw.v1",
+            Self::Processed => "org.vmkpi.processed.v1",
+            Self::Gap => "org.vmkpi.gap.v1",
+        }
+    }
+
+    /// Its name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Raw => "raw",
+            Self::Processed => "processed",
+            Self::Gap => "gap",
+        }
+    }
 }
 
 impl Body {
-    fn event_type(&self) -> &'static str {
+    /// Of which kind it is, sealed or not.
+    pub fn kind(&self) -> Kind {
         match self {
-            Self::Raw(_) => "org.vmkpi.raw.v1",
-            Self::Processed(_) => "org.vmkpi.processed.v1",
-            Self::Gap(_) => "org.vmkpi.gap.v1",
+            Self::Raw(_) => Kind::Raw,
+            Self::Processed(_) => Kind::Processed,
+            Self::Gap(_) => Kind::Gap,
+            Self::Sealed(sealed) => sealed.kind,
         }
     }
 }
@@ -218,12 +272,20 @@ pub enum EventError {
     Data(&'static str),
 }
 
+/// A message as it came: what it says, and what a signature is over.
+#[derive(Debug)]
+pub struct Received<'a> {
+    /// What it says; nobody has vouched for it yet.
+    pub event: Event,
+    wire: wire::Incoming<'a>,
+}
+
 impl Event {
     /// The event's id: the same for the same coverage, whoever publishes it.
     pub fn id(&self) -> String {
         let text = format!(
             "{}\n{}\n{}\n{}\n{}\n{}\n{}",
-            self.body.event_type(),
+            self.body.kind().event_type(),
             self.stream,
             self.point,
             self.specifier,
@@ -298,6 +360,10 @@ mod tests {
             Body::Raw(vec![]),
             Body::Processed(processed),
             Body::Gap("retention_age".into()),
+            Body::Sealed(Sealed {
+                kind: Kind::Processed,
+                envelope: "e30.AA.AA.AA.AA".into(),
+            }),
         ] {
             let event = event(body);
             assert_eq!(Event::decode(&event.encode()).unwrap(), event);
@@ -339,5 +405,22 @@ mod tests {
         assert!(Event::decode(&with("%C3%BC", "%C3")).is_err());
         assert!(Event::decode(&with("\"after\":16", "\"after\":18")).is_err());
         assert!(Event::decode(&with("\"samples\":[]", "\"samples\":[{}]")).is_err());
+        assert!(Event::decode(&with("application/json", "text/plain")).is_err());
+        assert!(Event::decode(&with("application/json", "application/jose")).is_err());
+        let jose = |envelope: &str| {
+            let text = String::from_utf8(with("application/json", "application/jose"));
+            let text = text.unwrap().replace("{\"samples\":[]}", envelope);
+            Event::decode(text.as_bytes())
+        };
+        assert!(jose("\"e30.AA.AA.AA.AA\"").is_ok());
+        for bad in [
+            "\"\"",
+            "\"e30.AA.AA.AA\"",
+            "\"e30.AA.AA.AA.AA.AA\"",
+            "\"e30.AA.AA.AA.=A\"",
+            "5",
+        ] {
+            assert!(jose(bad).is_err(), "{bad}");
+        }
     }
 }

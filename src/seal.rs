@@ -18,64 +18,25 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64URL;
 use rsa::rand_core::{CryptoRng, RngCore};
 use rsa::traits::PublicKeyParts as _;
 use rsa::{BigUint, Oaep, RsaPublicKey};
-use serde::Serialize;
-use sha2::{Digest as _, Sha256};
+use sha2::Sha256;
 
-use crate::descriptor::MIN_RSA_BITS;
-use crate::name::{DataPoint, Label};
-
-/// The largest modulus in bits: larger ones cost time and buy nothing.
-pub const MAX_RSA_BITS: usize = 8192;
-
-/// The longest PEM text that is read, in bytes: a key of [`MAX_RSA_BITS`] has a tenth of it.
-pub const MAX_PEM_BYTES: usize = 16 << 10;
-
-/// Bytes of A256GCM's key, initialization vector and tag (RFC 7518, section 5.3).
-const KEY_BYTES: usize = 32;
-const IV_BYTES: usize = 12;
-const TAG_BYTES: usize = 16;
-
-/// rsaEncryption (RFC 8017, appendix A.1).
-const RSA_ENCRYPTION: spki::ObjectIdentifier =
-    spki::ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
+use crate::envelope::{ALG, ENC, HeaderOut, IV_BYTES, KEY_BYTES, TAG_BYTES};
+pub use crate::envelope::{Bound, BoundMessage};
+use crate::rsa_key::RsaPublic;
+pub use crate::rsa_key::{MAX_PEM_BYTES, MAX_RSA_BITS, RsaError};
 
 /// Why nothing can be sealed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SealError {
-    /// It cannot be read as a key.
-    #[error("not an RSA public key in PEM (\"-----BEGIN PUBLIC KEY-----\")")]
-    NotAKey,
-    /// The modulus has too few or too many bits.
-    #[error("an RSA key of {0} bits; {MIN_RSA_BITS} to {MAX_RSA_BITS} are needed")]
-    Size(usize),
-    /// The key is of the right form, and RSA does not work with it.
-    #[error("an RSA key with a modulus or exponent that cannot be used")]
-    Unusable,
+    /// The key will not do.
+    #[error(transparent)]
+    Key(#[from] RsaError),
     /// The kernel gives no random bytes.
     #[error("the kernel gives no random bytes: {0}")]
     Random(String),
     /// The cipher refused, which it does only for more than 64 GiB.
     #[error("it is too long to be sealed")]
     TooLong,
-}
-
-/// What the protected header binds the content to.
-#[derive(Clone, Debug, Serialize)]
-pub struct Bound<'a> {
-    /// The VM, by the name its owner gave it.
-    pub vm: &'a Label,
-    /// The data point.
-    pub point: &'a DataPoint,
-}
-
-/// The protected header (RFC 7516, section 4.1), `vm` and `point` being private names (4.3).
-#[derive(Serialize)]
-struct Header<'a> {
-    alg: &'static str,
-    enc: &'static str,
-    kid: &'a str,
-    #[serde(flatten)]
-    bound: &'a Bound<'a>,
 }
 
 /// An RSA public key that may be sealed to.
@@ -89,16 +50,14 @@ impl SealingKey {
     /// The key in a PEM text (`SubjectPublicKeyInfo`, RFC 5280).
     ///
     /// # Errors
-    /// It is no RSA public key, or one of fewer than [`MIN_RSA_BITS`] bits.
+    /// It is no RSA public key, or one of too few bits.
     pub fn from_pem(pem: &str) -> Result<Self, SealError> {
-        let (modulus, exponent) = parts(pem).ok_or(SealError::NotAKey)?;
-        let bits = modulus.bits();
-        if !(MIN_RSA_BITS..=MAX_RSA_BITS).contains(&bits) {
-            return Err(SealError::Size(bits));
-        }
-        let kid = thumbprint(&modulus, &exponent);
+        let public = RsaPublic::from_pem(pem)?;
+        let number = |bytes: &[u8]| BigUint::from_bytes_be(bytes);
+        let (modulus, exponent) = (number(&public.modulus), number(&public.exponent));
         let key = RsaPublicKey::new_with_max_size(modulus, exponent, MAX_RSA_BITS)
-            .map_err(|_| SealError::Unusable)?;
+            .map_err(|_| RsaError::Unusable)?;
+        let kid = public.thumbprint();
         Ok(Self { key, kid })
     }
 
@@ -125,9 +84,9 @@ impl SealingKey {
     }
 
     fn header(&self, bound: &Bound<'_>) -> String {
-        let header = Header {
-            alg: "RSA-OAEP-256",
-            enc: "A256GCM",
+        let header = HeaderOut {
+            alg: ALG,
+            enc: ENC,
             kid: &self.kid,
             bound,
         };
@@ -151,7 +110,7 @@ impl SealingKey {
         let wrapped = self
             .key
             .encrypt(&mut Kernel, Oaep::new::<Sha256>(), key)
-            .map_err(|_| SealError::Unusable)?;
+            .map_err(|_| RsaError::Unusable)?;
         let mut envelope = header;
         for part in [&wrapped, iv, &content, tag.as_slice()] {
             envelope.push('.');
@@ -159,29 +118,6 @@ impl SealingKey {
         }
         Ok(envelope)
     }
-}
-
-/// Modulus and exponent of an RSA public key in PEM.
-fn parts(pem: &str) -> Option<(BigUint, BigUint)> {
-    use spki::der::{Decode as _, DecodePem as _};
-    if pem.len() > MAX_PEM_BYTES {
-        return None;
-    }
-    let info = spki::SubjectPublicKeyInfoOwned::from_pem(pem.trim()).ok()?;
-    if info.algorithm.oid != RSA_ENCRYPTION {
-        return None;
-    }
-    let key = pkcs1::RsaPublicKey::from_der(info.subject_public_key.as_bytes()?).ok()?;
-    let number = |n: pkcs1::UintRef<'_>| BigUint::from_bytes_be(n.as_bytes());
-    Some((number(key.modulus), number(key.public_exponent)))
-}
-
-/// The required members of the JWK, in lexicographic order, without white space (RFC 7638, section 3).
-fn thumbprint(modulus: &BigUint, exponent: &BigUint) -> String {
-    let encode = |n: &BigUint| BASE64URL.encode(n.to_bytes_be());
-    let (n, e) = (encode(modulus), encode(exponent));
-    let jwk = format!(r#"{{"e":"{e}","kty":"RSA","n":"{n}"}}"#);
-    BASE64URL.encode(Sha256::digest(jwk))
 }
 
 /// The kernel's random bytes, as `rsa` takes them.
@@ -212,20 +148,6 @@ impl CryptoRng for Kernel {}
 mod tests {
     use super::*;
 
-    /// The key of RFC 7638, section 3.1, has 2,048 bits; its thumbprint is given there.
-    #[test]
-    fn the_thumbprint_is_that_of_the_rfc() {
-        let n = "0vx7agoebGcQSuuPiLJXZptN9nndrQmbXEps2aiAFbWhM78LhWx4cbbfAAtVT86zwu1RK7aPFFxuhDR1L6tSoc_BJECPebWKRXjBZCiFV4n3oknjhMs\
-                 tn64tZ_2W-5JsGY4Hc5n9yBXArwl93lqt7_RN5w6Cf0h4QyQ5v-65YGjQR0_FDW2QvzqY368QQMicAtaSqzs8KJZgnYb9c7d0zgdAZHzu6qMQvRL5hajrn1n91CbOpbI\
-                 SD08qNLyrdkt-bFTWhAI4vMQFh6WeZu0fM4lFd2NcRwr3XPksINHaQ-G_xBniIqbw0Ls1jF44-csFCur-kEgU8awapJzKnqDKgw";
-        let n = BigUint::from_bytes_be(&BASE64URL.decode(n).unwrap());
-        let e = BigUint::from(65_537_u32);
-        assert_eq!(
-            thumbprint(&n, &e),
-            "NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs"
-        );
-    }
-
     const KEY: &str = include_str!("seal/primary-key.pem");
 
     fn seal(content: &[u8]) -> (SealingKey, String) {
@@ -234,6 +156,7 @@ mod tests {
         let bound = Bound {
             vm: &vm,
             point: &point,
+            message: None,
         };
         let envelope = key.seal(&bound, content.to_vec()).unwrap();
         assert_eq!(key.room(&bound, envelope.len()), content.len());
@@ -268,19 +191,20 @@ mod tests {
 
     #[test]
     fn what_is_no_key_or_too_short_a_one_is_refused() {
+        let not_a_key = SealError::from(RsaError::NotAKey);
         for bad in [
             "",
             "x",
             "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----",
         ] {
-            assert_eq!(SealingKey::from_pem(bad).unwrap_err(), SealError::NotAKey);
+            assert_eq!(SealingKey::from_pem(bad).unwrap_err(), not_a_key);
         }
         let short = include_str!("seal/2048-bits.pem");
         assert_eq!(
             SealingKey::from_pem(short).unwrap_err(),
-            SealError::Size(2048)
+            RsaError::Size(2048).into()
         );
         let curve = include_str!("seal/p256.pem");
-        assert_eq!(SealingKey::from_pem(curve).unwrap_err(), SealError::NotAKey);
+        assert_eq!(SealingKey::from_pem(curve).unwrap_err(), not_a_key);
     }
 }

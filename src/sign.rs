@@ -21,9 +21,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::descriptor::ed25519;
+use crate::rsa_key::der;
 
-/// The longest PEM text that is read, in bytes: a key has a hundredth of it.
-const MAX_PEM_BYTES: usize = 16 << 10;
 /// The longest signature that is looked at, in bytes: ours have about 210.
 const MAX_SIGNATURE_BYTES: usize = 1024;
 /// id-Ed25519 (RFC 8410, section 3).
@@ -258,15 +257,6 @@ impl VerifyingKey {
     pub fn to_base64(&self) -> String {
         BASE64.encode(self.bytes)
     }
-}
-
-/// The content of a PEM text with this label (RFC 7468).
-fn der(pem: &str, label: &str) -> Option<Vec<u8>> {
-    if pem.len() > MAX_PEM_BYTES {
-        return None;
-    }
-    let (found, der) = spki::der::pem::decode_vec(pem.trim().as_bytes()).ok()?;
-    (found == label).then_some(der)
 }
 
 /// The 32 bytes of a public key in PEM.

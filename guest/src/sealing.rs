@@ -32,7 +32,11 @@ impl<'a> Sealer<'a> {
         let (_, key) = settings.primary_key()?;
         Ok(Self {
             key,
-            bound: Bound { vm, point },
+            bound: Bound {
+                vm,
+                point,
+                message: None,
+            },
             limit: settings.limits.store_bytes,
         })
     }

@@ -22,6 +22,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use vmkpi::broker::Broker;
 use vmkpi::descriptor::{Descriptor, Spelling};
 use vmkpi::link::LinkUrl;
+use vmkpi::sign::SigningKey;
 
 use crate::confirm::Confirmations;
 use crate::descriptors::{Descriptors, named, read_file};
@@ -67,6 +68,8 @@ pub struct Config {
     pub outbox_bytes: u64,
     /// How often guests are asked for rows; `None` has them pushed.
     pub poll_interval: Option<Duration>,
+    /// The site's key, which every message is signed with; `None` signs none.
+    pub signer: Option<Arc<SigningKey>>,
 }
 
 /// Runs until `shutdown` is ready, with nobody who runs it.
@@ -171,6 +174,7 @@ impl Daemon {
                 outbox,
                 limits: config.limits,
                 poll_interval: config.poll_interval,
+                signer: config.signer,
             },
             libvirt,
             vms: BTreeMap::new(),

@@ -259,6 +259,8 @@ metrics! {
     WindowsLost Counter "vmkpi_windows_lost_total" VM "count" "delivery" "Open windows that were lost because the VM's were over their budget; each is announced as a gap.";
     WhenErrors Counter "vmkpi_when_errors_total" VM "count" "delivery" "Samples and results of which the predicate was neither true nor false: a column was missing, NULL or of another type.";
     Gaps Counter "vmkpi_gaps_total" VM "count" "delivery" "Ranges of rows that were lost before they could be delivered.";
+    Sealed Counter "vmkpi_messages_sealed_total" VM "count" "publisher" "Messages sealed for the primary site.";
+    SealFailures Counter "vmkpi_seal_failures_total" VM "count" "publisher" "Attempts to seal a message that failed; it is not published as it is, and tried again.";
     Messages Counter "vmkpi_messages_published_total" VM "count" "publisher" "Messages handed to the publisher.";
     MessagesAcked Counter "vmkpi_messages_acknowledged_total" VM "count" "publisher" "Messages the broker acknowledged.";
     MessagesAckedTime Gauge "vmkpi_messages_acknowledged_timestamp_seconds" VM "seconds since 1970" "publisher" "When the broker last acknowledged a message.";

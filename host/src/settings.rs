@@ -40,6 +40,8 @@ pub struct Settings {
     pub outbox_bytes: u64,
     /// How often guests are asked for rows; `None` has them pushed.
     pub poll_interval: Option<Duration>,
+    /// The site's key, which every message is signed with.
+    pub sign_key_file: Option<PathBuf>,
     /// What is logged.
     pub log_level: String,
     /// Links that are not the one of the live XML, by domain name or UUID.
@@ -58,6 +60,7 @@ impl Default for Settings {
             state: "/var/lib/vmkpi-host".into(),
             outbox_bytes: crate::outbox::DEFAULT_MAX_BYTES,
             poll_interval: None,
+            sign_key_file: None,
             log_level: "info".into(),
             guests: BTreeMap::new(),
             descriptors: BTreeMap::new(),

@@ -254,6 +254,8 @@ fn add_report(page: &mut Page, vm: &Labels, report: &Report) {
         (Metric::WhenErrors, report.when_errors),
         (Metric::WindowsLost, report.windows_lost),
         (Metric::Gaps, report.gaps),
+        (Metric::Sealed, report.sealed),
+        (Metric::SealFailures, report.seal_failures),
         (Metric::Messages, report.messages),
         (Metric::MessagesAcked, report.messages_acknowledged),
         (Metric::MessagesRefused, report.messages_refused),

@@ -1,121 +1,16 @@
-//! The files of an [`Access`]: bounded, plain files, and secrets only where not everybody can read them.
+//! The files of an [`Access`].
 
-use std::fs::File;
-use std::io::Read as _;
-use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde::Deserialize;
 
 use super::{Access, Login};
+use crate::key_file::{FileError, Named};
 
-/// The largest file that is read: all the CAs of a system are 250 KiB.
-const MAX_BYTES: u64 = 4 << 20;
 /// What MQTT can carry of a name or a password, in bytes.
 const MAX_LOGIN_BYTES: usize = 65_535;
-
-/// What is wrong with a file, and what to do.
-#[derive(Debug, thiserror::Error)]
-#[error("{what} {}: {problem}", path.display())]
-pub struct FileError {
-    /// What the file should be.
-    what: &'static str,
-    /// The file.
-    path: PathBuf,
-    /// What is wrong.
-    problem: Problem,
-}
-
-/// What is wrong with a file.
-#[derive(Debug, thiserror::Error)]
-enum Problem {
-    #[error("{0}")]
-    Read(#[from] std::io::Error),
-    #[error("everybody may read it; chmod o= it")]
-    Exposed,
-    #[error("everybody may write to it; chmod o-w it")]
-    Writable,
-    #[error("no plain file")]
-    NotPlain,
-    #[error("larger than {} MiB", MAX_BYTES >> 20)]
-    Large,
-    #[error("no text")]
-    NoText,
-    #[error("{0}")]
-    Content(String),
-}
-
-/// Where a problem was found.
-#[derive(Clone, Copy)]
-pub(super) struct Named<'a> {
-    pub what: &'static str,
-    pub path: &'a Path,
-}
-
-impl Named<'_> {
-    fn fail(self, problem: impl Into<Problem>) -> FileError {
-        FileError {
-            what: self.what,
-            path: self.path.to_owned(),
-            problem: problem.into(),
-        }
-    }
-
-    /// What the file holds is not what it should.
-    pub(super) fn refuse(self, why: impl Into<String>) -> FileError {
-        self.fail(Problem::Content(why.into()))
-    }
-
-    /// The file's text, and whether not everybody may read it.
-    fn text(self) -> Result<(String, bool), FileError> {
-        // Asked before it is opened: opening a pipe waits for whoever writes.
-        let plain = std::fs::metadata(self.path).map_err(|e| self.fail(e))?;
-        if !plain.is_file() {
-            return Err(self.fail(Problem::NotPlain));
-        }
-        let file = File::open(self.path).map_err(|e| self.fail(e))?;
-        let mode = file.metadata().map_err(|e| self.fail(e))?.mode();
-        if mode & 0o002 != 0 {
-            return Err(self.fail(Problem::Writable));
-        }
-        let mut bytes = Vec::new();
-        let read = file.take(MAX_BYTES + 1).read_to_end(&mut bytes);
-        if read.map_err(|e| self.fail(e))? as u64 > MAX_BYTES {
-            return Err(self.fail(Problem::Large));
-        }
-        let text = String::from_utf8(bytes).map_err(|_| self.fail(Problem::NoText))?;
-        Ok((text, mode & 0o004 == 0))
-    }
-
-    /// The text of a file that everybody may read.
-    fn public(self) -> Result<String, FileError> {
-        let (text, hidden) = self.text()?;
-        // Certificate and key are sometimes kept in one file.
-        if !hidden && text.contains("PRIVATE KEY-----") {
-            return Err(self.fail(Problem::Exposed));
-        }
-        Ok(text)
-    }
-
-    /// The text of a file that not everybody may read.
-    fn secret(self) -> Result<String, FileError> {
-        let (text, hidden) = self.text()?;
-        if !hidden {
-            return Err(self.fail(Problem::Exposed));
-        }
-        Ok(text)
-    }
-}
-
-/// The text of a file that not everybody may read: a private key, for whatever it is.
-///
-/// # Errors
-/// It is not there, not plain, too large, no text, or everybody may read it.
-pub fn secret(what: &'static str, path: &Path) -> Result<String, FileError> {
-    Named { what, path }.secret()
-}
 
 /// The certificates of a PEM file, at least one.
 pub(super) fn certificates(file: Named<'_>) -> Result<Vec<CertificateDer<'static>>, FileError> {

@@ -8,7 +8,8 @@ use rustls::crypto::aws_lc_rs;
 use rustls::{ClientConfig, RootCertStore};
 
 use super::Access;
-use super::files::{FileError, Named, certificates, key};
+use super::files::{certificates, key};
+use crate::key_file::{FileError, Named};
 
 /// What the CAs of this system are called where a file would be named.
 const SYSTEM: &str = "(this system's)";

@@ -25,18 +25,19 @@ mod status;
 mod writer;
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgMatches, Args as _, FromArgMatches, Subcommand as _};
 use vmkpi::broker::Broker;
-use vmkpi::broker::files::secret;
+use vmkpi::key_file::signing_key;
 use vmkpi::name::Label;
 use vmkpi::sign::SigningKey;
 
 use super::access;
 use super::print::Console;
 use super::stop::{Stop, parse_seconds};
+use super::trust::{Trust, TrustArgs};
 use super::{Failure, Outcome, runtime};
 use retention::Limits;
 
@@ -126,6 +127,8 @@ pub struct RunArgs {
     #[arg(long)]
     restored: bool,
     #[command(flatten)]
+    trust: TrustArgs,
+    #[command(flatten)]
     retain: RetainArgs,
     /// End after so many seconds.
     #[arg(long, value_name = "N", value_parser = parse_seconds)]
@@ -155,9 +158,12 @@ pub(super) fn run(args: Args, console: &mut Console) -> Outcome {
     if let Some(warning) = broker.warning() {
         console.say(&format!("warning: {warning}"));
     }
-    let key = args.sign_key_file.as_deref().map(read_key).transpose()?;
+    let key = args.sign_key_file.as_deref().map(signing_key).transpose();
+    let key = key.map_err(|e| Failure::Usage(e.into()))?;
+    let trust = args.trust.read(&broker)?;
     let plan = Plan {
         broker,
+        trust,
         db: args.db,
         site: args.site,
         listen: args.listen,
@@ -178,19 +184,13 @@ pub(super) fn run(args: Args, console: &mut Console) -> Outcome {
 /// What to do.
 struct Plan {
     broker: Broker,
+    trust: Trust,
     db: PathBuf,
     site: Option<Label>,
     listen: Option<SocketAddr>,
     named: Option<(Label, SigningKey)>,
     restored: bool,
     limits: Limits,
-}
-
-/// Reads a private key that nobody else may read.
-fn read_key(path: &Path) -> Result<SigningKey, Failure> {
-    let text = secret("--sign-key-file", path).map_err(|e| Failure::Usage(e.into()))?;
-    let key = SigningKey::from_pem(&text);
-    key.map_err(|e| Failure::Usage(anyhow::Error::new(e).context(path.display().to_string())))
 }
 
 /// A size on the command line: bytes, or with KiB, MiB, GiB, TiB.

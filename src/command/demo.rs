@@ -24,7 +24,8 @@ use vmkpi::broker::{Broker, BrokerUrl};
 
 use super::print::Console;
 use super::stop::{Stop, parse_seconds};
-use super::watch::{Select, Watch};
+use super::trust::Trust;
+use super::watch::{Select, View, Watch};
 use super::{Format, Outcome, runtime};
 use application::Application;
 use children::Children;
@@ -174,8 +175,8 @@ async fn bring_up(
     let mut watch = Watch::start(
         Broker::anonymous(broker.clone()),
         Select::default(),
-        format,
-        false,
+        Trust::of_nobody(),
+        View::new(format, false),
         None,
     )?;
     tokio::time::timeout(START, watch.listen(console))

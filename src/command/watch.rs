@@ -28,10 +28,11 @@ use vmkpi::name::{Label, PointPattern};
 use super::access;
 use super::print::Console;
 use super::stop::{Stop, parse_seconds};
+use super::trust::{Trust, TrustArgs};
 use super::{Format, Outcome, runtime};
 use cursor::{Cursors, Verdict};
 use intake::Intake;
-use view::View;
+pub(super) use view::View;
 
 /// How often a table is drawn anew.
 const REDRAW: Duration = Duration::from_millis(250);
@@ -41,13 +42,15 @@ const REDRAW: Duration = Duration::from_millis(250);
 #[command(after_help = "\
 Examples:
   vmkpi watch --broker mqtt://127.0.0.1
-  vmkpi watch --broker mqtts://broker.acme.example --broker.credentials-file login.toml --site acme --point 'unencrypted/*'
+  vmkpi watch --broker mqtts://broker.acme.example --broker.credentials-file login.toml --trust sites/ --key seal.key.pem
   vmkpi watch --broker mqtt://127.0.0.1 --format json --count 10 | jq .values")]
 pub struct Args {
     #[command(flatten)]
     broker: access::BrokerArgs,
     #[command(flatten)]
     select: Select,
+    #[command(flatten)]
+    trust: TrustArgs,
     /// A table for people, or one JSON object a line.
     #[arg(long, value_enum, default_value = "table")]
     format: Format,
@@ -79,12 +82,14 @@ pub(super) struct Select {
 /// Runs the command.
 pub(super) fn run(args: Args, console: &mut Console) -> Outcome {
     let broker = args.broker.broker()?;
+    let trust = args.trust.read(&broker)?;
     if let Some(warning) = broker.warning() {
         console.say(&format!("warning: {warning}"));
     }
     runtime()?.block_on(async {
         let mut stop = Stop::new(args.seconds)?;
-        let watch = Watch::start(broker, args.select, args.format, args.show_gaps, args.count)?;
+        let view = View::new(args.format, args.show_gaps);
+        let watch = Watch::start(broker, args.select, trust, view, args.count)?;
         Ok(watch.run(console, &mut stop).await?)
     })
 }
@@ -108,17 +113,17 @@ impl Watch {
     pub(super) fn start(
         broker: Broker,
         select: Select,
-        format: Format,
-        show_gaps: bool,
+        trust: Trust,
+        view: View,
         count: Option<u64>,
     ) -> anyhow::Result<Self> {
         let filter = data_filter(select.site.as_ref(), select.vm.as_ref());
         Ok(Self {
             subscription: Subscription::start(broker.clone(), Session::random("vmkpi-watch")?, [filter].into())?,
             broker,
-            intake: Intake::new(select.point),
+            intake: Intake::new(select.point, trust),
             cursors: Cursors::default(),
-            view: View::new(format, show_gaps),
+            view,
             left: count,
             diverged: false,
             trouble: None,

@@ -584,6 +584,12 @@ impl Producer {
             .filter_map(|(id, table)| Some((&id.point, table.latest.as_ref()?)))
     }
 
+    /// Whether a specifier has this point sealed: then nobody here shows what it holds.
+    pub fn is_sealed(&self, point: &DataPoint) -> bool {
+        let seals = |m: &Arc<Monitor>| m.seal && m.point.matches(point);
+        self.monitors.iter().any(seals)
+    }
+
     /// What is subscribed to.
     fn patterns(&self) -> Vec<PointPattern> {
         self.monitors.iter().map(|m| m.point.clone()).collect()
@@ -640,6 +646,7 @@ fn origin(descriptor: &Descriptor) -> Origin {
         site: descriptor.primary_site.clone(),
         vm: descriptor.vm.clone(),
         revision: descriptor.revision().into(),
+        primary_key: descriptor.primary_key.as_deref().map(Into::into),
     }
 }
 

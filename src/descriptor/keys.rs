@@ -3,34 +3,13 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
-use super::MIN_RSA_BITS;
+use crate::rsa_key::RsaPublic;
 
-/// rsaEncryption (RFC 8017, appendix A.1).
-const RSA_ENCRYPTION: spki::ObjectIdentifier =
-    spki::ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
-
-/// What is wrong with an RSA public key in PEM; nothing, if it is long enough.
+/// What is wrong with an RSA public key in PEM; nothing, if it can be sealed to.
 pub(super) fn check_rsa(pem: &str) -> Result<(), String> {
-    match rsa_bits(pem) {
-        Some(bits) if bits >= MIN_RSA_BITS => Ok(()),
-        Some(bits) => Err(format!(
-            "an RSA key of {bits} bits; {MIN_RSA_BITS} or more are needed"
-        )),
-        None => Err("not an RSA public key in PEM (\"-----BEGIN PUBLIC KEY-----\")".to_owned()),
-    }
-}
-
-/// The bits of the modulus of an RSA public key in PEM.
-fn rsa_bits(pem: &str) -> Option<usize> {
-    use spki::der::{Decode, DecodePem};
-    let info = spki::SubjectPublicKeyInfoOwned::from_pem(pem.trim()).ok()?;
-    if info.algorithm.oid != RSA_ENCRYPTION {
-        return None;
-    }
-    let key = pkcs1::RsaPublicKey::from_der(info.subject_public_key.as_bytes()?).ok()?;
-    let modulus = key.modulus.as_bytes();
-    let leading_zeros = modulus.first()?.leading_zeros() as usize;
-    Some(modulus.len() * 8 - leading_zeros)
+    RsaPublic::from_pem(pem)
+        .map(|_| ())
+        .map_err(|e| e.to_string())
 }
 
 /// The points of small order (RFC 7748, section 7, on the curve of RFC 8032), without their signs: with one

@@ -55,6 +55,8 @@ fn validate(
         .service
         .and_then(|s| checked(s.parse(), "service", errors));
     let primary_site = required(wire.primary_site.as_deref(), "primary_site", errors);
+    // One that is wrong is told for itself.
+    let has_key = wire.primary_key.is_some() || wire.primary_key_file.is_some();
     let primary_key = match (wire.primary_key, wire.primary_key_file) {
         (Some(_), Some(_)) => {
             let message = "give either primary_key or primary_key_file, not both";
@@ -73,6 +75,12 @@ fn validate(
         (None, None) => None,
     };
     let confirm = validate_confirms(wire.confirm, errors);
+    let sealed = wire.monitor.iter().position(|m| m.seal == Some(true));
+    if let Some(place) = sealed.filter(|_| !has_key) {
+        let message = "nobody to seal for: give primary_key or primary_key_file";
+        let key = format!("monitor[{}].seal", place + 1);
+        errors.push(DescriptorError::at(key, message));
+    }
     let monitors = validate_monitors(wire.monitor, errors);
     Some(Descriptor {
         vm: vm?,
@@ -192,6 +200,7 @@ fn default_infra(taken: &HashSet<Label>) -> Monitor {
         delivery_ms: 60_000,
         format: Format::Processed(Function::Mean),
         when: None,
+        seal: false,
     }
 }
 
@@ -218,10 +227,6 @@ fn validate_monitor(
     );
     let when = wire.when.as_deref().map(str::parse);
     let when = when.and_then(|parsed| checked(parsed, &key("when"), errors));
-    if wire.seal == Some(true) {
-        let message = "not supported by this version of vmkpi; leave it out";
-        errors.push(DescriptorError::at(key("seal"), message));
-    }
     let monitor = Monitor {
         id: id?,
         point: point?,
@@ -229,6 +234,7 @@ fn validate_monitor(
         delivery_ms: delivery_ms?,
         format: format?,
         when,
+        seal: wire.seal.unwrap_or(false),
     };
     check_together(&monitor, place_key, errors);
     (errors.len() == before).then_some(monitor)
@@ -348,6 +354,10 @@ fn check_together(monitor: &Monitor, place_key: &str, errors: &mut Errors) {
         && let Some(message) = check_when(when, monitor)
     {
         refuse("when", message);
+    }
+    if monitor.seal && monitor.point.is_encrypted() {
+        let message = "an encrypted point is sealed by its application; nobody else seals it again";
+        refuse("seal", message.to_owned());
     }
     if !monitor.point.is_kpi() && (1..MIN_INFRA_INTERVAL_MS).contains(&interval) {
         refuse(

@@ -187,7 +187,7 @@ fn what_cannot_be_is_refused_with_line_key_and_reason() {
             "point = \"unencrypted/*\"\nseal = true",
             Some(14),
             "monitor[2].seal",
-            "not supported",
+            "nobody to seal for",
         ),
         (
             "service",

@@ -15,6 +15,7 @@ type Keys = Vec<(&'static str, Scalar)>;
 enum Scalar {
     Text(String),
     Number(u64),
+    Truth(bool),
 }
 
 /// What every spelling has: the descriptor's own keys, and those of its lists.
@@ -72,6 +73,9 @@ fn monitor(monitor: &Monitor) -> Keys {
         }
     }
     keys.extend(monitor.when.iter().map(|when| ("when", text(when))));
+    if monitor.seal {
+        keys.push(("seal", Scalar::Truth(true)));
+    }
     keys
 }
 
@@ -100,6 +104,7 @@ fn toml_keys(out: &mut String, keys: &Keys) {
     for (key, value) in keys {
         match value {
             Scalar::Number(number) => push(out, format_args!("{key} = {number}\n")),
+            Scalar::Truth(truth) => push(out, format_args!("{key} = {truth}\n")),
             Scalar::Text(text) => push(out, format_args!("{key} = {}\n", toml_text(text))),
         }
     }
@@ -127,6 +132,7 @@ fn json(parts: &Parts) -> String {
             let value = match value {
                 Scalar::Text(text) => Value::from(text.as_str()),
                 Scalar::Number(number) => Value::from(*number),
+                Scalar::Truth(truth) => Value::from(*truth),
             };
             ((*key).to_owned(), value)
         });
@@ -198,6 +204,7 @@ fn attributes(out: &mut String, keys: &Keys) {
     for (key, value) in keys {
         match value {
             Scalar::Number(number) => push(out, format_args!(" {key}=\"{number}\"")),
+            Scalar::Truth(truth) => push(out, format_args!(" {key}=\"{truth}\"")),
             Scalar::Text(text) => {
                 // A parser would make blanks of them (XML 1.0, section 3.3.3).
                 let text = xml_text(text).replace('\n', "&#10;").replace('\t', "&#9;");

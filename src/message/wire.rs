@@ -1,16 +1,23 @@
 //! The event as it is written: CloudEvents' attributes flat, `data` by the event's type.
 
 use serde::{Deserialize, Serialize, Serializer};
+use serde_json::value::RawValue;
 
-use super::{Body, Event, EventError, Processed, Sample, SampleBody, Values};
+use super::{
+    Body, Event, EventError, Kind, Processed, Received, Sample, SampleBody, Sealed, Values,
+};
 use crate::clock::Timestamp;
 use crate::name::{DataPoint, Label};
 use crate::position::{Position, RowKey, Seq, StreamId};
 use crate::value::{Base64Bytes, Published, Value};
 
+/// The media types of `data`: open, and sealed (RFC 7515, section 9.2.1).
+const OPEN: &str = "application/json";
+const SEALED: &str = "application/jose";
+
 /// CloudEvents' Integer ends at 2^31-1 (CloudEvents 1.0, type system), so a larger one is a string.
-#[derive(Clone, Copy)]
-struct Attribute(Seq);
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Attribute(pub(crate) Seq);
 
 impl Serialize for Attribute {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -38,32 +45,41 @@ impl<'de> Deserialize<'de> for Attribute {
 }
 
 /// The event as it is written: attributes flat, as CloudEvents wants them.
-#[derive(Serialize, Deserialize)]
-struct Wire<S, D> {
-    specversion: S,
-    id: String,
-    source: String,
-    subject: DataPoint,
-    time: Timestamp,
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Wire<S, D> {
+    pub(super) specversion: S,
+    pub(super) id: String,
+    pub(super) source: String,
+    pub(super) subject: DataPoint,
+    pub(super) time: Timestamp,
     #[serde(rename = "type")]
-    event_type: S,
-    datacontenttype: S,
-    stream: StreamId,
-    specifier: Label,
-    revision: S,
-    after: Attribute,
+    pub(super) event_type: S,
+    pub(super) datacontenttype: S,
+    pub(super) stream: StreamId,
+    pub(super) specifier: Label,
+    pub(super) revision: S,
+    pub(super) after: Attribute,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    afterkey: Option<RowKey>,
-    through: Attribute,
+    pub(super) afterkey: Option<RowKey>,
+    pub(super) through: Attribute,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    throughkey: Option<RowKey>,
-    base: Attribute,
+    pub(super) throughkey: Option<RowKey>,
+    pub(super) base: Attribute,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    basekey: Option<RowKey>,
+    pub(super) basekey: Option<RowKey>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    clockskewms: Option<i32>,
-    data: D,
+    pub(super) clockskewms: Option<i32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) signature: Option<S>,
+    /// Always the last member: what is signed of it are its bytes as they stand.
+    pub(super) data: D,
 }
+
+/// As it came.
+pub(super) type Incoming<'a> = Wire<String, &'a RawValue>;
+
+/// As it goes.
+pub(super) type Outgoing<'a> = Wire<String, &'a RawValue>;
 
 #[derive(Serialize)]
 #[serde(untagged)]
@@ -71,6 +87,7 @@ enum DataOut<'a> {
     Raw { samples: Vec<SampleOut<'a>> },
     Processed(&'a Processed),
     Gap { reason: &'a str },
+    Sealed(&'a str),
 }
 
 #[derive(Serialize)]
@@ -112,8 +129,19 @@ struct SampleIn {
 impl Event {
     /// The event as CloudEvents 1.0 in structured JSON.
     pub fn encode(&self) -> Vec<u8> {
-        let wire = Wire {
-            specversion: "1.0",
+        let data = self.data();
+        bytes(&self.outgoing(&data))
+    }
+
+    /// `data`, as it is written and signed.
+    pub(super) fn data(&self) -> Box<RawValue> {
+        serde_json::value::to_raw_value(&data_out(&self.body)).expect("data has string keys only")
+    }
+
+    pub(super) fn outgoing<'a>(&self, data: &'a RawValue) -> Outgoing<'a> {
+        let sealed = matches!(self.body, Body::Sealed(_));
+        Wire {
+            specversion: "1.0".into(),
             id: self.id(),
             source: format!(
                 "/vmkpi/{}/{}",
@@ -122,11 +150,11 @@ impl Event {
             ),
             subject: self.point.clone(),
             time: self.time,
-            event_type: self.body.event_type(),
-            datacontenttype: "application/json",
+            event_type: self.body.kind().event_type().into(),
+            datacontenttype: if sealed { SEALED } else { OPEN }.into(),
             stream: self.stream,
             specifier: self.specifier.clone(),
-            revision: &*self.revision,
+            revision: self.revision.clone().into(),
             after: Attribute(self.after.seq),
             afterkey: self.after.key,
             through: Attribute(self.through.seq),
@@ -134,32 +162,47 @@ impl Event {
             base: Attribute(self.base.seq),
             basekey: self.base.key,
             clockskewms: self.clock_skew_ms,
-            data: data_out(&self.body),
-        };
-        serde_json::to_vec(&wire).expect("an event has string keys only")
+            signature: None,
+            data,
+        }
     }
 
-    /// Reads an event.
+    /// Reads an event. Nobody has vouched for it: see [`Received`].
     ///
     /// # Errors
     /// The bytes are no event of ours, or say something impossible.
     pub fn decode(bytes: &[u8]) -> Result<Self, EventError> {
-        let wire: Wire<String, &serde_json::value::RawValue> = serde_json::from_slice(bytes)?;
+        Received::decode(bytes).map(|received| received.event)
+    }
+}
+
+/// The event as JSON.
+pub(super) fn bytes(wire: &Outgoing<'_>) -> Vec<u8> {
+    serde_json::to_vec(wire).expect("an event has string keys only")
+}
+
+impl<'a> Received<'a> {
+    /// Reads an event, and keeps what a signature is over.
+    ///
+    /// # Errors
+    /// The bytes are no event of ours, or say something impossible.
+    pub fn decode(bytes: &'a [u8]) -> Result<Self, EventError> {
+        let wire: Incoming<'a> = serde_json::from_slice(bytes)?;
         if wire.specversion != "1.0" {
             return Err(EventError::Version(wire.specversion));
         }
         let (site, vm) = parse_source(&wire.source)?;
-        let body = data_in(&wire.event_type, wire.data.get())?;
+        let body = body_in(&wire)?;
         if wire.after.0 > wire.through.0 {
             return Err(EventError::Coverage(wire.after.0, wire.through.0));
         }
         let position = |seq: Attribute, key| Position { seq: seq.0, key };
-        Ok(Self {
+        let event = Event {
             site,
             vm,
-            point: wire.subject,
-            specifier: wire.specifier,
-            revision: wire.revision.into(),
+            point: wire.subject.clone(),
+            specifier: wire.specifier.clone(),
+            revision: wire.revision.as_str().into(),
             stream: wire.stream,
             after: position(wire.after, wire.afterkey),
             through: position(wire.through, wire.throughkey),
@@ -167,8 +210,32 @@ impl Event {
             time: wire.time,
             clock_skew_ms: wire.clockskewms,
             body,
-        })
+        };
+        Ok(Self { event, wire })
     }
+}
+
+fn body_in(wire: &Incoming<'_>) -> Result<Body, EventError> {
+    let named = |kind: &Kind| kind.event_type() == wire.event_type;
+    let kind = Kind::ALL.into_iter().find(named);
+    let kind = kind.ok_or_else(|| EventError::Type(wire.event_type.chars().take(100).collect()))?;
+    match wire.datacontenttype.as_str() {
+        OPEN => data_in(kind, wire.data.get()),
+        SEALED => {
+            let envelope: Box<str> = serde_json::from_str(wire.data.get())?;
+            if !is_compact_jwe(&envelope) {
+                return Err(EventError::Data("sealed, and not a compact JWE"));
+            }
+            Ok(Body::Sealed(Sealed { kind, envelope }))
+        }
+        _ => Err(EventError::Data("data of a media type we do not know")),
+    }
+}
+
+/// Five parts in base64url (RFC 7516, section 3.1).
+fn is_compact_jwe(text: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+    text.bytes().filter(|b| *b == b'.').count() == 4 && text.bytes().all(plain)
 }
 
 fn data_out(body: &Body) -> DataOut<'_> {
@@ -178,6 +245,7 @@ fn data_out(body: &Body) -> DataOut<'_> {
         },
         Body::Processed(processed) => DataOut::Processed(processed),
         Body::Gap(reason) => DataOut::Gap { reason },
+        Body::Sealed(sealed) => DataOut::Sealed(&sealed.envelope),
     }
 }
 
@@ -195,10 +263,10 @@ fn sample_out(sample: &Sample) -> SampleOut<'_> {
     }
 }
 
-fn data_in(event_type: &str, data: &str) -> Result<Body, EventError> {
-    match event_type {
-        "org.vmkpi.processed.v1" => Ok(Body::Processed(serde_json::from_str(data)?)),
-        "org.vmkpi.raw.v1" => {
+pub(super) fn data_in(kind: Kind, data: &str) -> Result<Body, EventError> {
+    match kind {
+        Kind::Processed => Ok(Body::Processed(serde_json::from_str(data)?)),
+        Kind::Raw => {
             let data: DataIn = serde_json::from_str(data)?;
             let samples = data
                 .samples
@@ -206,12 +274,11 @@ fn data_in(event_type: &str, data: &str) -> Result<Body, EventError> {
             let samples: Result<_, _> = samples.into_iter().map(sample_in).collect();
             Ok(Body::Raw(samples?))
         }
-        "org.vmkpi.gap.v1" => {
+        Kind::Gap => {
             let data: DataIn = serde_json::from_str(data)?;
             let reason = data.reason.ok_or(EventError::Data("gap without reason"))?;
             Ok(Body::Gap(reason))
         }
-        other => Err(EventError::Type(other.into())),
     }
 }
 

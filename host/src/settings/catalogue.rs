@@ -149,6 +149,17 @@ static SETTINGS: &[Setting<Settings>] = &[
         sample: "\"/etc/vmkpi/broker.toml\"",
     },
     Setting {
+        key: "sign.key_file",
+        flag: "sign.key-file",
+        value: "FILE",
+        help: "The site's Ed25519 private key, PEM, which not everybody may read: every message is signed with it",
+        kind: Kind::Text,
+        reloads: false,
+        set: |s, text| path(text).map(|p| s.sign_key_file = Some(p)),
+        get: |s| shown(s.sign_key_file.as_deref()),
+        sample: "\"/etc/vmkpi/site-signing.key.pem\"",
+    },
+    Setting {
         key: "web.listen_address",
         flag: "web.listen-address",
         value: "ADDR",

@@ -3,11 +3,14 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use nix::unistd::{AccessFlags, eaccess};
 use vmkpi::broker::{Access, Broker, BrokerUrl};
 use vmkpi::descriptor::Descriptor;
+use vmkpi::key_file::signing_key;
 use vmkpi::settings::{Problem, Problems};
+use vmkpi::sign::SigningKey;
 
 use super::{CATALOGUE, Settings};
 use crate::daemon::Config;
@@ -30,6 +33,7 @@ pub struct Checked {
 pub fn check(settings: &Settings, found: Problems) -> Result<Checked, Problems> {
     let mut problems = found;
     let broker = broker(settings, &mut problems);
+    let signer = signer(settings, &mut problems);
     let descriptors = descriptors(settings, &mut problems);
     if let Err(message) = usable(&settings.state) {
         let at = format!("state {}", settings.state.display());
@@ -37,14 +41,14 @@ pub fn check(settings: &Settings, found: Problems) -> Result<Checked, Problems> 
     }
     match broker {
         Some(broker) if problems.0.is_empty() => Ok(Checked {
-            config: config(settings, broker),
+            config: config(settings, broker, signer),
             descriptors,
         }),
         _ => Err(problems),
     }
 }
 
-fn config(settings: &Settings, broker: Broker) -> Config {
+fn config(settings: &Settings, broker: Broker, signer: Option<Arc<SigningKey>>) -> Config {
     Config {
         libvirt_uri: settings.libvirt_uri.clone(),
         broker,
@@ -55,7 +59,16 @@ fn config(settings: &Settings, broker: Broker) -> Config {
         limits: Limits::default(),
         outbox_bytes: settings.outbox_bytes,
         poll_interval: settings.poll_interval,
+        signer,
     }
+}
+
+/// The site's key.
+fn signer(settings: &Settings, problems: &mut Problems) -> Option<Arc<SigningKey>> {
+    let read = signing_key(settings.sign_key_file.as_deref()?);
+    read.map(Arc::new)
+        .map_err(|error| problems.add("sign.key_file", "", error.to_string()))
+        .ok()
 }
 
 /// The broker and how it lets us in.

@@ -26,6 +26,7 @@ use vmkpi::name::DataPoint;
 use vmkpi::position::Nonce;
 
 use super::ages::Ages;
+use super::envelope::Envelopes;
 use super::report::Report;
 use super::{Shared, Spec};
 use crate::confirm::{Ear, Word};
@@ -83,11 +84,13 @@ struct Actor {
     /// What went before the lanes and producers that are there now.
     past: Report,
     ages: Ages,
+    envelopes: Envelopes,
 }
 
 impl Actor {
     fn new(mut follow: watch::Receiver<Spec>, shared: Shared, asked: mpsc::Receiver<Ask>) -> Self {
         let spec = follow.borrow_and_update().clone();
+        let signer = shared.signer.clone();
         let mut actor = Self {
             link: Client::new(shared.limits),
             asked,
@@ -111,6 +114,7 @@ impl Actor {
             deferred: VecDeque::new(),
             past: Report::default(),
             ages: Ages::default(),
+            envelopes: Envelopes::new(signer),
             spec,
         };
         actor.reside();
@@ -208,6 +212,7 @@ impl Actor {
         self.outbox.retain(|job| job.lane != lane);
         self.deferred.retain(|(_, job)| job.lane != lane);
         self.ages.forget(lane);
+        self.envelopes.forget(lane);
     }
 
     /// Points the link to where the VM's socket is now.
@@ -386,6 +391,7 @@ impl Actor {
         let now_ms = self.now_ms();
         self.kpi.tick(now_ms);
         self.histories.expire(Instant::now());
+        self.envelopes.tick();
         if self.link_open && self.kpi.needs_hello(now_ms) {
             self.greet();
         }
@@ -410,19 +416,27 @@ impl Actor {
     fn pump(&mut self) {
         let (now_ms, time) = (self.now_ms(), Timestamp::now().as_seconds_f64());
         let (outbox, ages, replies) = (&mut self.outbox, &mut self.ages, &self.replies.0);
-        let mut publish = |lane, publication: &Publication| {
-            ages.made(lane, publication.token, time);
-            outbox.push_back(job(lane, publication, replies));
+        let envelopes = &mut self.envelopes;
+        let due = envelopes.take_due();
+        let mut publish = |lane, publication: Publication| match envelopes.encode(&publication) {
+            Ok(payload) => {
+                ages.made(lane, publication.token, time);
+                outbox.push_back(job(lane, &publication, payload, replies));
+            }
+            Err(error) => envelopes.keep(lane, publication, &error),
         };
+        for (lane, publication) in due {
+            publish(lane, publication);
+        }
         while let Some(output) = self.kpi.poll() {
             match output {
                 Output::Send(message) => self.link.send(&message),
                 Output::Publish(_) if self.spec.leaving => {}
-                Output::Publish(publication) => publish(self.kpi_lane, &publication),
+                Output::Publish(publication) => publish(self.kpi_lane, publication),
             }
         }
         for lane in &mut self.lanes {
-            lane.pump(now_ms, &mut |id, publication| publish(id, &publication));
+            lane.pump(now_ms, &mut |id, publication| publish(id, publication));
         }
     }
 
@@ -440,6 +454,8 @@ impl Actor {
         report.count(self.kpi.counters());
         report.in_flight = self.kpi.outstanding();
         report.clock_skew_ms = self.kpi.clock_skew_ms();
+        report.sealed = self.envelopes.sealed;
+        report.seal_failures = self.envelopes.failures;
         report.guest_rows += self.kpi.counters().rows;
         report.backlog = self.kpi.backlog(now_ms);
         for lane in &self.lanes {
@@ -485,10 +501,15 @@ fn kpi_producer(spec: &Spec, shared: &Shared, now_ms: u64) -> Producer {
     producer
 }
 
-fn job(lane: u64, publication: &Publication, reply: &mpsc::UnboundedSender<Reply>) -> Job {
+fn job(
+    lane: u64,
+    publication: &Publication,
+    payload: Bytes,
+    reply: &mpsc::UnboundedSender<Reply>,
+) -> Job {
     Job {
         topic: publication.event.topic(),
-        payload: Bytes::from(publication.event.encode()),
+        payload,
         lane,
         token: publication.token,
         reply: reply.clone(),

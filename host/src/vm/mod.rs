@@ -3,6 +3,7 @@
 
 mod actor;
 mod ages;
+mod envelope;
 mod report;
 
 use std::collections::HashMap;
@@ -12,6 +13,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use vmkpi::descriptor::Descriptor;
+use vmkpi::sign::SigningKey;
 
 use crate::confirm::Confirmations;
 use crate::libvirt::{Domain, Sampling};
@@ -76,6 +78,8 @@ pub struct Shared {
     pub limits: Limits,
     /// How often guests are asked for rows; `None` has them pushed.
     pub poll_interval: Option<Duration>,
+    /// The site's key, which every message is signed with; `None` signs none.
+    pub signer: Option<Arc<SigningKey>>,
 }
 
 /// A running VM.

@@ -79,6 +79,10 @@ pub struct Report {
     pub gaps: u64,
     /// Messages made.
     pub messages: u64,
+    /// Messages that were sealed for their primary site.
+    pub sealed: u64,
+    /// Attempts to seal one that failed.
+    pub seal_failures: u64,
     /// Messages acknowledged.
     pub messages_acknowledged: u64,
     /// When the last was, in seconds since 1970.
@@ -128,7 +132,7 @@ impl Report {
     pub fn take_kpis(&mut self, producer: &Producer) {
         let mut latest: Vec<_> = producer
             .latest()
-            .filter(|(point, _)| !point.is_encrypted())
+            .filter(|(point, _)| !point.is_encrypted() && !producer.is_sealed(point))
             .collect();
         latest.sort_by(|a, b| a.0.cmp(b.0).then(b.1.time.cmp(&a.1.time)));
         latest.dedup_by(|later, first| later.0 == first.0);

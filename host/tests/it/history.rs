@@ -47,6 +47,7 @@ fn start(broker: &Mosquitto, socket: Option<&Path>) -> (Handle, tempfile::TempDi
         outbox,
         limits: Limits::default(),
         poll_interval: None,
+        signer: None,
     };
     (vm::start(spec, shared, left), state)
 }

@@ -354,6 +354,7 @@ impl Daemon {
             limits,
             outbox_bytes: vmkpi_host::outbox::DEFAULT_MAX_BYTES,
             poll_interval,
+            signer: None,
         };
         for (name, descriptor, socket) in vms {
             let path = dir.path().join(format!("{name}.toml"));
@@ -384,6 +385,7 @@ impl Daemon {
             limits,
             outbox_bytes: vmkpi_host::outbox::DEFAULT_MAX_BYTES,
             poll_interval: None,
+            signer: None,
         };
         Self::run(config, dir)
     }

@@ -13,7 +13,7 @@ use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 use vmkpi::clock::Timestamp;
 use vmkpi::confirm::Confirmed;
 use vmkpi::delivery::consumer::{Verdict, first_cursor, judge};
-use vmkpi::message::{Body, Event, Processed, Sample, SampleBody};
+use vmkpi::message::{Body, Event, Processed, Sample, SampleBody, Sealed};
 use vmkpi::name::{DataPoint, Label};
 use vmkpi::position::{Position, RowKey, Seq, StreamId};
 
@@ -104,6 +104,8 @@ pub struct Counts {
     pub results: u64,
     /// Ranges of rows that will never come.
     pub gaps: u64,
+    /// Messages kept sealed.
+    pub sealed: u64,
 }
 
 impl Counts {
@@ -118,6 +120,7 @@ impl Counts {
         self.samples_repeated += other.samples_repeated;
         self.results += other.results;
         self.gaps += other.gaps;
+        self.sealed += other.sealed;
     }
 }
 
@@ -372,6 +375,7 @@ impl Batch<'_> {
                 let range = (known.through.seq, event.through.seq);
                 self.put_gap(known, range, reason, event.time)
             }
+            Body::Sealed(sealed) => self.put_sealed(known, event, sealed),
         }
     }
 
@@ -433,6 +437,29 @@ impl Batch<'_> {
         Ok(())
     }
 
+    fn put_sealed(
+        &mut self,
+        known: &Known,
+        event: &Event,
+        sealed: &Sealed,
+    ) -> rusqlite::Result<()> {
+        let sql = "INSERT INTO sealed (series, instance, after, after_key, through, through_key, kind, time, \
+                   envelope) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)";
+        self.transaction.prepare_cached(sql)?.execute(params![
+            known.series,
+            known.id,
+            event.after.seq,
+            event.after.key.map(key_value),
+            event.through.seq,
+            event.through.key.map(key_value),
+            sealed.kind.as_str(),
+            event.time.as_micros(),
+            &*sealed.envelope,
+        ])?;
+        self.kept.counts.sealed += 1;
+        Ok(())
+    }
+
     fn put_gap(
         &mut self,
         known: &Known,
@@ -457,7 +484,7 @@ impl Batch<'_> {
     fn note_time(&self) -> rusqlite::Result<()> {
         let minute = self.now.as_micros() / 60_000_000 * 60_000_000;
         let sql = "INSERT INTO kept SELECT ?, coalesce((SELECT max(id) FROM sample), 0), \
-                   coalesce((SELECT max(id) FROM result), 0), coalesce((SELECT max(id) FROM gap), 0) \
+                   coalesce((SELECT max(id) FROM result), 0), coalesce((SELECT max(id) FROM gap), 0), coalesce((SELECT max(id) FROM sealed), 0) \
                    WHERE true ON CONFLICT DO NOTHING";
         self.transaction.prepare_cached(sql)?.execute([minute])?;
         Ok(())
@@ -476,6 +503,9 @@ fn key_of(value: i64) -> RowKey {
 fn json<T: serde::Serialize>(value: &T) -> String {
     serde_json::to_string(value).expect("names are text")
 }
+
+#[cfg(test)]
+mod tests;
 
 #[cfg(test)]
 mod tests;

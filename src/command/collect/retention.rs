@@ -10,15 +10,15 @@ use vmkpi::clock::Timestamp;
 const STEP_ROWS: u64 = 2000;
 /// The least that `bytes` may be: an empty database has pages, and a batch must fit.
 pub const MIN_BYTES: u64 = 1 << 20;
-/// Ids are given in the order of keeping and taken from the oldest on, so two of them tell how many there are.
-const TABLES: [&str; 3] = ["sample", "result", "gap"];
+/// What grows. Ids are given in the order of keeping and taken from the oldest on, so two of them tell how many there are.
+pub const TABLES: [&str; 4] = ["sample", "result", "gap", "sealed"];
 
 /// What the database may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Bytes of its pages in use.
     pub bytes: u64,
-    /// Samples, and as many results, and as many gaps.
+    /// Samples, and as many of each of the other [`TABLES`].
     pub rows: Option<u64>,
     /// How long anything is kept.
     pub age: Option<Duration>,
@@ -120,7 +120,7 @@ fn delete(
 
 /// Takes what was kept before a time, to the minute.
 fn by_age(from: &Transaction<'_>, before: i64) -> rusqlite::Result<u64> {
-    let sql = "SELECT sample, result, gap FROM kept WHERE time <= ? ORDER BY time DESC LIMIT 1";
+    let sql = "SELECT sample, result, gap, sealed FROM kept WHERE time <= ? ORDER BY time DESC LIMIT 1";
     let marks = marks(from, sql, before)?;
     let Some(marks) = marks else { return Ok(0) };
     let deleted = through(from, marks)?;
@@ -135,7 +135,7 @@ fn by_age(from: &Transaction<'_>, before: i64) -> rusqlite::Result<u64> {
 /// Takes some of the oldest minute.
 fn oldest(from: &Transaction<'_>) -> rusqlite::Result<u64> {
     loop {
-        let sql = "SELECT sample, result, gap FROM kept WHERE time > ? ORDER BY time LIMIT 1 OFFSET 1";
+        let sql = "SELECT sample, result, gap, sealed FROM kept WHERE time > ? ORDER BY time LIMIT 1 OFFSET 1";
         let Some(marks) = marks(from, sql, i64::MIN)? else {
             break;
         };
@@ -156,13 +156,13 @@ fn oldest(from: &Transaction<'_>) -> rusqlite::Result<u64> {
     Ok(deleted)
 }
 
-fn marks(from: &Transaction<'_>, sql: &str, time: i64) -> rusqlite::Result<Option<[u64; 3]>> {
+fn marks(from: &Transaction<'_>, sql: &str, time: i64) -> rusqlite::Result<Option<[u64; 4]>> {
     let mut found = from.prepare_cached(sql)?;
-    let marks = |row: &rusqlite::Row<'_>| Ok([row.get(0)?, row.get(1)?, row.get(2)?]);
+    let marks = |row: &rusqlite::Row<'_>| Ok([row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?]);
     found.query_row([time], marks).optional()
 }
 
-fn through(from: &Transaction<'_>, marks: [u64; 3]) -> rusqlite::Result<u64> {
+fn through(from: &Transaction<'_>, marks: [u64; 4]) -> rusqlite::Result<u64> {
     let mut deleted = 0;
     for (table, mark) in TABLES.into_iter().zip(marks) {
         let (first, _) = ids(from, table)?;

@@ -47,7 +47,7 @@ pub(super) async fn run(plan: Plan, console: &mut Console, stop: &mut Stop) -> a
     let subscription = Subscription::start(plan.broker.clone(), session, [filter].into())?;
     let mut collect = Collect {
         broker: plan.broker,
-        intake: Intake::new(None),
+        intake: Intake::new(None, plan.trust),
         writer,
         confirmer,
         trouble: None,

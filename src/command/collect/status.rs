@@ -39,6 +39,8 @@ pub struct Summary {
     pub results: u64,
     /// Ranges of rows that will never come.
     pub gaps: u64,
+    /// Messages that are sealed still.
+    pub sealed: u64,
     /// Bytes of pages in use.
     pub bytes: u64,
     /// Instances with rows that have not come.
@@ -120,6 +122,7 @@ pub fn summary(connection: &Connection, now: Timestamp) -> rusqlite::Result<Summ
         samples: count("sample")?,
         results: count("result")?,
         gaps: count("gap")?,
+        sealed: count("sealed")?,
         bytes: used_bytes(connection)?,
         missing_instances: connection
             .query_row("SELECT count(*) FROM missing", [], |row| row.get(0))?,
@@ -171,8 +174,8 @@ fn missing(connection: &Connection) -> rusqlite::Result<Vec<Missing>> {
 fn table(summary: &Summary, now: Timestamp) -> Vec<String> {
     let mib = summary.bytes as f64 / f64::from(1 << 20);
     let mut lines = vec![format!(
-        "{} samples, {} results and {} gaps in {mib:.1} MiB",
-        summary.samples, summary.results, summary.gaps
+        "{} samples, {} results, {} gaps and {} sealed messages in {mib:.1} MiB",
+        summary.samples, summary.results, summary.gaps, summary.sealed
     )];
     if summary.vms.is_empty() {
         lines.push("no message has come yet".into());

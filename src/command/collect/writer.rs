@@ -15,7 +15,7 @@ use vmkpi::clock::Timestamp;
 use vmkpi::message::Event;
 
 use super::keeper::{Counts, Keeper, Kept};
-use super::retention::{Limits, Taken, ids, step, used_bytes};
+use super::retention::{Limits, TABLES, Taken, ids, step, used_bytes};
 
 /// Messages that wait to be kept, in KiB as they came; the same again may be in the batch under way.
 const WAITING_KIB: u32 = 32 << 10;
@@ -46,8 +46,8 @@ pub struct Status {
     pub committed: AtomicU64,
     /// Bytes of pages in use.
     pub bytes: AtomicU64,
-    /// Samples, results and gaps that are there.
-    pub rows: [AtomicU64; 3],
+    /// Rows of each of [`TABLES`] that are there.
+    pub rows: [AtomicU64; TABLES.len()],
 }
 
 impl Status {
@@ -245,7 +245,7 @@ impl Desk {
         if let Ok(bytes) = used_bytes(connection) {
             self.status.bytes.store(bytes, Relaxed);
         }
-        for (table, count) in ["sample", "result", "gap"].into_iter().zip(&self.status.rows) {
+        for (table, count) in TABLES.into_iter().zip(&self.status.rows) {
             if let Ok((first, last)) = ids(connection, table) {
                 count.store((last + 1).saturating_sub(first), Relaxed);
             }

@@ -1,110 +1,196 @@
 //! From an MQTT packet to a valid message. Whoever may publish to the broker is not trusted: what is
-//! no message of ours is counted, said once for each kind, and never more than that.
+//! no message of ours, or not signed by who is believed, is counted, said once for each kind, and never more
+//! than that.
+
+use std::collections::BTreeMap;
 
 use rumqttc::Publish;
 
-use vmkpi::message::Event;
+use vmkpi::message::{Body, Event, Received, SampleBody};
 use vmkpi::name::PointPattern;
+use vmkpi::open::OpeningKeys;
+use vmkpi::seal::Bound;
 
 use super::super::print::Console;
+use super::super::trust::Trust;
 use super::text::safe;
 
-/// Why a message is not looked at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refused {
-    /// It was retained: nobody says now what it says.
-    Retained,
-    /// It is none of ours.
-    Malformed,
-    /// It claims another origin than its topic.
-    AnotherTopic,
-}
+/// What became of what was not as it should be.
+const IGNORED: &str = "ignored";
+const UNVERIFIED: &str = "took all the same";
+const SEALED: &str = "left sealed";
 
-impl Refused {
-    /// Every reason.
-    pub const ALL: [Self; 3] = [Self::Retained, Self::Malformed, Self::AnotherTopic];
+/// What is no message of ours.
+const RETAINED: &str = "a retained message";
+const NOT_OURS: &str = "a message that is none of ours";
+const ELSEWHERE: &str = "a message that claims another origin than its topic";
 
-    /// Its name, as a label.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Retained => "retained",
-            Self::Malformed => "malformed",
-            Self::AnotherTopic => "another_topic",
-        }
-    }
-
-    fn sentence(self) -> &'static str {
-        match self {
-            Self::Retained => "a retained message",
-            Self::Malformed => "a message that is none of ours",
-            Self::AnotherTopic => "a message that claims another origin than its topic",
-        }
+/// Its name, as a label; why a signature does not count is one already.
+fn label(kind: &'static str) -> &'static str {
+    match kind {
+        RETAINED => "retained",
+        NOT_OURS => "malformed",
+        ELSEWHERE => "another_topic",
+        "what does not open" => "not_opened",
+        refusal => refusal,
     }
 }
 
 /// Reads messages and counts what is none.
 pub struct Intake {
     point: Option<PointPattern>,
-    refused: [u64; Refused::ALL.len()],
+    trust: Trust,
+    /// What was not as it should be, by what became of it and what it was.
+    counted: BTreeMap<(&'static str, &'static str), u64>,
+}
+
+/// A message that is taken, and what is to be said of it.
+struct Taken {
+    event: Event,
+    unverified: Option<&'static str>,
+    unopened: u64,
 }
 
 impl Intake {
-    /// Lets through the points that match, all of them without a pattern.
-    pub fn new(point: Option<PointPattern>) -> Self {
+    /// Lets through the points that match, all of them without a pattern, of those who are believed.
+    pub fn new(point: Option<PointPattern>, trust: Trust) -> Self {
         Self {
             point,
-            refused: [0; Refused::ALL.len()],
+            trust,
+            counted: BTreeMap::new(),
         }
     }
 
     /// The message, if it is one and is wanted.
     pub fn read(&mut self, publish: &Publish, console: &mut Console) -> Option<Event> {
-        match check(publish) {
-            Ok(event) => {
-                let wanted = self.point.as_ref().is_none_or(|p| p.matches(&event.point));
-                wanted.then_some(event)
+        let mut say = |what: (&'static str, &'static str), amount: u64, detail: &str| {
+            let count = self.counted.entry(what).or_default();
+            if *count == 0 && amount > 0 {
+                let topic = safe(&String::from_utf8_lossy(&publish.topic));
+                let topic: String = topic.chars().take(200).collect();
+                let (done, kind) = what;
+                console.say(&format!("{done} {kind} on {topic}{}", safe(detail)));
+            }
+            *count += amount;
+        };
+        match check(publish, &self.trust) {
+            Ok(taken) => {
+                let event = taken.event;
+                if self
+                    .point
+                    .as_ref()
+                    .is_some_and(|p| !p.matches(&event.point))
+                {
+                    return None;
+                }
+                if let Some(reason) = taken.unverified {
+                    say((UNVERIFIED, reason), 1, "");
+                }
+                say((SEALED, "what does not open"), taken.unopened, "");
+                Some(event)
             }
             Err((kind, detail)) => {
-                let count = &mut self.refused[kind as usize];
-                *count += 1;
-                if *count == 1 {
-                    let kind = kind.sentence();
-                    let topic = safe(&String::from_utf8_lossy(&publish.topic));
-                    let topic: String = topic.chars().take(200).collect();
-                    console.say(&format!("ignored {kind} on {topic}{}", safe(&detail)));
-                }
+                say((IGNORED, kind), 1, &detail);
                 None
             }
         }
     }
 
-    /// Says at the end what was said only once.
-    pub fn report(&self, console: &mut Console) {
-        for kind in Refused::ALL {
-            let count = self.refused(kind);
-            if count > 1 {
-                console.say(&format!("ignored {count} times: {}", kind.sentence()));
-            }
-        }
+    /// What was not as it should be: what became of it (`ignored`, `unverified` or `sealed`), why, how often.
+    pub fn counts(&self) -> impl Iterator<Item = (&'static str, &'static str, u64)> {
+        self.counted.iter().map(|((done, kind), count)| {
+            let done = match *done {
+                IGNORED => "ignored",
+                UNVERIFIED => "unverified",
+                _ => "sealed",
+            };
+            (done, label(kind), *count)
+        })
     }
 
-    /// How many were refused for this reason.
-    pub fn refused(&self, kind: Refused) -> u64 {
-        self.refused[kind as usize]
+    /// Says at the end what was said only once.
+    pub fn report(&self, console: &mut Console) {
+        for ((done, kind), count) in self.counted.iter().filter(|(_, count)| **count > 1) {
+            console.say(&format!("{done} {count} times: {kind}"));
+        }
     }
 }
 
-fn check(publish: &Publish) -> Result<Event, (Refused, String)> {
+fn check(publish: &Publish, trust: &Trust) -> Result<Taken, (&'static str, String)> {
     if publish.retain {
-        return Err((Refused::Retained, String::new()));
+        return Err((RETAINED, String::new()));
     }
-    let event = Event::decode(&publish.payload).map_err(|e| {
+    let received = Received::decode(&publish.payload).map_err(|e| {
         let detail: String = e.to_string().chars().take(300).collect();
-        (Refused::Malformed, format!(": {detail}"))
+        (NOT_OURS, format!(": {detail}"))
     })?;
     // A broker guards topics; a payload may not claim what its topic does not.
-    if event.topic().as_bytes() != publish.topic {
-        return Err((Refused::AnotherTopic, String::new()));
+    if received.event.topic().as_bytes() != publish.topic {
+        return Err((ELSEWHERE, String::new()));
     }
-    Ok(event)
+    let unverified = unverified(&received, trust)?;
+    let (event, unopened) = opened(received.event, &trust.keys);
+    Ok(Taken {
+        event,
+        unverified,
+        unopened,
+    })
+}
+
+/// Why nobody who is believed vouches for the message, where that is let pass.
+fn unverified(
+    received: &Received<'_>,
+    trust: &Trust,
+) -> Result<Option<&'static str>, (&'static str, String)> {
+    if trust.ring.is_empty() && trust.insecure {
+        return Ok(None);
+    }
+    let Err(refusal) = received.verify(&trust.ring) else {
+        return Ok(None);
+    };
+    let (reason, detail) = (refusal.as_str(), format!(": {refusal}"));
+    match trust.insecure {
+        true => Ok(Some(reason)),
+        false => Err((reason, detail)),
+    }
+}
+
+/// The message with everything open that our keys open, and how much they do not.
+fn opened(event: Event, keys: &OpeningKeys) -> (Event, u64) {
+    if keys.is_empty() {
+        return (event, 0);
+    }
+    if matches!(event.body, Body::Sealed(_)) {
+        return match event.open(keys) {
+            Ok(event) => (event, 0),
+            Err(_) => (event, 1),
+        };
+    }
+    opened_samples(event, keys)
+}
+
+/// What the application sealed below `encrypted/`; it may hold anything else as well, which stays as it is.
+fn opened_samples(mut event: Event, keys: &OpeningKeys) -> (Event, u64) {
+    let mut unopened = 0;
+    let bound = Bound {
+        vm: &event.vm,
+        point: &event.point,
+        message: None,
+    };
+    if let Body::Raw(samples) = &mut event.body {
+        for sample in samples {
+            let SampleBody::Data(bytes) = &mut sample.body else {
+                continue;
+            };
+            let text = std::str::from_utf8(&bytes.0).map(str::trim_end);
+            let Some(envelope) = text.ok().filter(|text| text.starts_with("eyJ")) else {
+                continue;
+            };
+            match keys.open(&bound, envelope) {
+                Ok(content) => bytes.0 = content,
+                Err(_) => unopened += 1,
+            }
+        }
+    }
+    (event, unopened)
 }

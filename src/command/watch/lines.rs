@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use vmkpi::clock::Timestamp;
-use vmkpi::message::{Body, Event, Processed, Sample, SampleBody, Values};
+use vmkpi::message::{Body, Event, Processed, Sample, SampleBody, Sealed, Values};
 use vmkpi::name::{DataPoint, Label};
 use vmkpi::position::{Seq, StreamId};
 use vmkpi::value::{Base64Bytes, Published, Value};
@@ -50,6 +50,14 @@ struct GapLine<'a> {
 }
 
 #[derive(Serialize)]
+struct SealedLine<'a> {
+    sealed: &'static str,
+    envelope: &'a str,
+    after: Number,
+    through: Number,
+}
+
+#[derive(Serialize)]
 struct MissingLine {
     missing: Range,
 }
@@ -71,11 +79,12 @@ impl Serialize for Number {
     }
 }
 
-/// The lines of a message: one for each sample, one for a result or a gap.
+/// The lines of a message: one for each sample, one for a result, a gap, or what is sealed to us.
 pub fn of_event(event: &Event) -> Vec<String> {
     match &event.body {
         Body::Raw(samples) => samples.iter().map(|s| line(event, sample(s))).collect(),
         Body::Processed(processed) => vec![line(event, result(event, processed))],
+        Body::Sealed(body) => vec![line(event, sealed(event, body))],
         Body::Gap(reason) => {
             let (after, through) = (Number(event.after.seq), Number(event.through.seq));
             vec![line(
@@ -87,6 +96,15 @@ pub fn of_event(event: &Event) -> Vec<String> {
                 },
             )]
         }
+    }
+}
+
+fn sealed<'a>(event: &Event, sealed: &'a Sealed) -> SealedLine<'a> {
+    SealedLine {
+        sealed: sealed.kind.as_str(),
+        envelope: &sealed.envelope,
+        after: Number(event.after.seq),
+        through: Number(event.through.seq),
     }
 }
 

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use vmkpi::clock::Timestamp;
-use vmkpi::message::{Body, Event, Sample, SampleBody};
+use vmkpi::message::{Body, Event, Sample, SampleBody, Sealed};
 
 use super::text::{age, fit, number, safe, value};
 
@@ -149,6 +149,10 @@ pub fn plain_lines(event: &Event) -> Vec<String> {
             )]
         }
         Body::Gap(reason) => vec![format!("{} {}", head(event.time), gap(event, reason))],
+        Body::Sealed(body) => {
+            let columns = pairs(vec![sealed_column(body)]);
+            vec![format!("{} {columns}", head(event.time))]
+        }
     }
 }
 
@@ -173,6 +177,15 @@ fn sample_columns(sample: &Sample) -> Vec<(String, String)> {
     }
 }
 
+/// What is shown of an envelope.
+fn sealed_column(sealed: &Sealed) -> (String, String) {
+    let bytes = sealed.envelope.len();
+    (
+        "sealed".into(),
+        format!("({}, {bytes} bytes)", sealed.kind.as_str()),
+    )
+}
+
 fn updates(event: &Event) -> Vec<Update> {
     let of = |time: Timestamp, columns: Vec<(String, String)>| {
         columns.into_iter().map(move |(column, value)| Update {
@@ -195,6 +208,7 @@ fn updates(event: &Event) -> Vec<Update> {
             of(p.to, columns).collect()
         }
         Body::Gap(_) => vec![],
+        Body::Sealed(body) => of(event.time, vec![sealed_column(body)]).collect(),
     }
 }
 

@@ -110,6 +110,6 @@ impl View {
 fn amount(event: &Event) -> u64 {
     match &event.body {
         Body::Raw(samples) => samples.len() as u64,
-        Body::Processed(_) | Body::Gap(_) => 1,
+        Body::Processed(_) | Body::Gap(_) | Body::Sealed(_) => 1,
     }
 }

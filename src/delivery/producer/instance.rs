@@ -36,6 +36,8 @@ pub(super) struct Origin {
     pub(super) site: Label,
     pub(super) vm: Label,
     pub(super) revision: Box<str>,
+    /// The primary site's key, for what is sealed.
+    pub(super) primary_key: Option<Arc<str>>,
 }
 
 /// What publishing needs to know of the table, and where messages go.
@@ -384,14 +386,7 @@ impl Instance {
         scope: &mut Scope<'_>,
     ) {
         let base = self.base(scope.acked);
-        post(
-            &self.monitor.id,
-            (after, through, base),
-            time,
-            body,
-            0,
-            scope,
-        );
+        post(&self.monitor, (after, through, base), time, body, 0, scope);
     }
 }
 

@@ -2,6 +2,7 @@
 //! each token stands for until the broker has acknowledged it.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 
 use crate::link::{HostMessage, TableId};
 use crate::message::Event;
@@ -19,6 +20,8 @@ pub struct Publication {
     pub token: Token,
     /// The message.
     pub event: Box<Event>,
+    /// Whom its data is to be sealed for before it leaves: the key in PEM.
+    pub seal_to: Option<Arc<str>>,
 }
 
 /// What a producer wants done.
@@ -58,7 +61,12 @@ impl Outbox {
         self.queue.push_back(Output::Send(message));
     }
 
-    pub(super) fn publish(&mut self, table: &TableId, event: Event, bytes: usize) {
+    pub(super) fn publish(
+        &mut self,
+        table: &TableId,
+        (event, seal_to): (Event, Option<Arc<str>>),
+        bytes: usize,
+    ) {
         self.last_token += 1;
         let token = Token(self.last_token);
         self.outstanding_bytes += bytes;
@@ -73,6 +81,7 @@ impl Outbox {
         self.queue.push_back(Output::Publish(Publication {
             token,
             event: Box::new(event),
+            seal_to,
         }));
     }
 

@@ -2,13 +2,13 @@
 //! and which rows a message accounts for.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use super::instance::{Progress, Scope};
 use crate::clock::Timestamp;
 use crate::delivery::window::{Closed, Content};
 use crate::descriptor::{Format, Monitor};
 use crate::message::{Body, Event, MAX_MESSAGE_BYTES, Processed, Sample, SampleBody};
-use crate::name::Label;
 use crate::position::Position;
 use crate::value::Value;
 use crate::when::Lookup;
@@ -107,7 +107,7 @@ fn publish_raw(
         scope.counters.samples += chunk.samples.len() as u64;
         let body = Body::Raw(chunk.samples);
         let range = (progress.published, through, base);
-        post(&monitor.id, range, time, body, chunk.bytes, scope);
+        post(monitor, range, time, body, chunk.bytes, scope);
         progress.published = through;
     }
     progress.covered = through;
@@ -123,7 +123,7 @@ fn cover_passed(
 ) {
     if let Some((through, time)) = passed.filter(|(p, _)| p.seq > progress.published.seq) {
         let range = (progress.published, through, base);
-        post(&monitor.id, range, time, Body::Raw(Vec::new()), 0, scope);
+        post(monitor, range, time, Body::Raw(Vec::new()), 0, scope);
         *progress = Progress::at(through);
     }
 }
@@ -150,7 +150,7 @@ impl Chunk {
         let (through, time) = (Position::new(last.seq, last.key), last.time);
         scope.counters.samples += samples.len() as u64;
         let range = (progress.published, through, base);
-        post(&monitor.id, range, time, Body::Raw(samples), bytes, scope);
+        post(monitor, range, time, Body::Raw(samples), bytes, scope);
         *progress = Progress::at(through);
     }
 }
@@ -166,7 +166,7 @@ fn lose_sample(
     let through = Position::new(sample.seq, sample.key);
     let body = Body::Gap(SAMPLE_TOO_LARGE.into());
     post(
-        &monitor.id,
+        monitor,
         (progress.published, through, base),
         sample.time,
         body,
@@ -206,13 +206,13 @@ fn publish_processed(
     });
     scope.counters.samples += 1;
     let range = (progress.published, window.through, base);
-    post(&monitor.id, range, window.time, body, bytes, scope);
+    post(monitor, range, window.time, body, bytes, scope);
     *progress = Progress::at(window.through);
 }
 
 /// Puts one message into the outbox; `range` is after, through and base.
 pub(super) fn post(
-    specifier: &Label,
+    monitor: &Monitor,
     (after, through, base): (Position, Position, Position),
     time: Timestamp,
     body: Body,
@@ -224,7 +224,7 @@ pub(super) fn post(
         site: scope.origin.site.clone(),
         vm: scope.origin.vm.clone(),
         point: scope.table.point.clone(),
-        specifier: specifier.clone(),
+        specifier: monitor.id.clone(),
         revision: scope.origin.revision.clone(),
         stream: scope.table.stream,
         after,
@@ -234,7 +234,11 @@ pub(super) fn post(
         clock_skew_ms: scope.clock_skew_ms,
         body,
     };
-    scope
-        .out
-        .publish(scope.table, event, bytes + MESSAGE_OVERHEAD_BYTES);
+    let key = scope.origin.primary_key.as_ref();
+    let seal_to = key.filter(|_| monitor.seal).map(Arc::clone);
+    scope.out.publish(
+        scope.table,
+        (event, seal_to),
+        bytes + MESSAGE_OVERHEAD_BYTES,
+    );
 }

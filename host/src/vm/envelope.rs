@@ -1,0 +1,94 @@
+//! From a producer's message to what is published: sealed for the primary site where its specifier says so, and
+//! signed by this site.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use vmkpi::delivery::producer::Publication;
+use vmkpi::seal::{SealError, SealingKey};
+use vmkpi::sign::SigningKey;
+
+/// What messages are made with, and how many were.
+#[derive(Clone, Debug, Default)]
+pub struct Envelopes {
+    signer: Option<Arc<SigningKey>>,
+    /// The last key that was sealed to, and the text it was read from.
+    sealer: Option<(Arc<str>, SealingKey)>,
+    /// Messages that could not be sealed, with their lanes: they do not leave as they are ...
+    waiting: Vec<(u64, Publication)>,
+    /// ... and are tried again.
+    due: Vec<(u64, Publication)>,
+    /// Messages that were sealed.
+    pub sealed: u64,
+    /// Attempts to seal one that failed.
+    pub failures: u64,
+}
+
+impl Envelopes {
+    /// With the site's key, if it signs.
+    pub fn new(signer: Option<Arc<SigningKey>>) -> Self {
+        Self {
+            signer,
+            ..Self::default()
+        }
+    }
+
+    /// Keeps a message that could not be sealed.
+    pub fn keep(&mut self, lane: u64, publication: Publication, error: &SealError) {
+        if self.waiting.is_empty() {
+            tracing::error!(%error, vm = %publication.event.vm.as_str(), "a message cannot be sealed, and so it is not published; it is tried again each second");
+        }
+        self.waiting.push((lane, publication));
+    }
+
+    /// A second has passed: what was kept may be tried again.
+    pub fn tick(&mut self) {
+        self.due.append(&mut self.waiting);
+    }
+
+    /// What may be tried again now.
+    pub fn take_due(&mut self) -> Vec<(u64, Publication)> {
+        std::mem::take(&mut self.due)
+    }
+
+    /// Nobody counts on what this lane made any more.
+    pub fn forget(&mut self, lane: u64) {
+        self.waiting.retain(|(of, _)| *of != lane);
+        self.due.retain(|(of, _)| *of != lane);
+    }
+
+    /// The bytes to publish. What has to be sealed never leaves as it is.
+    ///
+    /// # Errors
+    /// It cannot be sealed.
+    pub fn encode(&mut self, publication: &Publication) -> Result<Bytes, SealError> {
+        let sealed = match &publication.seal_to {
+            None => None,
+            Some(pem) => {
+                let sealed = self.seal(pem, publication);
+                self.failures += u64::from(sealed.is_err());
+                Some(sealed?)
+            }
+        };
+        self.sealed += u64::from(sealed.is_some());
+        let event = sealed.as_ref().unwrap_or(&publication.event);
+        let bytes = match &self.signer {
+            Some(key) => event.encode_signed(key),
+            None => event.encode(),
+        };
+        Ok(Bytes::from(bytes))
+    }
+
+    fn seal(
+        &mut self,
+        pem: &Arc<str>,
+        publication: &Publication,
+    ) -> Result<vmkpi::message::Event, SealError> {
+        let key = match self.sealer.take() {
+            Some((text, key)) if text == *pem => key,
+            _ => SealingKey::from_pem(pem)?,
+        };
+        let (_, key) = self.sealer.insert((Arc::clone(pem), key));
+        publication.event.as_ref().clone().seal(key)
+    }
+}

@@ -1,0 +1,137 @@
+//! `vmkpi key`: a site's keys, their making and their names. docs/KEYS.md says what each is for.
+//!
+//! | module | job |
+//! | --- | --- |
+//! | [`make`] | new keys, as texts |
+//! | [`tls`] | a CA and its certificates, as texts |
+//! | [`folder`] | writes them: all or nothing, with safe modes, over nothing |
+//! | [`show`] | what a key is called, and what to paste where |
+
+mod folder;
+mod make;
+mod show;
+mod tls;
+
+use std::path::PathBuf;
+
+use anyhow::anyhow;
+use vmkpi::name::Label;
+
+use super::print::Console;
+use super::{Failure, Outcome};
+use folder::{Folder, NewFile};
+use tls::Authority;
+
+/// What can be done with keys.
+#[derive(clap::Subcommand)]
+pub enum Command {
+    /// Make a site's keys, in a folder of their own: to seal to, to sign with, and for mutual TLS.
+    New(NewArgs),
+    /// Say what keys are called, and what to paste into a VM descriptor.
+    Show(show::Args),
+}
+
+/// Which keys to make, and where.
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  vmkpi key new seal sign --dir keys
+  vmkpi key new tls --dir keys/tls --site acme --server broker.acme.example --client hosts --client dashboard
+  vmkpi key new tls --dir keys/tls --site acme --client collect      a further certificate of the same CA")]
+pub struct NewArgs {
+    /// Which keys.
+    #[arg(value_enum, required = true)]
+    what: Vec<What>,
+    /// The folder, made if it is not there. Nobody else may be able to write in it.
+    #[arg(long, value_name = "DIR")]
+    dir: PathBuf,
+    /// Replace files that are there. What was sealed for a replaced key can never be opened again.
+    #[arg(long)]
+    overwrite: bool,
+    /// Bits of the RSA key.
+    #[arg(long, default_value_t = 3072, value_parser = make::rsa_bits)]
+    rsa_bits: u32,
+    /// The site whose CA it is, for tls.
+    #[arg(long, value_name = "SITE")]
+    site: Option<Label>,
+    /// A broker's name or address, for which it gets a certificate; may be repeated.
+    #[arg(long = "server", value_name = "NAME", value_parser = tls::server_name)]
+    servers: Vec<String>,
+    /// A client's name, for which it gets a certificate: its user name at the broker; may be repeated. One that
+    /// several hosts share names none of them.
+    #[arg(long = "client", value_name = "NAME", value_parser = tls::client_name)]
+    clients: Vec<String>,
+    /// Days for which certificates are valid; the CA's is for ten years.
+    #[arg(long, default_value_t = 398, value_parser = clap::value_parser!(u32).range(1..=3650))]
+    days: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum What {
+    /// An RSA key pair: hosts and guests seal to it, and only its owner opens.
+    Seal,
+    /// An Ed25519 key pair: a site's hosts, or a Consumer, sign with it.
+    Sign,
+    /// A CA, and certificates of it, for mutual TLS with the broker.
+    Tls,
+}
+
+/// Runs the command.
+pub fn run(command: &Command, console: &mut Console) -> Outcome {
+    match command {
+        Command::New(args) => new(args, console),
+        Command::Show(args) => show::run(args, console),
+    }
+}
+
+fn new(args: &NewArgs, console: &mut Console) -> Outcome {
+    let wants = |what| args.what.contains(&what);
+    let named = args.site.is_some() || !args.servers.is_empty() || !args.clients.is_empty();
+    if named && !wants(What::Tls) {
+        let message = "--site, --server and --client are for certificates: name tls too";
+        return Err(Failure::Usage(anyhow!(message)));
+    }
+    let folder = Folder::open(&args.dir)?;
+    let mut files = Vec::new();
+    if wants(What::Seal) {
+        files.extend(make::seal(args.rsa_bits)?);
+    }
+    if wants(What::Sign) {
+        files.extend(make::sign()?);
+    }
+    if wants(What::Tls) {
+        files.extend(certificates(args, &folder)?);
+    }
+    folder.write(&files, args.overwrite)?;
+    for file in &files {
+        let path = args.dir.join(&file.name);
+        console.line(&format!("{}  {}", path.display(), file.purpose))?;
+    }
+    let next = format!("vmkpi key show {}", args.dir.display());
+    Ok(console.line(&format!("\nWhat to paste where: {next}"))?)
+}
+
+/// The CA, which is made unless it is there, and the certificates that are asked for.
+fn certificates(args: &NewArgs, folder: &Folder) -> Result<Vec<NewFile>, Failure> {
+    let usage = |message: &str| Failure::Usage(anyhow!("{message}"));
+    let site = args.site.as_ref();
+    let site = site.ok_or_else(|| usage("tls needs --site SITE, the name of the CA's site"))?;
+    let there = folder.read_authority()?;
+    if there.is_some() && args.servers.is_empty() && args.clients.is_empty() && !args.overwrite {
+        return Err(usage(
+            "the CA is there; name what gets a certificate with --server or --client",
+        ));
+    }
+    let (authority, mut files) = match there {
+        // A CA is replaced in a folder of its own: certificates of the old one are still in use.
+        Some((cert, key)) => (Authority::again(site, &cert, &key)?, Vec::new()),
+        None => Authority::new(site)?,
+    };
+    for name in &args.servers {
+        files.extend(authority.server(name, args.days)?);
+    }
+    for name in &args.clients {
+        files.extend(authority.client(name, args.days)?);
+    }
+    Ok(files)
+}
