@@ -143,7 +143,12 @@ pub fn decode(
     let data = wire.data.get();
     signed(subject, wire.issued, |attributes| {
         let signature = wire.signature.as_deref();
-        let verified = keys.verify(Purpose::Confirmation, attributes, data.as_bytes(), signature);
+        let verified = keys.verify(
+            Purpose::Confirmation,
+            attributes,
+            data.as_bytes(),
+            signature,
+        );
         verified.map(|_| ()).map_err(NotConfirmed::Refused)
     })?;
     let data: Data = serde_json::from_str(data).map_err(malformed)?;

@@ -135,10 +135,16 @@ impl Collector {
     /// One is missing, twice, changed or invented.
     pub fn judge(&self, chain: &Chain, writer: &Writer, seconds: u64) -> Result<usize> {
         let stored = writer.stored()?;
-        ensure!(stored.len() > 20, "only {} stores; nothing was tested", stored.len());
+        ensure!(
+            stored.len() > 20,
+            "only {} stores; nothing was tested",
+            stored.len()
+        );
         let all = wait_for(seconds, "every store to be kept", || {
             let kept = self.kept().ok()?;
-            stored.is_subset(&kept.iter().map(|row| row.0).collect()).then_some(kept)
+            stored
+                .is_subset(&kept.iter().map(|row| row.0).collect())
+                .then_some(kept)
         });
         let kept = match all {
             Ok(kept) => kept,
@@ -205,7 +211,10 @@ fn begin(folder: &Path, arguments: &[String]) -> Result<Process> {
 pub fn unacknowledged(chain: &Chain) -> Result<u64> {
     let output = Command::new(program("vmkpi-guest")?)
         .args(["status", "--format=json"])
-        .arg(format!("--state={}", chain.folder().join("guest").display()))
+        .arg(format!(
+            "--state={}",
+            chain.folder().join("guest").display()
+        ))
         .stdin(Stdio::null())
         .output()?;
     let status: Value = serde_json::from_slice(&output.stdout)
@@ -213,5 +222,7 @@ pub fn unacknowledged(chain: &Chain) -> Result<u64> {
     let tables = status["points"].as_array().context("points")?;
     let load = tables.iter().find(|t| t["point"] == "unencrypted/load");
     let load = load.with_context(|| status.to_string())?;
-    load["unacknowledged"].as_u64().with_context(|| load.to_string())
+    load["unacknowledged"]
+        .as_u64()
+        .with_context(|| load.to_string())
 }

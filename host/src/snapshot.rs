@@ -7,8 +7,8 @@ use std::time::Duration;
 use vmkpi::broker::Kind;
 use vmkpi::clock::Timestamp;
 
-use crate::libvirt::extra::Extra;
 use crate::confirm::{self, Deaf};
+use crate::libvirt::extra::Extra;
 use crate::libvirt::figures::{Group, Readings};
 use crate::libvirt::{Domains, Sampling, VmStats};
 use crate::link::Fault;
@@ -103,10 +103,7 @@ impl Snapshot {
         for (metric, on) in [
             (Metric::LibvirtUp, self.domains.connected),
             (Metric::BrokerConnected, broker.is_connected()),
-            (
-                Metric::ConfirmConnected,
-                self.confirmations.is_connected(),
-            ),
+            (Metric::ConfirmConnected, self.confirmations.is_connected()),
         ] {
             page.add(metric, &none, f64::from(on));
         }

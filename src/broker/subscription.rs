@@ -13,9 +13,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rumqttc::{
-    AsyncClient, ConnectionError, DisconnectProperties, DisconnectReasonCode, Event,
-    EventLoop, Incoming, MqttOptions, NetworkOptions, Outgoing, Publish, QoS, RetainForwardRule,
-    SessionMode, SubscribeFilter, SubscribeReasonCode,
+    AsyncClient, ConnectionError, DisconnectProperties, DisconnectReasonCode, Event, EventLoop,
+    Incoming, MqttOptions, NetworkOptions, Outgoing, Publish, QoS, RetainForwardRule, SessionMode,
+    SubscribeFilter, SubscribeReasonCode,
 };
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -209,7 +209,11 @@ impl Filters {
 
     /// The connection broke: what was not answered is asked for again.
     fn unanswered(&mut self) {
-        for filter in self.queued.drain(..).chain(self.sent.drain().map(|(_, f)| f)) {
+        for filter in self
+            .queued
+            .drain(..)
+            .chain(self.sent.drain().map(|(_, f)| f))
+        {
             for filter in filter {
                 self.asked.remove(&filter);
             }
@@ -257,11 +261,7 @@ impl Filters {
 }
 
 impl Subscriber {
-    fn new(
-        broker: Broker,
-        session: Session,
-        filters: Shared,
-    ) -> Result<Self, StartError> {
+    fn new(broker: Broker, session: Session, filters: Shared) -> Result<Self, StartError> {
         let (client, events) = AsyncClient::builder(options(session.0, broker.url()))
             .capacity(WAITING_REQUESTS)
             .try_build()
@@ -373,7 +373,9 @@ impl Subscriber {
         let reason = DisconnectReasonCode::NormalDisconnection;
         let client = &self.client;
         if self.waiting
-            || client.try_disconnect_now_with_properties(reason, forgotten()).is_err()
+            || client
+                .try_disconnect_now_with_properties(reason, forgotten())
+                .is_err()
         {
             return;
         }

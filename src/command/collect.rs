@@ -14,11 +14,16 @@
 //! | [`writer`] | the thread that owns the database |
 //! | [`retention`] | what bounds it |
 //! | [`status`] | what a database holds |
+//! | [`api`], [`query`] | what is answered over HTTP |
+//! | [`metrics`] | collect's own numbers, for Prometheus |
 //! | [`confirming`] | what is said to Producers |
 
+mod api;
 mod confirming;
 mod database;
 mod keeper;
+mod metrics;
+mod query;
 mod retention;
 mod running;
 mod status;
@@ -28,7 +33,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{ArgMatches, Args as _, FromArgMatches, Subcommand as _};
+use clap::{ArgMatches, FromArgMatches, Subcommand as _};
 use vmkpi::broker::Broker;
 use vmkpi::key_file::signing_key;
 use vmkpi::name::Label;
@@ -195,7 +200,9 @@ struct Plan {
 
 /// A size on the command line: bytes, or with KiB, MiB, GiB, TiB.
 fn parse_size(text: &str) -> Result<u64, String> {
-    let at = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let at = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
     let (number, unit) = text.split_at(at);
     let shift = match unit.trim() {
         "" | "B" => 0,
@@ -205,7 +212,9 @@ fn parse_size(text: &str) -> Result<u64, String> {
         "TiB" | "T" => 40,
         _ => return Err("a size is needed, as 500MiB or 10GiB".into()),
     };
-    let number: u64 = number.parse().map_err(|_| "a size is needed, as 500MiB or 10GiB")?;
+    let number: u64 = number
+        .parse()
+        .map_err(|_| "a size is needed, as 500MiB or 10GiB")?;
     let bytes = number.checked_mul(1 << shift).ok_or("that is too much")?;
     match bytes >= retention::MIN_BYTES && bytes < 1 << 60 {
         true => Ok(bytes),
@@ -227,6 +236,7 @@ fn parse_age(text: &str) -> Result<Duration, String> {
     let number: u64 = text[..text.len() - 1].parse().map_err(|_| hint())?;
     // Retention knows minutes.
     let seconds = number.checked_mul(seconds).filter(|s| *s >= 60);
-    seconds.map(Duration::from_secs).ok_or_else(|| "from 1m on".to_owned())
+    seconds
+        .map(Duration::from_secs)
+        .ok_or_else(|| "from 1m on".to_owned())
 }
-

@@ -119,7 +119,11 @@ impl Watch {
     ) -> anyhow::Result<Self> {
         let filter = data_filter(select.site.as_ref(), select.vm.as_ref());
         Ok(Self {
-            subscription: Subscription::start(broker.clone(), Session::random("vmkpi-watch")?, [filter].into())?,
+            subscription: Subscription::start(
+                broker.clone(),
+                Session::random("vmkpi-watch")?,
+                [filter].into(),
+            )?,
             broker,
             intake: Intake::new(select.point, trust),
             cursors: Cursors::default(),

@@ -142,7 +142,8 @@ impl Pace {
     fn allows(&mut self, topic: &str, now: Instant) -> bool {
         let second = Duration::from_secs(1);
         if self.0.len() >= MAX_PACED {
-            self.0.retain(|_, (begin, _)| now.duration_since(*begin) < second);
+            self.0
+                .retain(|_, (begin, _)| now.duration_since(*begin) < second);
         }
         let (begin, count) = match self.0.entry(topic.to_owned()) {
             Entry::Occupied(known) => known.into_mut(),

@@ -158,7 +158,9 @@ struct Register {
 
 impl Register {
     fn lock(&self) -> MutexGuard<'_, (u64, Listeners)> {
-        self.listeners.lock().unwrap_or_else(PoisonError::into_inner)
+        self.listeners
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn topics(&self) -> BTreeSet<String> {

@@ -569,7 +569,10 @@ fn admissible(descriptor: &Descriptor) -> usize {
     let windows = descriptor.monitors.iter().filter(|m| !m.point.is_kpi());
     let batches = windows.map(|m| m.window_ms() / m.interval_ms.max(MIN_INFRA_INTERVAL_MS));
     let longest = usize::try_from(batches.max().unwrap_or(0)).unwrap_or(usize::MAX);
-    longest.saturating_mul(2).saturating_add(MIN_ADMISSIBLE).min(SPOOL_ROWS)
+    longest
+        .saturating_mul(2)
+        .saturating_add(MIN_ADMISSIBLE)
+        .min(SPOOL_ROWS)
 }
 
 fn limits() -> SpoolLimits {

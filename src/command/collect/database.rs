@@ -102,7 +102,13 @@ fn lock(path: &Path) -> Result<File, OpenError> {
 
 fn open(path: &Path) -> Result<(Connection, String), Unusable> {
     // SQLite gives a new file the modes of the umask; this one is its owner's.
-    drop(OpenOptions::new().create_new(true).write(true).mode(0o600).open(path));
+    drop(
+        OpenOptions::new()
+            .create_new(true)
+            .write(true)
+            .mode(0o600)
+            .open(path),
+    );
     let mut connection = Connection::open(path)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
@@ -160,7 +166,9 @@ pub fn number(connection: &Connection, name: &str) -> rusqlite::Result<u64> {
 /// SQLite says so.
 pub fn set_number(connection: &Connection, name: &str, value: u64) -> rusqlite::Result<()> {
     let sql = "INSERT INTO about VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value";
-    connection.prepare_cached(sql)?.execute(params![name, value])?;
+    connection
+        .prepare_cached(sql)?
+        .execute(params![name, value])?;
     Ok(())
 }
 
@@ -177,7 +185,9 @@ pub fn open_to_read(path: &Path) -> Result<Connection, OpenError> {
     // Writable to SQLite, as a reader of a log needs the index beside it; to us it is not.
     let connection = Connection::open_with_flags(path, flags).map_err(fail)?;
     connection.busy_timeout(BUSY_TIMEOUT).map_err(fail)?;
-    connection.pragma_update(None, "query_only", true).map_err(fail)?;
+    connection
+        .pragma_update(None, "query_only", true)
+        .map_err(fail)?;
     let version: usize = connection
         .pragma_query_value(None, "user_version", |r| r.get(0))
         .map_err(fail)?;
@@ -204,7 +214,10 @@ mod tests {
         drop(first);
         assert_eq!(Database::open(&path).unwrap().id, id);
         open_to_read(&path).unwrap();
-        assert!(matches!(open_to_read(&dir.path().join("no")), Err(OpenError::None(_))));
+        assert!(matches!(
+            open_to_read(&dir.path().join("no")),
+            Err(OpenError::None(_))
+        ));
     }
 
     #[test]
@@ -214,8 +227,13 @@ mod tests {
         let other = Connection::open(&path).unwrap();
         other.execute_batch("CREATE TABLE a (b)").unwrap();
         assert!(matches!(Database::open(&path), Err(OpenError::Foreign(_))));
-        other.execute_batch("DROP TABLE a; PRAGMA user_version = 99").unwrap();
-        assert!(matches!(Database::open(&path), Err(OpenError::Newer(_, 99))));
+        other
+            .execute_batch("DROP TABLE a; PRAGMA user_version = 99")
+            .unwrap();
+        assert!(matches!(
+            Database::open(&path),
+            Err(OpenError::Newer(_, 99))
+        ));
         std::fs::write(dir.path().join("text.db"), "x".repeat(5000)).unwrap();
         let text = Database::open(&dir.path().join("text.db"));
         assert!(matches!(text, Err(OpenError::Sqlite(..))), "{text:?}");

@@ -175,7 +175,12 @@ impl Keeper {
     ///
     /// # Errors
     /// SQLite says so: then nothing was kept.
-    pub fn keep(&mut self, events: &[Event], issued: u64, now: Timestamp) -> rusqlite::Result<Kept> {
+    pub fn keep(
+        &mut self,
+        events: &[Event],
+        issued: u64,
+        now: Timestamp,
+    ) -> rusqlite::Result<Kept> {
         if self.known.len() > MAX_REMEMBERED {
             self.known.clear();
         }
@@ -189,10 +194,10 @@ impl Keeper {
             now,
             kept: Kept::default(),
         };
+        batch.note_time()?;
         for event in events {
             batch.take(event)?;
         }
-        batch.note_time()?;
         let (touched, kept, instances) = (batch.touched, batch.kept, batch.instances);
         set_number(&transaction, "issued", issued)?;
         transaction.commit()?;
@@ -257,7 +262,10 @@ impl Batch<'_> {
 
     /// The instance, remembered, read or made; `None` over the limit.
     fn find(&mut self, instance: &Instance, event: &Event) -> rusqlite::Result<Option<Known>> {
-        let remembered = self.touched.get(instance).or_else(|| self.known.get(instance));
+        let remembered = self
+            .touched
+            .get(instance)
+            .or_else(|| self.known.get(instance));
         if let Some(known) = remembered {
             return Ok(Some(*known));
         }
@@ -503,9 +511,6 @@ fn key_of(value: i64) -> RowKey {
 fn json<T: serde::Serialize>(value: &T) -> String {
     serde_json::to_string(value).expect("names are text")
 }
-
-#[cfg(test)]
-mod tests;
 
 #[cfg(test)]
 mod tests;

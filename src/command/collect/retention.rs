@@ -109,7 +109,9 @@ fn delete(
     (first, through): (u64, u64),
 ) -> rusqlite::Result<u64> {
     let (_, last) = ids(from, table)?;
-    let through = through.min(first + STEP_ROWS - 1).min(last.saturating_sub(1));
+    let through = through
+        .min(first + STEP_ROWS - 1)
+        .min(last.saturating_sub(1));
     if through < first {
         return Ok(0);
     }
@@ -120,7 +122,8 @@ fn delete(
 
 /// Takes what was kept before a time, to the minute.
 fn by_age(from: &Transaction<'_>, before: i64) -> rusqlite::Result<u64> {
-    let sql = "SELECT sample, result, gap, sealed FROM kept WHERE time <= ? ORDER BY time DESC LIMIT 1";
+    let sql =
+        "SELECT sample, result, gap, sealed FROM kept WHERE time <= ? ORDER BY time DESC LIMIT 1";
     let marks = marks(from, sql, before)?;
     let Some(marks) = marks else { return Ok(0) };
     let deleted = through(from, marks)?;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -13,11 +14,13 @@ use vmkpi::broker::subscription::{Session, Step, Subscription};
 use vmkpi::clock::Timestamp;
 use vmkpi::message::data_filter;
 
+use super::Plan;
+use super::api;
 use super::confirming::Confirmer;
 use super::database::{Database, number};
 use super::keeper::{Keeper, Rules};
+use super::metrics::Shared;
 use super::writer::{Said, Writer};
-use super::Plan;
 use crate::command::print::Console;
 use crate::command::stop::Stop;
 use crate::command::watch::denied;
@@ -38,25 +41,36 @@ pub(super) async fn run(plan: Plan, console: &mut Console, stop: &mut Stop) -> a
         restored: plan.restored,
     };
     let last = number(&database.connection, "issued").context(plan.db.display().to_string())?;
-    let confirmer = plan.named.map(|(name, key)| Confirmer::new(name, key, last));
-    let issued = confirmer.as_ref().map_or_else(|| Arc::new(AtomicU64::new(last)), Confirmer::issued);
+    let confirmer = plan
+        .named
+        .map(|(name, key)| Confirmer::new(name, key, last));
+    let issued = confirmer
+        .as_ref()
+        .map_or_else(|| Arc::new(AtomicU64::new(last)), Confirmer::issued);
     let (said, hears) = mpsc::unbounded_channel();
     let keeper = Keeper::new(database.connection, rules).context(plan.db.display().to_string())?;
     let writer = Writer::start(keeper, plan.limits, issued, said)?;
     let filter = data_filter(plan.site.as_ref(), None);
     let subscription = Subscription::start(plan.broker.clone(), session, [filter].into())?;
+    let shared = Arc::new(Shared::new(Arc::clone(&writer.status)));
+    let serving = match plan.listen {
+        Some(address) => Some(api::start(address, &plan.db, Arc::clone(&shared), console).await?),
+        None => None,
+    };
     let mut collect = Collect {
         broker: plan.broker,
         intake: Intake::new(None, plan.trust),
         writer,
         confirmer,
         trouble: None,
-        connected: false,
-        dropped: 0,
-        unsaid: 0,
+        ever: false,
+        shared,
     };
     collect.say_who(console);
     let result = collect.follow(subscription, hears, console, stop).await;
+    if let Some(serving) = serving {
+        serving.abort();
+    }
     collect.intake.report(console);
     collect.writer.end();
     drop(database.lock);
@@ -68,13 +82,11 @@ struct Collect {
     intake: Intake,
     writer: Writer,
     confirmer: Option<Confirmer>,
-    /// Why nothing comes, as said last; and whether anything ever did.
+    /// Why nothing comes, as said last.
     trouble: Option<String>,
-    connected: bool,
-    /// Messages that found no room: they are asked for again.
-    dropped: u64,
-    /// Confirmations that could not be queued: they are said again with the next message.
-    unsaid: u64,
+    /// Whether the subscription ever stood.
+    ever: bool,
+    shared: Arc<Shared>,
 }
 
 impl Collect {
@@ -101,7 +113,10 @@ impl Collect {
             tokio::select! {
                 () = stop.wait() => break Ok(()),
                 Some(said) = hears.recv() => self.hear(said, console),
-                _ = gather.tick() => self.confirm(&subscription),
+                _ = gather.tick() => {
+                    self.shared.note_intake(self.intake.counts());
+                    self.confirm(&subscription);
+                }
                 step = subscription.step() => {
                     let step = step.context("the subscription has ended")?;
                     if let Err(error) = self.take(step, console).await {
@@ -119,20 +134,25 @@ impl Collect {
         match step {
             Step::Message(publish) => self.take_message(&publish, console).await,
             Step::Listening => {
-                if self.trouble.take().is_some() || !self.connected {
+                let was = self.shared.connected.swap(true, Relaxed);
+                self.ever = true;
+                if self.trouble.take().is_some() || !was {
                     console.say(&format!("connected to {}", self.broker));
                 }
-                self.connected = true;
             }
             Step::Denied(filter) => return Err(denied(&self.broker, &filter)),
             Step::Notice(text) => console.say(&format!("{}: {text}", self.broker)),
             Step::Lost(reason) => {
-                if reason.kind.needs_somebody() && !self.connected {
+                self.shared.connected.store(false, Relaxed);
+                if reason.kind.needs_somebody() && !self.ever {
                     anyhow::bail!("{}: {reason}", self.broker);
                 }
                 // Said once for each trouble, not for each attempt.
                 if self.trouble.as_ref() != Some(&reason.message) {
-                    console.say(&format!("{}: {}; trying again", self.broker, reason.message));
+                    console.say(&format!(
+                        "{}: {}; trying again",
+                        self.broker, reason.message
+                    ));
                 }
                 self.trouble = Some(reason.message);
             }
@@ -141,9 +161,8 @@ impl Collect {
     }
 
     async fn take_message(&mut self, publish: &Publish, console: &mut Console) {
-        let Some(event) = self.intake.read(publish, console) else {
-            return;
-        };
+        let read = self.intake.read(publish, console);
+        let Some(event) = read else { return };
         let bytes = publish.payload.len();
         let room = match self.confirmer {
             // What finds no room is asked for again; the broker must not wait for a full disk.
@@ -152,7 +171,7 @@ impl Collect {
             None => self.writer.room(bytes).await,
         };
         if !room.is_some_and(|room| self.writer.put(event, room)) {
-            self.dropped += 1;
+            self.shared.dropped.fetch_add(1, Relaxed);
         }
     }
 
@@ -175,9 +194,11 @@ impl Collect {
             return;
         };
         for (topic, payload) in confirmer.flush(Timestamp::now()) {
-            if !subscription.publish(&topic, payload) {
-                self.unsaid += 1;
-            }
+            let count = match subscription.publish(&topic, payload) {
+                true => &self.shared.confirmations,
+                false => &self.shared.unsaid,
+            };
+            count.fetch_add(1, Relaxed);
         }
     }
 }

@@ -131,7 +131,11 @@ pub fn summary(connection: &Connection, now: Timestamp) -> rusqlite::Result<Summ
     })
 }
 
-fn vms(connection: &Connection, now: Timestamp) -> rusqlite::Result<Vec<Vm>> {
+/// Every VM.
+///
+/// # Errors
+/// SQLite says so.
+pub fn vms(connection: &Connection, now: Timestamp) -> rusqlite::Result<Vec<Vm>> {
     let sql = "SELECT site, vm, points, heard, missing FROM vms ORDER BY site, vm";
     let mut statement = connection.prepare(sql)?;
     let vms = statement.query_map([], |row| {
@@ -207,9 +211,15 @@ fn table(summary: &Summary, now: Timestamp) -> Vec<String> {
     for m in &summary.missing {
         let (after, through) = (m.after, m.through);
         let place = format!("{} {} {} {}", m.site, m.vm, m.point, m.specifier);
-        lines.push(format!("  {} rows {} to {through}", safe(&place), after + 1));
+        lines.push(format!(
+            "  {} rows {} to {through}",
+            safe(&place),
+            after + 1
+        ));
     }
-    let more = summary.missing_instances.saturating_sub(summary.missing.len() as u64);
+    let more = summary
+        .missing_instances
+        .saturating_sub(summary.missing.len() as u64);
     if more > 0 {
         lines.push(format!("  and of {more} more instances"));
     }
@@ -217,7 +227,13 @@ fn table(summary: &Summary, now: Timestamp) -> Vec<String> {
 }
 
 fn row([site, vm, points, heard, state]: [String; 5]) -> String {
-    let cells = [fit(&site, 16), fit(&vm, 24), fit(&points, 6), fit(&heard, 14), state];
+    let cells = [
+        fit(&site, 16),
+        fit(&vm, 24),
+        fit(&points, 6),
+        fit(&heard, 14),
+        state,
+    ];
     cells.join("  ")
 }
 

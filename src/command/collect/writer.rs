@@ -160,7 +160,9 @@ struct Desk {
 
 impl Desk {
     fn run(mut self) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build();
         let Ok(runtime) = runtime else { return };
         let mut waiting = Vec::new();
         loop {

@@ -4,10 +4,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{Confirmation, Counters};
 use super::outbox::Outbox;
 use super::publish::{post, publish};
 use super::repair::Repair;
+use super::{Confirmation, Counters};
 use crate::clock::Timestamp;
 use crate::delivery::window::{Closed, Windower};
 use crate::descriptor::Monitor;

@@ -24,7 +24,10 @@ fn fixture(asks: bool) -> Fixture {
 fn sample(seq: u64) -> Sample {
     let values = Values {
         columns: ["n".into(), "t".into()].into(),
-        row: vec![Value::Integer(seq.cast_signed()), Value::Text("a\"b".into())],
+        row: vec![
+            Value::Integer(seq.cast_signed()),
+            Value::Text("a\"b".into()),
+        ],
     };
     Sample {
         seq,
@@ -69,7 +72,10 @@ impl Fixture {
     }
 
     fn count(&self, sql: &str) -> u64 {
-        self.keeper.connection.query_row(sql, [], |r| r.get(0)).unwrap()
+        self.keeper
+            .connection
+            .query_row(sql, [], |r| r.get(0))
+            .unwrap()
     }
 }
 
@@ -84,7 +90,10 @@ fn what_connects_is_kept_once_and_what_is_missing_is_asked_for() {
     let want = instance.confirmed(stand).want_from.unwrap();
     assert_eq!(want, Position::new(2, RowKey(u64::MAX - 2)));
     let counts = kept.counts;
-    assert_eq!((counts.accepted, counts.repeated, counts.missing), (1, 1, 1));
+    assert_eq!(
+        (counts.accepted, counts.repeated, counts.missing),
+        (1, 1, 1)
+    );
     assert_eq!(at.count("SELECT through - after FROM missing"), 4);
     let kept = at.keep(&[raw(1, 2, 4), raw(1, 4, 6), raw(1, 1, 5)]);
     let stand = kept.stands.values().next().unwrap();
@@ -136,19 +145,31 @@ fn a_batch_that_fails_has_kept_nothing_and_comes_again() {
     let mut at = fixture(true);
     at.keep(&[raw(1, 0, 1)]);
     let pages = at.count("PRAGMA page_count");
-    at.keeper.connection.pragma_update(None, "max_page_count", pages).unwrap();
+    at.keeper
+        .connection
+        .pragma_update(None, "max_page_count", pages)
+        .unwrap();
     let mut large = raw(1, 1, 2);
     if let Body::Raw(samples) = &mut large.body {
         samples[0].body = SampleBody::Data(Base64Bytes(vec![7; 1 << 20]));
     }
     let now = Timestamp::from_micros(90_000_000);
     let failed = at.keeper.keep(&[large.clone()], 8, now).unwrap_err();
-    assert_eq!(failed.sqlite_error_code(), Some(rusqlite::ErrorCode::DiskFull));
+    assert_eq!(
+        failed.sqlite_error_code(),
+        Some(rusqlite::ErrorCode::DiskFull)
+    );
     assert_eq!(at.seqs(), [1]);
-    at.keeper.connection.pragma_update(None, "max_page_count", 1 << 20).unwrap();
+    at.keeper
+        .connection
+        .pragma_update(None, "max_page_count", 1 << 20)
+        .unwrap();
     assert_eq!(at.keep(&[large]).counts.accepted, 1);
     assert_eq!(at.seqs(), [1, 2]);
-    assert_eq!(at.count("SELECT count(*) FROM samples WHERE typeof(data) = 'blob'"), 1);
+    assert_eq!(
+        at.count("SELECT count(*) FROM samples WHERE typeof(data) = 'blob'"),
+        1
+    );
 }
 
 #[test]
@@ -172,7 +193,10 @@ fn windows_of_kpis_and_of_infrastructure_join_by_vm_and_time() {
             ..raw(1, 0, 3)
         }
     };
-    at.keep(&[result("unencrypted/web", "users"), result("infra/cpu", "cpu_per_second")]);
+    at.keep(&[
+        result("unencrypted/web", "users"),
+        result("infra/cpu", "cpu_per_second"),
+    ]);
     let sql = "SELECT count(*) FROM joined WHERE kpi ->> 'users' = 41.5 AND infra ->> 'cpu_per_second' = 41.5";
     assert_eq!(at.count(sql), 1);
     assert_eq!(at.count("SELECT sum(count) FROM result_values"), 6);
@@ -185,7 +209,9 @@ fn retention_takes_the_oldest_and_nothing_comes_again() {
     for n in 0..50 {
         let now = Timestamp::from_micros(n * 60_000_000);
         let after = n.cast_unsigned() * 100;
-        at.keeper.keep(&[raw(1, after, after + 100)], 1, now).unwrap();
+        at.keeper
+            .keep(&[raw(1, after, after + 100)], 1, now)
+            .unwrap();
     }
     let mut limits = Limits {
         bytes: u64::MAX,
