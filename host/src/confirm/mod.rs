@@ -168,8 +168,8 @@ impl Register {
     }
 }
 
-/// Where VMs are told what their Consumers say.
-#[derive(Clone, Debug)]
+/// Where VMs are told what their Consumers say; the default hears nobody.
+#[derive(Clone, Debug, Default)]
 pub struct Confirmations {
     register: Arc<Register>,
     /// What was heard.
