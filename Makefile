@@ -45,6 +45,7 @@ bench: ## What stores, scrapes, the outbox and a fleet of VMs cost; stores besid
 	$(CARGO) build --release --locked -p vmkpi-benches
 	$(TARGET)/release/vmkpi-bench store --guest $(TARGET)/release/vmkpi-guest
 	$(TARGET)/release/vmkpi-bench scrape
+	$(TARGET)/release/vmkpi-bench seal
 	$(TARGET)/release/vmkpi-bench outbox
 	$(CARGO) build --release --locked -p vmkpi-host
 	$(TARGET)/release/vmkpi-bench fleet --host $(TARGET)/release/vmkpi-host --guest $(TARGET)/release/vmkpi-guest

@@ -21,6 +21,13 @@ pub struct FileError {
     problem: Problem,
 }
 
+impl FileError {
+    /// Whether the file was read, and holds something else.
+    pub fn is_of_another_kind(&self) -> bool {
+        matches!(self.problem, Problem::Content(_))
+    }
+}
+
 /// What is wrong with a file.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Problem {

@@ -14,6 +14,8 @@ mod exported;
 mod faults;
 #[path = "e2e/joined.rs"]
 mod joined;
+#[path = "e2e/keys.rs"]
+mod keys;
 #[path = "e2e/partition.rs"]
 mod partition;
 #[path = "e2e/published.rs"]
@@ -24,3 +26,5 @@ mod respecified;
 mod secured;
 #[path = "e2e/soak.rs"]
 mod soak;
+#[path = "e2e/vouched.rs"]
+mod vouched;

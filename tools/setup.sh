@@ -13,13 +13,16 @@ what=${1:-test}
 case "$what" in
     demo) ;;
     # mosquitto: a real broker and 3.1.1 clients. prometheus: promtool. strace: injected I/O errors.
-    # faketime: clocks that jump. python3-jwcrypto: opens what was sealed.
+    # faketime: clocks that jump. python3-jwcrypto, node, java: other libraries' envelopes and signatures.
     # libxml2-utils: xmllint, a validator of XML schemas that is not ours.
     # libvirt, qemu, busybox, cpio, kmod, e2fsprogs: the virtual machine; its kernel the test fetches itself.
     # g++: libFuzzer, for the fuzz targets.
     test | peers)
         packages="$packages g++ mosquitto mosquitto-clients prometheus python3 python3-jwcrypto strace faketime libxml2-utils"
         packages="$packages libvirt-daemon-system libvirt-clients qemu-system-x86 busybox-static cpio kmod e2fsprogs"
+        # Any that is there will do, wherever it is from.
+        command -v node >/dev/null || packages="$packages nodejs"
+        command -v javac >/dev/null || packages="$packages default-jdk-headless"
         # Where systemd does not run, libvirt need not bring it along.
         [ -d /run/systemd/system ] || packages="$packages libvirt-daemon-system-sysv"
         ;;

@@ -9,6 +9,7 @@ mod host;
 mod peers;
 mod processes;
 mod report;
+mod seal;
 mod sqlite;
 mod writers;
 
@@ -54,6 +55,8 @@ enum Command {
         #[arg(long, value_enum, default_value_t = Format::Table)]
         format: Format,
     },
+    /// Sealing, opening, signing and verifying a message, by the size of the RSA key
+    Seal,
     /// A scrape of 10, 100 and 1,000 VMs with every series
     Scrape,
     /// Keeping a sample of 10, 100 and 1,000 VMs on disk
@@ -111,6 +114,7 @@ fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Floor { mount, commit } => floor::serve(&mount, commit.as_deref()),
         Command::Scrape => host::scrape(),
+        Command::Seal => seal::run(),
         Command::Fleet {
             host,
             guest,

@@ -216,7 +216,7 @@ fn parse_size(text: &str) -> Result<u64, String> {
         .parse()
         .map_err(|_| "a size is needed, as 500MiB or 10GiB")?;
     let bytes = number.checked_mul(1 << shift).ok_or("that is too much")?;
-    match bytes >= retention::MIN_BYTES && bytes < 1 << 60 {
+    match (retention::MIN_BYTES..1 << 60).contains(&bytes) {
         true => Ok(bytes),
         false => Err("from 1MiB on".into()),
     }

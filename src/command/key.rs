@@ -107,8 +107,11 @@ fn new(args: &NewArgs, console: &mut Console) -> Outcome {
         let path = args.dir.join(&file.name);
         console.line(&format!("{}  {}", path.display(), file.purpose))?;
     }
-    let next = format!("vmkpi key show {}", args.dir.display());
-    Ok(console.line(&format!("\nWhat to paste where: {next}"))?)
+    if wants(What::Seal) || wants(What::Sign) {
+        let next = format!("vmkpi key show {}", args.dir.display());
+        console.line(&format!("\nWhat to paste where: {next}"))?;
+    }
+    Ok(())
 }
 
 /// The CA, which is made unless it is there, and the certificates that are asked for.

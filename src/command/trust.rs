@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, anyhow};
 
 use vmkpi::broker::Broker;
-use vmkpi::key_file::{opening_key, verifying_key};
-use vmkpi::open::{OpeningKey, OpeningKeys};
-use vmkpi::sign::{Keyring, VerifyingKey};
+use vmkpi::key_file::{FileError, opening_key, verifying_key};
+use vmkpi::open::OpeningKeys;
+use vmkpi::sign::Keyring;
 
 use super::Failure;
 
@@ -86,7 +86,9 @@ impl TrustArgs {
             )));
         }
         Ok(Trust {
-            ring: all(&self.trust, PUBLIC, public)?.into_iter().collect(),
+            ring: all(&self.trust, PUBLIC, verifying_key)?
+                .into_iter()
+                .collect(),
             insecure: self.insecure || self.trust.is_empty(),
             keys: self.open.read()?,
         })
@@ -99,19 +101,11 @@ impl OpenArgs {
     /// # Errors
     /// Usage: a file is not what it should be.
     pub(super) fn read(&self) -> Result<OpeningKeys, Failure> {
-        Ok(all(&self.key, PRIVATE, private)?.into_iter().collect())
+        Ok(all(&self.key, PRIVATE, opening_key)?.into_iter().collect())
     }
 }
 
-type Read<K> = fn(&Path) -> anyhow::Result<K>;
-
-fn public(path: &Path) -> anyhow::Result<VerifyingKey> {
-    Ok(verifying_key(path)?)
-}
-
-fn private(path: &Path) -> anyhow::Result<OpeningKey> {
-    Ok(opening_key(path)?)
-}
+type Read<K> = fn(&Path) -> Result<K, FileError>;
 
 /// The keys of all these files, and of all files in these folders that end so and hold one.
 fn all<K>(paths: &[PathBuf], ending: &str, read: Read<K>) -> Result<Vec<K>, Failure> {
@@ -119,20 +113,21 @@ fn all<K>(paths: &[PathBuf], ending: &str, read: Read<K>) -> Result<Vec<K>, Fail
     for path in paths {
         let found = match path.is_dir() {
             true => folder(path, ending, read),
-            false => read(path).map(|key| vec![key]),
+            false => read(path).map(|key| vec![key]).map_err(Into::into),
         };
         keys.extend(found.map_err(Failure::Usage)?);
     }
     Ok(keys)
 }
 
-/// A site's folder has keys of several kinds: those of another kind are passed over.
+/// A site's folder has keys of several kinds: those of another kind are passed over, and nothing else.
 fn folder<K>(path: &Path, ending: &str, read: Read<K>) -> anyhow::Result<Vec<K>> {
-    let (mut keys, mut last) = (Vec::new(), None);
+    let (mut keys, mut last) = (Vec::new(), None::<anyhow::Error>);
     for file in files(path, ending)? {
         match read(&file) {
             Ok(key) => keys.push(key),
-            Err(error) => last = Some(error),
+            Err(error) if error.is_of_another_kind() => last = Some(error.into()),
+            Err(error) => return Err(error.into()),
         }
     }
     if keys.is_empty() {

@@ -25,6 +25,7 @@ mod limits;
 mod pair;
 mod respecified;
 mod runs;
+mod sealed;
 mod site;
 mod verdict;
 #[cfg(feature = "when")]

@@ -92,3 +92,75 @@ impl Envelopes {
         publication.event.as_ref().clone().seal(key)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vmkpi::delivery::producer::Token;
+    use vmkpi::message::{Body, Event, Received};
+    use vmkpi::position::{Position, RowKey, StreamId};
+    use vmkpi::sign::Keyring;
+
+    const SIGN: &str = include_str!("../../../schemas/vectors/sign.key.pem");
+    const SEAL: &str = include_str!("../../../schemas/vectors/seal.pub.pem");
+
+    fn publication(seal_to: Option<&str>) -> Publication {
+        let event = Event {
+            site: "acme".parse().unwrap(),
+            vm: "shop".parse().unwrap(),
+            point: "unencrypted/web".parse().unwrap(),
+            specifier: "web".parse().unwrap(),
+            revision: "00ff".into(),
+            stream: StreamId(5),
+            after: Position::new(16, RowKey(1)),
+            through: Position::new(17, RowKey(2)),
+            base: Position::START,
+            time: vmkpi::clock::Timestamp::from_micros(1),
+            clock_skew_ms: None,
+            body: Body::Gap("a_secret_reason".into()),
+        };
+        Publication {
+            token: Token(1),
+            event: Box::new(event),
+            seal_to: seal_to.map(Into::into),
+        }
+    }
+
+    fn says(bytes: &Bytes) -> bool {
+        String::from_utf8_lossy(bytes).contains("a_secret_reason")
+    }
+
+    #[test]
+    fn a_message_is_sealed_and_signed_as_it_should_be() {
+        let signer = Arc::new(SigningKey::from_pem(SIGN).unwrap());
+        let ring = Keyring::from_iter([signer.public().clone()]);
+        for signer in [None, Some(signer)] {
+            let mut envelopes = Envelopes::new(signer.clone());
+            let open = envelopes.encode(&publication(None)).unwrap();
+            let sealed = envelopes.encode(&publication(Some(SEAL))).unwrap();
+            assert!(says(&open) && !says(&sealed));
+            assert_eq!((envelopes.sealed, envelopes.failures), (1, 0));
+            for bytes in [open, sealed] {
+                let verified = Received::decode(&bytes).unwrap().verify(&ring).is_ok();
+                assert_eq!(verified, signer.is_some());
+            }
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_sealed_is_kept_and_tried_again_each_second() {
+        let mut envelopes = Envelopes::default();
+        for lane in [3, 4] {
+            let publication = publication(Some("no key"));
+            let error = envelopes.encode(&publication).unwrap_err();
+            envelopes.keep(lane, publication, &error);
+        }
+        assert_eq!((envelopes.sealed, envelopes.failures), (0, 2));
+        assert!(envelopes.take_due().is_empty(), "not at once");
+        envelopes.tick();
+        envelopes.forget(3);
+        let due: Vec<u64> = envelopes.take_due().iter().map(|(lane, _)| *lane).collect();
+        assert_eq!(due, [4]);
+        assert!(envelopes.take_due().is_empty());
+    }
+}

@@ -284,7 +284,7 @@ impl Question {
         let mut statement = connection.prepare(&sql)?;
         let all = statement.column_count();
         let shown = all - self.view.order.len();
-        let names = statement.column_names().into_iter().take(shown);
+        let names = statement.column_names().take(shown);
         let names: Vec<String> = names.map(ToString::to_string).collect();
         let mut page = Page::new(self.format, &names);
         let mut rows = statement.query(params_from_iter(values))?;

@@ -102,6 +102,10 @@ fn key(path: &Path) -> anyhow::Result<Shown> {
     if text.contains("PRIVATE KEY-----") {
         return private(path);
     }
+    if text.contains("BEGIN CERTIFICATE") {
+        let message = "a certificate, and no key that has a name here: openssl x509 -text -in it";
+        return Err(anyhow!("{}: {message}", path.display()));
+    }
     if let Ok(key) = sealing_key(path) {
         let paste = format!("primary_key = \"\"\"\n{}\n\"\"\"", text.trim());
         return Ok(Shown {

@@ -96,15 +96,19 @@ impl Authority {
     pub fn server(&self, name: &str, days: u32) -> anyhow::Result<Vec<NewFile>> {
         let mut params = CertificateParams::new(vec![name.to_owned()])?;
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        self.files(name, params, days, "of the broker: certfile, keyfile")
+        let roles = [
+            "of the broker (its certfile)",
+            "of the broker (its keyfile)",
+        ];
+        self.files(name, params, days, roles.map(ToOwned::to_owned))
     }
 
     /// A client's key and certificate.
     pub fn client(&self, name: &str, days: u32) -> anyhow::Result<Vec<NewFile>> {
         let mut params = CertificateParams::default();
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        let role = format!("of {name}: --broker.cert-file, --broker.key-file");
-        self.files(name, params, days, &role)
+        let role = |option: &str| format!("of {name} (--broker.{option}-file)");
+        self.files(name, params, days, ["cert", "key"].map(role))
     }
 
     fn files(
@@ -112,7 +116,7 @@ impl Authority {
         name: &str,
         mut params: CertificateParams,
         days: u32,
-        role: &str,
+        [of_cert, of_key]: [String; 2],
     ) -> anyhow::Result<Vec<NewFile>> {
         params.distinguished_name.push(DnType::CommonName, name);
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
@@ -126,12 +130,12 @@ impl Authority {
             NewFile::public(
                 &format!("{file}.cert.pem"),
                 cert.pem(),
-                &format!("certificate {role}"),
+                &format!("certificate {of_cert}"),
             ),
             NewFile::secret(
                 &format!("{file}.key.pem"),
                 key.serialize_pem(),
-                &format!("SECRET: its private key {role}"),
+                &format!("SECRET: private key {of_key}"),
             ),
         ])
     }

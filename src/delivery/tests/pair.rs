@@ -13,6 +13,8 @@ pub(super) struct Pair {
     pub(super) guest: Spool,
     pub(super) producer: Producer,
     pub(super) published: Vec<Event>,
+    /// Whom each of them is sealed for.
+    pub(super) seal_to: Vec<Option<Arc<str>>>,
     pub(super) stored: u64,
 }
 
@@ -33,6 +35,7 @@ impl Pair {
             guest: Spool::new(StreamId(1), SpoolLimits::default()),
             producer,
             published: Vec::new(),
+            seal_to: Vec::new(),
             stored: 0,
         };
         pair.settle(0);
@@ -87,6 +90,7 @@ impl Pair {
                 Output::Send(line) => self.guest.on_message(line, &mut || StreamId(2)),
                 Output::Publish(p) => {
                     self.producer.on_puback(p.token, now_ms);
+                    self.seal_to.push(p.seal_to);
                     self.published.push(*p.event);
                 }
             }
