@@ -12,6 +12,12 @@ mod texts;
 mod csv;
 #[path = "../../host/src/libvirt/xml.rs"]
 mod domain_xml;
+#[path = "../../host/src/libvirt/info.rs"]
+#[allow(dead_code, reason = "only what reads XML is fuzzed")]
+mod info;
+#[path = "../../host/src/metrics.rs"]
+#[allow(dead_code, reason = "what reads XML knows the metrics it is for")]
+mod metrics;
 
 use std::sync::OnceLock;
 

@@ -4,6 +4,9 @@
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 
+/// The most devices of one group that a VM has series of.
+pub const MAX_DEVICES: usize = 256;
+
 /// Whether a number only grows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {

@@ -14,7 +14,7 @@ use virt::domain::Domain;
 use virt::error::Error;
 use virt_sys as sys;
 
-use super::figures::MAX_DEVICES;
+use crate::metrics::MAX_DEVICES;
 
 /// The most processors of a host whose affinity is read.
 const MAX_HOST_CPUS: usize = 4096;

@@ -7,11 +7,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::LazyLock;
 
 use super::extra::Extra;
-use crate::metrics::{Metric, Number};
+use crate::metrics::{MAX_DEVICES, Metric, Number};
 pub use table::FIGURES;
-
-/// The most devices of one group that are kept.
-pub const MAX_DEVICES: usize = 256;
 
 /// NUMA nodes of one memory bandwidth monitor.
 const MAX_NODES: u32 = 16;

@@ -1,9 +1,7 @@
 //! What a domain's XML says of it and of its devices, and the exporters show beside the figures: series
 //! whose value is 1 and whose labels say it. Paths of the host are not among them.
 
-use crate::metrics::{Labels, Metric, Page};
-
-use super::figures::MAX_DEVICES;
+use crate::metrics::{Labels, MAX_DEVICES, Metric, Page};
 
 /// The longest label; a guest's owner may have chosen it.
 const MAX_LABEL_CHARS: usize = 256;
