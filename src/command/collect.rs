@@ -10,11 +10,11 @@
 //! | module | job |
 //! | --- | --- |
 //! | [`database`] | the file: one collect at a time, schema, migrations |
-//! | [`keeper`] | a batch of messages in one transaction: what connects, and cursors |
+//! | [`keeper`], [`kept`] | a batch of messages in one transaction: what connects, and cursors; what came of it |
 //! | [`writer`] | the thread that owns the database |
 //! | [`retention`] | what bounds it |
 //! | [`status`] | what a database holds |
-//! | [`api`], [`query`] | what is answered over HTTP |
+//! | [`api`], [`query`], [`page`] | what is answered over HTTP |
 //! | [`metrics`] | collect's own numbers, for Prometheus |
 //! | [`confirming`] | what is said to Producers |
 
@@ -22,7 +22,9 @@ mod api;
 mod confirming;
 mod database;
 mod keeper;
+mod kept;
 mod metrics;
+mod page;
 mod query;
 mod retention;
 mod running;

@@ -18,7 +18,8 @@ use vmkpi::web::{self, Pieces, answer};
 
 use super::database::open_to_read;
 use super::metrics::Shared;
-use super::query::{Answer, Format, Question, VIEWS, limit_time};
+use super::page::{Answer, Format};
+use super::query::{Question, VIEWS, limit_time};
 use super::status::vms;
 use crate::command::print::Console;
 

@@ -11,7 +11,7 @@ use vmkpi::confirm::{MAX_CONFIRMATIONS, Subject, encode};
 use vmkpi::name::Label;
 use vmkpi::sign::SigningKey;
 
-use super::keeper::{Instance, Stand};
+use super::kept::{Instance, Stand};
 
 /// What the number of confirmations leaps ahead at each start, in microseconds: the last ones before it may not be
 /// in the database.

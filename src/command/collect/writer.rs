@@ -14,7 +14,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use vmkpi::clock::Timestamp;
 use vmkpi::message::Event;
 
-use super::keeper::{Counts, Keeper, Kept};
+use super::keeper::Keeper;
+use super::kept::{Counts, Kept};
 use super::retention::{Limits, TABLES, Taken, ids, step, used_bytes};
 
 /// Messages that wait to be kept, in KiB as they came; the same again may be in the batch under way.

@@ -395,15 +395,13 @@ fn while_no_consumer_confirms_measurements_wait_on_disk_and_none_is_lost() {
         1500,
         "the broker's word counts for nothing"
     );
-    let mut issued = 0;
     for second in 1500..1600 {
         let Some(last) = life.published.iter().max_by_key(|p| p.event.through.seq) else {
             panic!()
         };
-        issued += 1;
         let confirmation = vmkpi::delivery::producer::Confirmation {
             consumer: "ops".parse().unwrap(),
-            issued,
+            issued: second,
             table: vmkpi::link::TableId {
                 stream: last.event.stream,
                 point: last.event.point.clone(),

@@ -1,6 +1,7 @@
 use super::*;
 use crate::command::collect::database::Database;
 use vmkpi::message::Values;
+use vmkpi::position::StreamId;
 use vmkpi::value::{Base64Bytes, Value};
 
 struct Fixture {
