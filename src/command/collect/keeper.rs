@@ -12,7 +12,7 @@ use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 use vmkpi::clock::Timestamp;
 use vmkpi::delivery::consumer::{Verdict, first_cursor, judge};
 use vmkpi::message::{Body, Event, Processed, Sample, SampleBody, Sealed};
-use vmkpi::position::{Position, RowKey, Seq};
+use vmkpi::position::{MAX_SEQ, Position, RowKey, Seq};
 
 use super::database::set_number;
 use super::kept::{Instance, Kept, Stand};
@@ -121,6 +121,10 @@ struct Batch<'a> {
 
 impl Batch<'_> {
     fn take(&mut self, event: &Event) -> rusqlite::Result<()> {
+        if is_impossible(event) {
+            self.kept.counts.refused += 1;
+            return Ok(());
+        }
         let instance = Instance::of(event);
         let Some(mut known) = self.find(&instance, event)? else {
             self.kept.counts.refused += 1;
@@ -397,6 +401,21 @@ impl Batch<'_> {
         self.transaction.prepare_cached(sql)?.execute([minute])?;
         Ok(())
     }
+}
+
+/// Whether a message says what no guest can: numbers beyond what SQLite counts to, or samples outside the rows
+/// that it accounts for. One of these must not fail the batch that it is in.
+fn is_impossible(event: &Event) -> bool {
+    if event.through.seq.max(event.base.seq) > MAX_SEQ {
+        return true;
+    }
+    let rows = event.after.seq + 1..=event.through.seq;
+    let inside = match &event.body {
+        Body::Raw(samples) => samples.iter().all(|sample| rows.contains(&sample.seq)),
+        Body::Processed(processed) => processed.rows_after <= event.through.seq,
+        Body::Gap(_) | Body::Sealed(_) => true,
+    };
+    !inside
 }
 
 /// A key as SQLite has it: its 64 bits, signed.

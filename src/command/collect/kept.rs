@@ -66,7 +66,7 @@ pub struct Counts {
     pub missing: u64,
     /// Of another history of its stream.
     pub diverged: u64,
-    /// Of an instance over [`super::keeper::MAX_INSTANCES`].
+    /// Of an instance over [`super::keeper::MAX_INSTANCES`], or saying what no guest can.
     pub refused: u64,
     /// Samples kept.
     pub samples: u64,

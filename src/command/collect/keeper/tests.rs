@@ -245,3 +245,34 @@ fn retention_takes_the_oldest_and_nothing_comes_again() {
     assert_eq!(at.keep(&[raw(1, 0, 100)]).counts.repeated, 1);
     assert_eq!(at.keep(&[raw(1, 5000, 5001)]).counts.accepted, 1);
 }
+
+#[test]
+fn what_no_guest_can_say_is_refused_and_harms_no_other_message() {
+    let mut at = fixture(true);
+    let mut beyond = raw(1, 0, 0);
+    beyond.through.seq = u64::MAX;
+    let mut base = raw(1, 0, 1);
+    base.base.seq = u64::MAX;
+    let mut outside = raw(1, 0, 2);
+    outside.through = Position::new(1, RowKey(u64::MAX - 1));
+    let kept = at.keep(&[beyond, base, outside, raw(1, 0, 3)]);
+    assert_eq!((kept.counts.refused, kept.counts.accepted), (3, 1));
+    assert_eq!(at.seqs(), [1, 2, 3]);
+}
+
+#[test]
+fn what_does_not_open_is_kept_sealed_and_covers_its_rows() {
+    let mut at = fixture(true);
+    let sealed = Event {
+        body: Body::Sealed(Sealed {
+            kind: vmkpi::message::Kind::Raw,
+            envelope: "eyJ..".into(),
+        }),
+        ..raw(1, 0, 4)
+    };
+    let kept = at.keep(&[sealed, raw(1, 4, 5)]);
+    assert_eq!((kept.counts.sealed, kept.counts.accepted), (1, 2));
+    let sql = "SELECT through FROM sealed_messages WHERE kind = 'raw' AND envelope = 'eyJ..'";
+    assert_eq!(at.count(sql), 4);
+    assert_eq!(at.seqs(), [5]);
+}
