@@ -89,7 +89,7 @@ fn a_broker_that_is_killed_and_comes_back_empty_costs_no_row() -> Result<()> {
 }
 
 #[test]
-#[ignore = "takes a quarter of an hour; make soak"]
+#[ignore = "takes minutes; make soak"]
 fn a_broker_that_is_killed_twenty_times_in_100_000_rows_costs_no_row() -> Result<()> {
     let mut site = Site::start()?;
     let mut writer = site.write(0)?;
