@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | [`access`] | which broker, and how to be let in |
 //! | [`watch`] | subscribes and shows what arrives, each row once |
+//! | [`collect`] | keeps what arrives, durably, and confirms it |
 //! | [`broker`] | an embedded MQTT broker for a laptop |
 //! | [`descriptor`] | checks a VM descriptor |
 //! | [`key`] | makes a site's keys and certificates, and shows what they are called |
@@ -15,6 +16,7 @@
 
 mod access;
 mod broker;
+mod collect;
 mod demo;
 mod descriptor;
 mod envelope;
@@ -53,6 +55,8 @@ struct Cli {
 enum Command {
     /// Show what arrives at a primary site, each row once.
     Watch(Box<watch::Args>),
+    /// Keep everything that arrives at a primary site, durably, and confirm it.
+    Collect(Box<collect::Args>),
     /// Run the embedded broker, for a laptop: loopback only, nothing kept on disk.
     Broker(broker::Args),
     /// Look at VM descriptors.
@@ -108,6 +112,7 @@ pub fn run() -> ExitCode {
     let mut console = Console::new();
     let outcome = match cli.command {
         Command::Watch(args) => watch::run(*args, &mut console),
+        Command::Collect(args) => collect::run(*args, &mut console),
         Command::Broker(args) => broker::run(&args, &mut console),
         Command::Descriptor(command) => descriptor::run(&command, &mut console),
         Command::Key(command) => key::run(&command, &mut console),

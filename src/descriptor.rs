@@ -293,6 +293,11 @@ impl Descriptor {
         hex(&Sha256::digest(normal)[..8])
     }
 
+    /// The names of the Consumers whose confirmations acknowledge.
+    pub fn consumers(&self) -> Vec<Label> {
+        self.confirm.iter().map(|c| c.name.clone()).collect()
+    }
+
     /// The specifiers that name `point`.
     pub fn monitors_of<'a>(&'a self, point: &'a DataPoint) -> impl Iterator<Item = &'a Monitor> {
         self.monitors.iter().filter(|m| m.point.matches(point))

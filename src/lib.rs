@@ -17,6 +17,8 @@
 //! | [`message`] | the published message: topics and CloudEvents |
 //! | `seal` | making the envelope that only the owner opens (feature `seal`; it takes random bytes of the kernel) |
 //! | `sign` | who said it: detached signatures over messages and confirmations (feature `sign`) |
+//! | `confirm` | what a Consumer says of what it has on disk, signed (feature `sign`) |
+//! | `web` | a small web server for `/metrics` and questions (feature `web`) |
 //! | [`when`] | predicates: which samples are delivered |
 //!
 //! What the two daemons do alike, each for itself, is here too, behind the feature `daemon`. It reads files and
@@ -32,6 +34,8 @@
 #[cfg(feature = "broker")]
 pub mod broker;
 pub mod clock;
+#[cfg(feature = "sign")]
+pub mod confirm;
 pub mod delivery;
 pub mod descriptor;
 #[cfg(feature = "seal")]
@@ -59,4 +63,6 @@ pub mod sign;
 pub mod terminal;
 mod text;
 pub mod value;
+#[cfg(feature = "web")]
+pub mod web;
 pub mod when;

@@ -4,6 +4,8 @@
 mod broker;
 #[path = "e2e/cli.rs"]
 mod cli;
+#[path = "e2e/collected.rs"]
+mod collected;
 #[path = "e2e/demo.rs"]
 mod demo;
 #[path = "e2e/exported.rs"]

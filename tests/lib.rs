@@ -8,6 +8,7 @@
 //! | [`process`] | child processes that end with the test |
 //! | [`scratch`] | folders, mounts and ports |
 //! | [`chain`] | broker, guest, host and watcher, together |
+//! | [`collector`] | `vmkpi collect`, and its database as the judge |
 //! | [`ledger`] | the judge: what was stored arrived, once |
 //! | [`lab`] | a real virtual machine below a real libvirtd |
 //! | [`pki`] | certificates |
@@ -18,6 +19,7 @@
 //! | [`schema`] | the JSON Schemas |
 
 pub mod chain;
+pub mod collector;
 #[path = "../guest/tests/common/faketime.rs"]
 pub mod faketime;
 pub mod lab;

@@ -32,13 +32,6 @@ pub enum Refusal {
         /// Everything that is wrong with it.
         errors: Vec<DescriptorError>,
     },
-    /// It names Consumers that confirm, which are not served yet: with them, the broker's word would
-    /// acknowledge nothing, and nobody's would.
-    #[error(
-        "{0}: confirm: this version of vmkpi-host does not hear confirmations yet; remove [[confirm]], \
-         and the broker's word acknowledges"
-    )]
-    Confirm(String),
     /// File and metadata differ.
     #[error("{0} and the domain's metadata differ; remove one of them")]
     Differ(String),
@@ -56,14 +49,6 @@ pub enum Refusal {
     },
 }
 
-/// Passes on a valid descriptor that this version can serve, whole.
-fn served(descriptor: Descriptor, place: &str) -> Result<Descriptor, Refusal> {
-    match descriptor.confirm.is_empty() {
-        true => Ok(descriptor),
-        false => Err(Refusal::Confirm(place.to_owned())),
-    }
-}
-
 fn read_metadata(text: &str) -> Result<Descriptor, Refusal> {
     let no_files = |_: &Path| {
         Err(std::io::Error::other(
@@ -71,13 +56,10 @@ fn read_metadata(text: &str) -> Result<Descriptor, Refusal> {
         ))
     };
     let place = "the domain's metadata";
-    match Descriptor::parse(text, Spelling::Xml, &no_files) {
-        Ok(descriptor) => served(descriptor, place),
-        Err(errors) => Err(Refusal::Invalid {
-            place: place.into(),
-            errors,
-        }),
-    }
+    Descriptor::parse(text, Spelling::Xml, &no_files).map_err(|errors| Refusal::Invalid {
+        place: place.into(),
+        errors,
+    })
 }
 
 /// What a source says, and what it was made from.

@@ -276,6 +276,10 @@ metrics! {
     BrokerRepeated Counter "vmkpi_broker_messages_repeated_total" NONE "count" "publisher" "Messages sent again after a connection broke.";
     BrokerRetried Counter "vmkpi_broker_messages_deferred_total" NONE "count" "publisher" "Messages the broker refused for now, for example for want of permission.";
     BrokerRefused Counter "vmkpi_broker_messages_refused_total" ERROR "count" "publisher" "Messages that can never be delivered, by reason: too_large for the broker, no topic, refused by the broker for good, or ends_connection after connection.";
+    ConfirmConnected Gauge "vmkpi_confirmations_connected" NONE "0 or 1" "confirmations" "Whether confirmations of named Consumers can be heard; 0 too while no descriptor names one.";
+    Confirmations Counter "vmkpi_confirmations_total" NONE "count" "confirmations" "Confirmations of named Consumers that counted, one for each instance in a message.";
+    ConfirmRefused Counter "vmkpi_confirmations_refused_total" ERROR "count" "confirmations" "Confirmations that did not count, by reason: malformed, for another_topic, retained, unsigned, malformed_signature, wrong_algorithm, unknown_key, bad_signature, stale (sent again, or overtaken), of an unknown stream, point or specifier, or too_many in a second.";
+    ConfirmTime Gauge "vmkpi_confirmations_timestamp_seconds" VM "seconds since 1970" "confirmations" "When a named Consumer last confirmed anything of the VM.";
     BrokerKept Gauge "vmkpi_broker_messages_kept" NONE "count" "publisher" "Messages of all VMs in the publisher, sent or about to be, and not acknowledged.";
     OutboxBatches Gauge "vmkpi_outbox_batches" VM "count" "outbox" "Batches of infrastructure measurements, each of one moment, on disk and not acknowledged yet.";
     OutboxStreams Gauge "vmkpi_outbox_streams" VM "count" "outbox" "Residences of the VM whose measurements are on their way.";

@@ -7,6 +7,7 @@ use std::time::Duration;
 use vmkpi::broker::Kind;
 use vmkpi::clock::Timestamp;
 
+use crate::confirm::{self, Deaf};
 use crate::libvirt::extra::Extra;
 use crate::libvirt::figures::{Group, Readings};
 use crate::libvirt::{Domains, Sampling, VmStats};
@@ -56,6 +57,8 @@ pub struct Snapshot {
     pub descriptors: DescriptorStatus,
     /// The publisher.
     pub broker: Arc<Status>,
+    /// What named Consumers say.
+    pub confirmations: Arc<confirm::Status>,
     /// The outbox.
     pub outbox: Arc<outbox::Status>,
     /// The exporter itself.
@@ -100,6 +103,7 @@ impl Snapshot {
         for (metric, on) in [
             (Metric::LibvirtUp, self.domains.connected),
             (Metric::BrokerConnected, broker.is_connected()),
+            (Metric::ConfirmConnected, self.confirmations.is_connected()),
         ] {
             page.add(metric, &none, f64::from(on));
         }
@@ -109,6 +113,7 @@ impl Snapshot {
             (Metric::BrokerConnects, broker.connects()),
             (Metric::BrokerRepeated, broker.repeated()),
             (Metric::BrokerRetried, broker.deferred()),
+            (Metric::Confirmations, self.confirmations.taken()),
             (Metric::BrokerKept, broker.kept()),
             (Metric::OutboxBytes, self.outbox.bytes()),
             (Metric::OutboxCommits, self.outbox.commits()),
@@ -160,6 +165,10 @@ impl Snapshot {
                 kind.as_str(),
                 self.broker.failures(kind),
             );
+        }
+        for reason in Deaf::ALL {
+            let count = self.confirmations.refused(reason);
+            add(Metric::ConfirmRefused, reason.as_str(), count);
         }
         for reason in Refusal::ALL {
             let count = self.broker.refused(reason);
@@ -263,6 +272,7 @@ fn add_report(page: &mut Page, vm: &Labels, report: &Report) {
         (Metric::SamplesTime, report.samples_time),
         (Metric::MessagesOldest, report.oldest_time),
         (Metric::MessagesAckedTime, report.acknowledged_time),
+        (Metric::ConfirmTime, report.confirmed_time),
     ] {
         if let Some(time) = time {
             page.add(metric, vm, time);

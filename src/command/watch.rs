@@ -3,26 +3,25 @@
 //!
 //! | module | job |
 //! | --- | --- |
-//! | [`subscriber`] | the MQTT session |
 //! | [`intake`] | from a packet to a valid message, or why not |
 //! | [`cursor`] | what of it is new |
 //! | [`join`] | windows of KPIs and of infrastructure side by side |
 //! | [`view`] | shows it: JSON lines, plain lines, a table |
 
 mod cursor;
-mod intake;
+pub(super) mod intake;
 mod join;
 mod lines;
-pub(super) mod subscriber;
 mod table;
-mod text;
+pub(super) mod text;
 mod view;
 
 use std::time::Duration;
 
-use anyhow::anyhow;
+use anyhow::{Context as _, anyhow};
 
 use vmkpi::broker::Broker;
+use vmkpi::broker::subscription::{Session, Step, Subscription};
 use vmkpi::message::data_filter;
 use vmkpi::name::{Label, PointPattern};
 
@@ -33,7 +32,6 @@ use super::trust::{Trust, TrustArgs};
 use super::{Format, Outcome, runtime};
 use cursor::{Cursors, Verdict};
 use intake::Intake;
-use subscriber::{Step, Subscription};
 pub(super) use view::View;
 
 /// How often a table is drawn anew.
@@ -121,7 +119,11 @@ impl Watch {
     ) -> anyhow::Result<Self> {
         let filter = data_filter(select.site.as_ref(), select.vm.as_ref());
         Ok(Self {
-            subscription: Subscription::start(broker.clone(), filter)?,
+            subscription: Subscription::start(
+                broker.clone(),
+                Session::random("vmkpi-watch")?,
+                [filter].into(),
+            )?,
             broker,
             intake: Intake::new(select.point, trust),
             cursors: Cursors::default(),
@@ -172,8 +174,8 @@ impl Watch {
     }
 
     /// Whether there is more to wait for.
-    fn take(&mut self, step: anyhow::Result<Step>, console: &mut Console) -> anyhow::Result<bool> {
-        match step? {
+    fn take(&mut self, step: Option<Step>, console: &mut Console) -> anyhow::Result<bool> {
+        match step.context("the subscription has ended")? {
             Step::Message(publish) => self.take_message(&publish, console),
             Step::Listening => {
                 if self.trouble.take().is_some() {
@@ -182,6 +184,7 @@ impl Watch {
                 self.connected = true;
                 Ok(true)
             }
+            Step::Denied(filter) => Err(denied(&self.broker, &filter)),
             Step::Notice(text) => {
                 console.say(&format!("{}: {text}", self.broker));
                 Ok(true)
@@ -245,4 +248,11 @@ impl Watch {
             _ => Ok(()),
         }
     }
+}
+
+/// What to say where the broker does not let us read.
+pub(super) fn denied(broker: &Broker, filter: &str) -> anyhow::Error {
+    anyhow!(
+        "{broker}: the broker refuses the subscription {filter:?}; its ACL must allow reading that"
+    )
 }

@@ -28,7 +28,7 @@ use crate::descriptor::{Descriptor, Monitor};
 use crate::link::{GuestMessage, Have, HostMessage, MAX_LINE_BYTES, TableId, TableInfo, VERSION};
 use crate::name::{DataPoint, Label, PointPattern};
 use crate::position::{Mark, Nonce, Position, StreamId};
-use instance::Origin;
+use instance::{Instance, Origin};
 use outbox::Outbox;
 use polling::Polling;
 use repair::Asker;
@@ -130,6 +130,8 @@ pub struct Backlog {
 pub struct Confirmation {
     /// Who says it; the signature has been verified.
     pub consumer: Label,
+    /// When the Consumer said it, by a number of its own that only grows.
+    pub issued: u64,
     /// The stream and point.
     pub table: TableId,
     /// The specifier's id.
@@ -138,6 +140,17 @@ pub struct Confirmation {
     pub through: Position,
     /// Where it wants messages to begin again.
     pub want_from: Option<Position>,
+}
+
+/// What became of a confirmation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// It counts.
+    Taken,
+    /// It is no newer than what the Consumer has said of this instance before: sent again, or overtaken.
+    Stale,
+    /// It is about nothing that is followed here, or by nobody whose word counts.
+    Unknown,
 }
 
 #[derive(Clone, Debug)]
@@ -181,10 +194,10 @@ pub struct Producer {
 struct Refused;
 
 impl Producer {
-    /// A producer that has heard nothing yet. Without named Consumers the broker's PUBACK
-    /// acknowledges.
+    /// A producer that has heard nothing yet. Its guest is acknowledged by the Consumers that the
+    /// descriptor names; where it names none, by the broker's PUBACK.
     pub fn new(source: Source, identity: Identity, descriptor: &Descriptor, now_ms: u64) -> Self {
-        Self::with_consumers(source, identity, descriptor, Vec::new(), now_ms)
+        Self::with_consumers(source, identity, descriptor, descriptor.consumers(), now_ms)
     }
 
     /// From the next session on, the guest is asked for rows each `every_ms` milliseconds, instead of
@@ -201,13 +214,12 @@ impl Producer {
         consumers: Vec<Label>,
         now_ms: u64,
     ) -> Self {
-        let named: Vec<_> = consumers.into_iter().map(Some).collect();
         Self {
             source,
             identity,
             origin: origin(descriptor),
             monitors: monitors(descriptor, source),
-            consumers: if named.is_empty() { vec![None] } else { named },
+            consumers: named(consumers),
             session: None,
             heard_ms: now_ms,
             greeted_ms: now_ms,
@@ -384,54 +396,59 @@ impl Producer {
         }
     }
 
-    /// A named Consumer has confirmed.
-    pub fn on_confirm(&mut self, confirmation: &Confirmation, now_ms: u64) {
-        let Confirmation {
-            consumer,
-            table,
-            specifier,
-            through,
-            want_from,
-        } = confirmation;
-        let Some(nonce) = self.session.as_ref().map(|s| s.nonce) else {
-            return;
-        };
+    /// A named Consumer has confirmed. What is older than its last word on the instance is left alone.
+    pub fn on_confirm(&mut self, confirmation: &Confirmation, now_ms: u64) -> Heard {
+        // Without a session there is nobody to read from again; what is confirmed counts all the same.
+        let nonce = self.session.as_ref().map(|s| s.nonce);
         let mut next_query = self.next_query;
-        let Some(mut hands) = self.hands(table, now_ms) else {
-            return;
+        let Some(mut hands) = self.hands(&confirmation.table, now_ms) else {
+            return Heard::Unknown;
         };
-        let mut asker = Asker {
-            nonce,
-            next_query: &mut next_query,
-        };
+        let mut heard = Heard::Unknown;
         let mut advanced = false;
         let (instances, mut scope) = hands.split();
-        for instance in instances.iter_mut().filter(|i| i.monitor.id == *specifier) {
-            let by = |c: &instance::Cursor| c.consumer.as_ref() == Some(consumer);
-            let Some(at) = instance.cursors.iter().position(by) else {
+        let specified = |i: &&mut Instance| i.monitor.id == confirmation.specifier;
+        for instance in instances.iter_mut().filter(specified) {
+            let Some(at) = instance.cursor_of(&confirmation.consumer) else {
                 continue;
             };
-            let cursor = &mut instance.cursors[at];
-            // A new instance's Consumer has spoken also when it says no more than where it began.
-            let first_word = !cursor.spoken && through.seq == cursor.position.seq;
-            let new = through.seq > cursor.position.seq || first_word;
-            let moved = through.seq != cursor.told.seq;
-            cursor.told = *through;
-            if new {
-                cursor.advance(*through, now_ms);
-                advanced = true;
-            }
-            if new || moved {
+            let Some(said) = instance.cursors[at].hear(confirmation, now_ms) else {
+                heard = Heard::Stale;
+                continue;
+            };
+            heard = Heard::Taken;
+            advanced |= said.new;
+            let Some(nonce) = nonce else { continue };
+            let mut asker = Asker {
+                nonce,
+                next_query: &mut next_query,
+            };
+            if said.new || said.moved {
                 instance.continue_repair(at, &mut asker, &mut scope);
             }
-            if let Some(from) = want_from {
-                instance.begin_repair(at, *from, &mut asker, &mut scope);
+            if let Some(from) = confirmation.want_from {
+                instance.begin_repair(at, from, &mut asker, &mut scope);
             }
         }
         if advanced {
             hands.acknowledge();
         }
         self.next_query = next_query;
+        heard
+    }
+
+    /// From now on these Consumers acknowledge, and nothing else; none: the broker's PUBACK. Who stays keeps
+    /// its cursors; who is new begins at the guest's acknowledged row.
+    pub fn heed(&mut self, consumers: Vec<Label>, now_ms: u64) {
+        let consumers = named(consumers);
+        if consumers == self.consumers {
+            return;
+        }
+        self.consumers = consumers;
+        for table in self.tables.values_mut() {
+            table.heed(&self.consumers, now_ms);
+        }
+        self.subscribe(now_ms);
     }
 
     /// Takes over a changed descriptor without losing a row: a specifier that stays keeps its
@@ -606,6 +623,14 @@ impl Producer {
             clock_skew_ms,
             now_ms,
         })
+    }
+}
+
+/// Whose word acknowledges.
+fn named(consumers: Vec<Label>) -> Vec<Option<Label>> {
+    match consumers.is_empty() {
+        true => vec![None],
+        false => consumers.into_iter().map(Some).collect(),
     }
 }
 

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::consumer::{Verdict, first_cursor, judge};
-use super::producer::{Confirmation, Identity, Output, Producer, Source, Token};
+use super::producer::{Confirmation, Heard, Identity, Output, Producer, Source, Token};
 use super::spool::{Spool, SpoolLimits};
 use super::window::{Closed, Content, Windower};
 use crate::clock::Timestamp;
@@ -177,6 +177,7 @@ impl World {
             samples: Vec::new(),
             accepted: BTreeMap::new(),
             deaf_until: 0,
+            issued: 0,
         });
         let limits = SpoolLimits {
             rows: usize::MAX,

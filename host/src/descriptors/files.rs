@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use vmkpi::descriptor::{Descriptor, MAX_DESCRIPTOR_BYTES, Spelling};
 
-use super::{Refusal, served};
+use super::Refusal;
 
 /// What tells one state of a file from another without reading it: device, inode, size, and the times
 /// of its last write and change. `None`: there is no file.
@@ -124,13 +124,11 @@ fn read_with(
         )));
     }
     let text = std::fs::read_to_string(path).map_err(|e| refuse(e.to_string()))?;
-    match Descriptor::parse(&text, Spelling::of_path(path), read_key) {
-        Ok(descriptor) => served(descriptor, &name),
-        Err(errors) => Err(Refusal::Invalid {
-            place: name.clone(),
-            errors,
-        }),
-    }
+    let parsed = Descriptor::parse(&text, Spelling::of_path(path), read_key);
+    parsed.map_err(|errors| Refusal::Invalid {
+        place: name.clone(),
+        errors,
+    })
 }
 
 #[cfg(test)]
@@ -203,16 +201,5 @@ mod tests {
         std::fs::copy(pem, &key).unwrap();
         assert_eq!(look(&mut files, &path), None);
         assert_eq!(look(&mut files, &path).as_deref(), Some("a"));
-    }
-
-    #[test]
-    fn consumers_that_confirm_are_refused_until_they_are_served() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("d.toml");
-        let key = "11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=";
-        let text = format!("{ONE}[[confirm]]\nname = \"c\"\nkey = \"{key}\"\n");
-        std::fs::write(&path, text).unwrap();
-        let refusal = read_file(&path).unwrap_err().to_string();
-        assert!(refusal.contains("remove [[confirm]]"), "{refusal}");
     }
 }

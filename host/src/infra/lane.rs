@@ -30,6 +30,8 @@ use record::{HeadRecord, json, spelled};
 
 /// Rows of one point that are in memory until they are acknowledged: those of the longest window.
 const SPOOL_ROWS: usize = 100_000;
+/// Batches that may be in the spool whatever the windows are.
+const MIN_ADMISSIBLE: usize = 500;
 /// How long a lane goes on after its residence ended beyond its longest window, in milliseconds.
 const DRAIN_MS: u64 = 3000;
 /// The longest window that is waited for, in milliseconds.
@@ -109,6 +111,8 @@ pub struct Lane {
     /// The interval that the last row of each point was in.
     last: HashMap<DataPoint, i64>,
     parked: bool,
+    /// The most batches in the spool.
+    admissible: usize,
     given_up: bool,
     /// When the residence ended, and when the last window has had its time, in milliseconds.
     ended: Option<(u64, u64)>,
@@ -205,6 +209,7 @@ impl Lane {
             settled: (0, 0),
             last: HashMap::new(),
             parked: false,
+            admissible: admissible(descriptor),
             given_up: false,
             ended: None,
         }
@@ -236,6 +241,8 @@ impl Lane {
     /// Takes over a changed descriptor.
     pub fn adopt(&mut self, descriptor: &Descriptor, now_ms: u64) {
         self.producer.adopt(descriptor, now_ms);
+        self.producer.heed(descriptor.consumers(), now_ms);
+        self.admissible = admissible(descriptor);
         let wanted = |shape: &Shape| descriptor.monitors_of(&shape.point).next().is_some();
         self.wanted = self.shapes.iter().map(wanted).collect();
         self.record.descriptor = spelled(descriptor);
@@ -469,7 +476,7 @@ impl Lane {
     /// Shows the producer what is on disk, as far as it takes more.
     fn advance(&mut self) {
         let committed = *self.outbox.committed.borrow();
-        while !self.parked && self.producer.accepts_input() {
+        while !self.parked && self.producer.accepts_input() && self.admitted < self.admissible {
             let Some(batch) = self.backlog.get_mut(self.admitted) else {
                 return;
             };
@@ -503,7 +510,8 @@ impl Lane {
     /// Whether rows wait for the disk, and the producer for them.
     pub fn awaits_disk(&self) -> bool {
         let waits = matches!(self.backlog.back(), Some(b) if matches!(b.rows, Rows::Fresh(..)));
-        waits && !self.parked && self.producer.accepts_input()
+        let admits = self.producer.accepts_input() && self.admitted < self.admissible;
+        waits && !self.parked && admits
     }
 
     /// Takes what was read back. A batch that should be there and is not is lost: a gap.
@@ -553,6 +561,18 @@ impl Lane {
             }
         }
     }
+}
+
+/// The most batches in the spool: twice those of the longest window, which are not acknowledged before it
+/// closes, and some. While nobody confirms, the rest waits on disk.
+fn admissible(descriptor: &Descriptor) -> usize {
+    let windows = descriptor.monitors.iter().filter(|m| !m.point.is_kpi());
+    let batches = windows.map(|m| m.window_ms() / m.interval_ms.max(MIN_INFRA_INTERVAL_MS));
+    let longest = usize::try_from(batches.max().unwrap_or(0)).unwrap_or(usize::MAX);
+    longest
+        .saturating_mul(2)
+        .saturating_add(MIN_ADMISSIBLE)
+        .min(SPOOL_ROWS)
 }
 
 fn limits() -> SpoolLimits {

@@ -57,6 +57,7 @@ fn report() -> Report {
         messages: 10,
         messages_acknowledged: 9,
         acknowledged_time: Some(1_795_194_000.75),
+        confirmed_time: Some(1_795_194_000.875),
         in_flight: 1,
         suppressed: 3,
         when_errors: 2,
@@ -112,6 +113,7 @@ fn snapshot() -> Snapshot {
             valid: [(uuid, true)].into(),
         },
         broker: Arc::default(),
+        confirmations: Arc::default(),
         outbox: Arc::default(),
         exporter: Scraped::default(),
     }

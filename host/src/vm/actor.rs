@@ -18,14 +18,18 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 use vmkpi::clock::Timestamp;
-use vmkpi::delivery::producer::{Identity, Output, Producer, Publication, Source};
-use vmkpi::link::GuestMessage;
+use vmkpi::delivery::producer::{
+    Confirmation, Heard, Identity, Output, Producer, Publication, Source,
+};
+use vmkpi::link::{GuestMessage, TableId};
+use vmkpi::name::DataPoint;
 use vmkpi::position::Nonce;
 
 use super::ages::Ages;
 use super::envelope::Envelopes;
 use super::report::Report;
 use super::{Shared, Spec};
+use crate::confirm::{Ear, Word};
 use crate::infra::Lane;
 use crate::libvirt::State;
 use crate::link::{Ask, Client, Event, Fault, Histories};
@@ -61,6 +65,7 @@ struct Actor {
     asked: mpsc::Receiver<Ask>,
     histories: Histories,
     kpi: Producer,
+    ear: Ear,
     /// What the KPI producer's messages carry. Another producer has another: it counts its tokens anew, and what
     /// the broker says of its predecessor's messages is not about its own.
     kpi_lane: u64,
@@ -91,6 +96,7 @@ impl Actor {
             asked,
             histories: Histories::default(),
             kpi: kpi_producer(&spec, &shared, 0),
+            ear: shared.confirmations.listen(&spec.descriptor),
             kpi_lane: shared.outbox.next_lane(),
             follow,
             committed: shared.outbox.committed.clone(),
@@ -139,6 +145,7 @@ impl Actor {
                 event = self.link.next(reads) => self.on_link(event),
                 Some(ask) = self.asked.recv() => self.on_ask(ask),
                 Some(reply) = self.replies.1.recv() => self.on_replies(reply),
+                word = self.ear.hear() => self.on_word(word),
                 Some(page) = self.pages.1.recv() => self.on_page(page),
                 Ok(()) = self.committed.changed(), if disk => {}
                 permit = jobs.reserve(), if !self.outbox.is_empty() => match permit {
@@ -169,6 +176,8 @@ impl Actor {
         }
         if before.descriptor != self.spec.descriptor {
             self.kpi.adopt(&self.spec.descriptor, now_ms);
+            self.kpi.heed(self.spec.descriptor.consumers(), now_ms);
+            self.ear = self.shared.confirmations.listen(&self.spec.descriptor);
             for lane in &mut self.lanes {
                 lane.adopt(&self.spec.descriptor, now_ms);
             }
@@ -314,6 +323,37 @@ impl Actor {
         self.on_reply(first);
         while let Ok(reply) = self.replies.1.try_recv() {
             self.on_reply(reply);
+        }
+    }
+
+    /// Hands what a Consumer confirms to the producer that it is about.
+    fn on_word(&mut self, word: Word) {
+        let now_ms = self.now_ms();
+        for confirmed in word.confirmed {
+            let confirmation = Confirmation {
+                consumer: word.consumer.clone(),
+                issued: word.issued,
+                specifier: confirmed.specifier,
+                through: confirmed.through,
+                want_from: confirmed.want_from,
+                table: TableId {
+                    stream: confirmed.stream,
+                    point: confirmed.point,
+                },
+            };
+            let mut producers: Vec<&mut Producer> = match confirmation.table.point {
+                DataPoint::Kpi(..) => vec![&mut self.kpi],
+                DataPoint::Infra(..) => self.lanes.iter_mut().map(Lane::producer_mut).collect(),
+            };
+            let heard = producers
+                .iter_mut()
+                .map(|producer| producer.on_confirm(&confirmation, now_ms))
+                .find(|heard| *heard != Heard::Unknown);
+            let heard = heard.unwrap_or(Heard::Unknown);
+            self.shared.confirmations.status.count(heard);
+            if heard == Heard::Taken {
+                self.past.confirmed_time = Some(Timestamp::now().as_seconds_f64());
+            }
         }
     }
 

@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 use vmkpi::descriptor::Descriptor;
 use vmkpi::sign::SigningKey;
 
+use crate::confirm::Confirmations;
 use crate::libvirt::{Domain, Sampling};
 use crate::link::{Endpoint, HistoryClient, Limits};
 use crate::mqtt::Publisher;
@@ -67,6 +68,8 @@ pub struct Shared {
     pub sampling: watch::Receiver<Sampling>,
     /// The broker.
     pub publisher: Publisher,
+    /// What Consumers confirm.
+    pub confirmations: Confirmations,
     /// Where reports go.
     pub reports: Reports,
     /// Where measurements are kept.

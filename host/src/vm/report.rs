@@ -87,6 +87,8 @@ pub struct Report {
     pub messages_acknowledged: u64,
     /// When the last was, in seconds since 1970.
     pub acknowledged_time: Option<f64>,
+    /// When a named Consumer last confirmed anything, in seconds since 1970.
+    pub confirmed_time: Option<f64>,
     /// Messages that can never be delivered.
     pub messages_refused: u64,
     /// Messages on their way.

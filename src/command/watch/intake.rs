@@ -15,6 +15,27 @@ use super::super::print::Console;
 use super::super::trust::Trust;
 use super::text::safe;
 
+/// What became of what was not as it should be.
+const IGNORED: &str = "ignored";
+const UNVERIFIED: &str = "took all the same";
+const SEALED: &str = "left sealed";
+
+/// What is no message of ours.
+const RETAINED: &str = "a retained message";
+const NOT_OURS: &str = "a message that is none of ours";
+const ELSEWHERE: &str = "a message that claims another origin than its topic";
+
+/// Its name, as a label; why a signature does not count is one already.
+fn label(kind: &'static str) -> &'static str {
+    match kind {
+        RETAINED => "retained",
+        NOT_OURS => "malformed",
+        ELSEWHERE => "another_topic",
+        "what does not open" => "not_opened",
+        refusal => refusal,
+    }
+}
+
 /// Reads messages and counts what is none.
 pub struct Intake {
     point: Option<PointPattern>,
@@ -63,16 +84,28 @@ impl Intake {
                     return None;
                 }
                 if let Some(reason) = taken.unverified {
-                    say(("took all the same", reason), 1, "");
+                    say((UNVERIFIED, reason), 1, "");
                 }
-                say(("left sealed", "what does not open"), taken.unopened, "");
+                say((SEALED, "what does not open"), taken.unopened, "");
                 Some(event)
             }
             Err((kind, detail)) => {
-                say(("ignored", kind), 1, &detail);
+                say((IGNORED, kind), 1, &detail);
                 None
             }
         }
+    }
+
+    /// What was not as it should be: what became of it (`ignored`, `unverified` or `sealed`), why, how often.
+    pub fn counts(&self) -> impl Iterator<Item = (&'static str, &'static str, u64)> {
+        self.counted.iter().map(|((done, kind), count)| {
+            let done = match *done {
+                IGNORED => "ignored",
+                UNVERIFIED => "unverified",
+                _ => "sealed",
+            };
+            (done, label(kind), *count)
+        })
     }
 
     /// Says at the end what was said only once.
@@ -85,18 +118,15 @@ impl Intake {
 
 fn check(publish: &Publish, trust: &Trust) -> Result<Taken, (&'static str, String)> {
     if publish.retain {
-        return Err(("a retained message", String::new()));
+        return Err((RETAINED, String::new()));
     }
     let received = Received::decode(&publish.payload).map_err(|e| {
         let detail: String = e.to_string().chars().take(300).collect();
-        ("a message that is none of ours", format!(": {detail}"))
+        (NOT_OURS, format!(": {detail}"))
     })?;
     // A broker guards topics; a payload may not claim what its topic does not.
     if received.event.topic().as_bytes() != publish.topic {
-        return Err((
-            "a message that claims another origin than its topic",
-            String::new(),
-        ));
+        return Err((ELSEWHERE, String::new()));
     }
     let unverified = unverified(&received, trust)?;
     let (event, unopened) = opened(received.event, &trust.keys);

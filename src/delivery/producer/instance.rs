@@ -4,10 +4,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::Counters;
 use super::outbox::Outbox;
 use super::publish::{post, publish};
 use super::repair::Repair;
+use super::{Confirmation, Counters};
 use crate::clock::Timestamp;
 use crate::delivery::window::{Closed, Windower};
 use crate::descriptor::Monitor;
@@ -86,10 +86,20 @@ pub(super) struct Cursor {
     /// Its latest word, even a lower one; it steers repair.
     pub(super) told: Position,
     pub(super) repair: Option<Repair>,
+    /// When it said so, by its own number.
+    issued: u64,
     still_since_ms: u64,
     patience_ms: u64,
     /// Acknowledged messages that do not connect yet: their `after` and `through`.
     loose: BTreeMap<Seq, Position>,
+}
+
+/// What a confirmation has changed.
+pub(super) struct Said {
+    /// The cursor.
+    pub(super) new: bool,
+    /// The Consumer's own, which may have gone back.
+    pub(super) moved: bool,
 }
 
 impl Cursor {
@@ -100,10 +110,29 @@ impl Cursor {
             spoken,
             told: start,
             repair: None,
+            issued: 0,
             still_since_ms: now_ms,
             patience_ms: PATIENCE_MS.0,
             loose: BTreeMap::new(),
         }
+    }
+
+    /// Takes its Consumer's word; `None`: it is no newer than the last.
+    pub(super) fn hear(&mut self, confirmation: &Confirmation, now_ms: u64) -> Option<Said> {
+        if confirmation.issued <= self.issued {
+            return None;
+        }
+        self.issued = confirmation.issued;
+        let through = confirmation.through;
+        // A new instance's Consumer has spoken also when it says no more than where it began.
+        let first_word = !self.spoken && through.seq == self.position.seq;
+        let new = through.seq > self.position.seq || first_word;
+        let moved = through.seq != self.told.seq;
+        self.told = through;
+        if new {
+            self.advance(through, now_ms);
+        }
+        Some(Said { new, moved })
     }
 
     pub(super) fn advance(&mut self, position: Position, now_ms: u64) {
@@ -185,6 +214,31 @@ impl Instance {
             begin: start,
             published_ms: now_ms,
         }
+    }
+
+    /// Which cursor is this Consumer's.
+    pub(super) fn cursor_of(&self, consumer: &Label) -> Option<usize> {
+        let by = |cursor: &Cursor| cursor.consumer.as_ref() == Some(consumer);
+        self.cursors.iter().position(by)
+    }
+
+    /// Others acknowledge from now on; who is new begins at `acked`. Whether rows must be read again: the
+    /// broker's word on what was published before did not count.
+    pub(super) fn heed(&mut self, consumers: &[Option<Label>], acked: Mark, now_ms: u64) -> bool {
+        let mut before = std::mem::take(&mut self.cursors);
+        for consumer in consumers {
+            let known = before.iter().position(|c| c.consumer == *consumer);
+            self.cursors.push(match known {
+                Some(at) => before.swap_remove(at),
+                None => Cursor::new(consumer.clone(), acked.position(), true, now_ms),
+            });
+        }
+        let anew = self.cursors.iter().any(|c| c.consumer.is_none());
+        if anew {
+            self.window = Windower::new(Arc::clone(&self.monitor), acked.position(), Some(acked));
+            self.live = Progress::at(acked.position());
+        }
+        anew
     }
 
     /// Takes over a changed specifier: windows begin anew after what is published.

@@ -138,6 +138,15 @@ impl Table {
         behind
     }
 
+    /// Others acknowledge from now on.
+    pub(super) fn heed(&mut self, consumers: &[Option<Label>], now_ms: u64) {
+        for instance in &mut self.instances {
+            if instance.heed(consumers, self.acked, now_ms) {
+                self.received = self.received.min(self.acked.seq);
+            }
+        }
+    }
+
     /// Takes over changed specifiers; those that are gone go.
     pub(super) fn respecify(&mut self, monitors: &[Arc<Monitor>]) {
         self.instances

@@ -20,13 +20,14 @@ fn gaps(pair: &Pair) -> Vec<(u64, u64, &str)> {
     pair.published.iter().filter_map(gap).collect()
 }
 
-fn word(seq: u64, want_from: Option<Position>) -> Confirmation {
+fn word(issued: u64, seq: u64, want_from: Option<Position>) -> Confirmation {
     let table = TableId {
         stream: StreamId(1),
         point: "unencrypted/x".parse().unwrap(),
     };
     Confirmation {
         consumer: "ops".parse().unwrap(),
+        issued,
         table,
         specifier: "m".parse().unwrap(),
         through: Position::new(seq, RowKey(seq)),
@@ -40,7 +41,7 @@ fn the_gap_of_a_repair_says_why_the_rows_went() {
     for n in 1..=9 {
         pair.store(Value::Integer(n), 1000);
     }
-    pair.producer.on_confirm(&word(9, None), 2000);
+    pair.producer.on_confirm(&word(1, 9, None), 2000);
     pair.settle(2000);
     pair.store(Value::Integer(10), 3000);
     pair.store(Value::Integer(11), 3000);
@@ -49,7 +50,7 @@ fn the_gap_of_a_repair_says_why_the_rows_went() {
     pair.settle(3000);
     assert_eq!(gaps(&pair), [], "the host has read them all");
     // Its database was restored from an older backup.
-    let behind = word(4, Some(Position::new(4, RowKey(4))));
+    let behind = word(2, 4, Some(Position::new(4, RowKey(4))));
     pair.producer.on_confirm(&behind, 20_000);
     pair.settle(20_000);
     assert_eq!(gaps(&pair), [(4, 10, "retention_bytes")]);

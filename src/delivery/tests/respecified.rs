@@ -60,6 +60,7 @@ fn a_consumer_that_knows_it_from_before_asks_and_gets_what_the_guest_still_holds
         let position = |seq| Position::new(seq, RowKey(seq));
         let confirmation = Confirmation {
             consumer: consumer.clone(),
+            issued: now_ms,
             table: table.clone(),
             specifier: specifier.parse().unwrap(),
             through: position(seq),
@@ -90,4 +91,52 @@ fn a_consumer_that_knows_it_from_before_asks_and_gets_what_the_guest_still_holds
     assert_eq!((again[0].0, again[0].1), (2, 3), "{again:?}");
     assert!(matches!(pair.published[0].body, Body::Gap(_)));
     assert_eq!(again.last().unwrap().1, 8, "{again:?}");
+}
+
+#[test]
+fn whose_word_counts_may_change_and_no_row_is_acknowledged_by_anybody_else() {
+    let consumer: Label = "ops".parse().unwrap();
+    let mut pair = Pair::with(STAY, Vec::new());
+    let backlog = |pair: &Pair| pair.guest.backlogs().map(|(_, rows)| rows).sum::<u64>();
+    store(&mut pair, 3, 1000);
+    assert_eq!(backlog(&pair), 0, "the broker's word counts");
+    pair.producer.heed(vec![consumer.clone()], 2000);
+    pair.settle(2000);
+    store(&mut pair, 4, 3000);
+    assert_eq!(backlog(&pair), 4, "it counts no longer");
+    let confirmation = |issued: u64, seq: u64| Confirmation {
+        consumer: consumer.clone(),
+        issued,
+        table: TableId {
+            stream: StreamId(1),
+            point: "unencrypted/x".parse().unwrap(),
+        },
+        specifier: "stay".parse().unwrap(),
+        through: Position::new(seq, RowKey(seq)),
+        want_from: None,
+    };
+    for (issued, seq, heard, left) in [
+        (5, 5, Heard::Taken, 2),
+        (5, 6, Heard::Stale, 2),
+        (4, 7, Heard::Stale, 2),
+        (6, 6, Heard::Taken, 1),
+    ] {
+        let now_ms = 3000 + 1000 * issued;
+        let confirmation = confirmation(issued, seq);
+        assert_eq!(pair.producer.on_confirm(&confirmation, now_ms), heard);
+        pair.settle(now_ms);
+        pair.tick(now_ms + 500);
+        assert_eq!(backlog(&pair), left, "{issued}");
+    }
+    let mut stranger = confirmation(9, 7);
+    stranger.consumer = "other".parse().unwrap();
+    assert_eq!(pair.producer.on_confirm(&stranger, 10_000), Heard::Unknown);
+    pair.producer.heed(Vec::new(), 11_000);
+    pair.settle(11_000);
+    store(&mut pair, 1, 12_000);
+    assert_eq!(
+        backlog(&pair),
+        0,
+        "what was not confirmed is published again"
+    );
 }

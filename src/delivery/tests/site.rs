@@ -10,6 +10,7 @@ pub(super) struct Site {
     pub(super) samples: Vec<(InstanceId, u64, Value)>,
     pub(super) accepted: BTreeMap<InstanceId, Vec<Kept>>,
     pub(super) deaf_until: u64,
+    pub(super) issued: u64,
 }
 
 impl Site {
@@ -44,8 +45,10 @@ impl Site {
                 .push((event.clone(), cursor));
         }
         let through = self.cursors[&id];
+        self.issued += 1;
         Some(Confirmation {
             consumer: self.name.clone(),
+            issued: self.issued,
             table,
             specifier: event.specifier.clone(),
             through,

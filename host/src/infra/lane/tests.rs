@@ -375,3 +375,48 @@ fn the_descriptor_that_is_kept_is_the_same_one() {
         assert_eq!(again.revision(), descriptor.revision());
     }
 }
+
+#[test]
+fn while_no_consumer_confirms_measurements_wait_on_disk_and_none_is_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    let key = "11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=";
+    let text = format!("[[confirm]]\nname = \"ops\"\nkey = \"{key}\"\n{RAW}");
+    let mut life = Life::begin(dir.path(), &text, 1 << 30);
+    for second in 0..1500 {
+        life.step(second, true, true);
+    }
+    let (through, _) = followed(&life.published);
+    assert!(
+        (400..=600).contains(&through),
+        "shown to the broker: {through}"
+    );
+    assert_eq!(
+        life.lane.kept().batches,
+        1500,
+        "the broker's word counts for nothing"
+    );
+    for second in 1500..1600 {
+        let Some(last) = life.published.iter().max_by_key(|p| p.event.through.seq) else {
+            panic!()
+        };
+        let confirmation = vmkpi::delivery::producer::Confirmation {
+            consumer: "ops".parse().unwrap(),
+            issued: second,
+            table: vmkpi::link::TableId {
+                stream: last.event.stream,
+                point: last.event.point.clone(),
+            },
+            specifier: last.event.specifier.clone(),
+            through: last.event.through,
+            want_from: None,
+        };
+        life.lane
+            .producer_mut()
+            .on_confirm(&confirmation, second * 1000);
+        life.step(second, false, true);
+    }
+    let (through, gaps) = followed(&life.published);
+    assert_eq!((through, gaps), (1500, Vec::new()));
+    assert_eq!(life.lane.kept().batches, 0);
+    assert_eq!(life.lane.kept().trimmed, 0);
+}

@@ -36,6 +36,7 @@ fn actor(dir: &std::path::Path) -> (Actor, watch::Sender<Spec>) {
             jobs: mpsc::channel(1).0,
             status: Arc::default(),
         },
+        confirmations: crate::confirm::Confirmations::default(),
         reports: Reports::default(),
         outbox,
         limits: crate::link::Limits::default(),
@@ -49,7 +50,7 @@ fn actor(dir: &std::path::Path) -> (Actor, watch::Sender<Spec>) {
 /// The guest of a history stores a row; the message that comes of it.
 fn publish(actor: &mut Actor, history: u128) -> Job {
     let (nonce, stream) = (Nonce(history), StreamId(history));
-    let point: vmkpi::name::DataPoint = "unencrypted/web".parse().unwrap();
+    let point: DataPoint = "unencrypted/web".parse().unwrap();
     let table = TableId { stream, point };
     actor.kpi.connected(nonce, 0);
     let info = TableInfo {

@@ -1,0 +1,413 @@
+//! A subscription with QoS 1 whose session survives a lost connection, so that what the broker held back
+//! meanwhile still comes. It begins anew with each program: rumqttc sends nothing that needs a packet id in a
+//! session of which only the broker remembers anything. What is subscribed to may change while it runs.
+//!
+//! ```text
+//! connecting ──CONNACK──> connected ──(subscribed before in this session)──> listening
+//!     ^                       └────────SUBSCRIBE, SUBACK───────────────────────┘   │
+//!     └───────────── any error, after RETRY: what is not acknowledged comes again ─┘
+//! ```
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rumqttc::{
+    AsyncClient, ConnectionError, DisconnectProperties, DisconnectReasonCode, Event, EventLoop,
+    Incoming, MqttOptions, NetworkOptions, Outgoing, Publish, QoS, RetainForwardRule, SessionMode,
+    SubscribeFilter, SubscribeReasonCode,
+};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use super::{Broker, BrokerUrl, Failure, Keeper};
+
+/// How long the broker keeps what it could not deliver, in seconds.
+const SESSION_EXPIRY_SECONDS: u32 = 300;
+/// Between two attempts to connect: short, so that a Consumer is back before a Producer that waits
+/// longer after a broker's restart, and nothing is published to nobody.
+const RETRY: Duration = Duration::from_millis(200);
+/// A broker that accepts and then says nothing is tried anew after this long.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// A dead connection is noticed within 1.5 times this, in seconds.
+const KEEP_ALIVE_SECONDS: u16 = 10;
+/// The largest packet accepted, in bytes; ours are split at 256 KiB ([`crate::message`]).
+const MAX_PACKET_BYTES: u32 = 4 << 20;
+/// How long the farewell may take.
+const FAREWELL: Duration = Duration::from_secs(1);
+/// Steps that wait for whoever takes them; over it the broker is read no further.
+const WAITING_STEPS: usize = 64;
+/// Requests of ours that wait for the connection; over it, what we publish is refused.
+const WAITING_REQUESTS: usize = 256;
+/// Filters in one SUBSCRIBE: far below the packet sizes that brokers refuse.
+const FILTERS_AT_ONCE: usize = 50;
+
+/// What the subscription did.
+#[derive(Debug)]
+pub enum Step {
+    /// A message came.
+    Message(Publish),
+    /// The subscription stands; again after each reconnection, and when what is wanted has changed.
+    Listening,
+    /// The broker does not let us read this filter; it is asked again on the next connection.
+    Denied(String),
+    /// The connection is lost or was never there, and why; it is tried again.
+    Lost(Failure),
+    /// Something that changes nothing for now.
+    Notice(String),
+}
+
+/// Why there is no subscription.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The kernel has no random numbers.
+    #[error("no random client id: {0}")]
+    Random(getrandom::Error),
+    /// The client refuses its own options.
+    #[error("the MQTT client refuses its options: {0}")]
+    Options(String),
+}
+
+/// Who subscribes.
+#[derive(Clone, Debug)]
+pub struct Session(String);
+
+impl Session {
+    /// A new random id that begins with `name`. Nobody can guess it to take it over, and it names no host.
+    ///
+    /// # Errors
+    /// There are no random numbers.
+    pub fn random(name: &str) -> Result<Self, StartError> {
+        let random = getrandom::u64().map_err(StartError::Random)?;
+        Ok(Self(format!("{name}-{random:016x}")))
+    }
+
+    /// One that is the same in every life of the program, so that the broker keeps nothing for an earlier one.
+    pub fn named(id: String) -> Self {
+        Self(id)
+    }
+}
+
+/// A subscription that is kept up beside what is done with its messages: an attempt to connect that
+/// were given up for each redrawn table would never succeed over a slow network.
+pub struct Subscription {
+    steps: mpsc::Receiver<Step>,
+    filters: Shared,
+    client: AsyncClient,
+    task: JoinHandle<()>,
+}
+
+impl Subscription {
+    /// Begins to subscribe to `filters`.
+    ///
+    /// # Errors
+    /// The options contradict each other.
+    pub fn start(
+        broker: Broker,
+        session: Session,
+        filters: BTreeSet<String>,
+    ) -> Result<Self, StartError> {
+        let filters = Shared::new(filters);
+        let subscriber = Subscriber::new(broker, session, filters.clone())?;
+        let client = subscriber.client.clone();
+        let (sender, steps) = mpsc::channel(WAITING_STEPS);
+        let task = tokio::spawn(subscriber.run(sender));
+        Ok(Self {
+            steps,
+            filters,
+            client,
+            task,
+        })
+    }
+
+    /// The next thing that happens; `None` when the subscription has ended. Cancel-safe.
+    pub async fn step(&mut self) -> Option<Step> {
+        self.steps.recv().await
+    }
+
+    /// From now on exactly these filters are subscribed to.
+    pub fn want(&self, filters: BTreeSet<String>) {
+        let mut shared = self.filters.lock();
+        shared.wanted = filters;
+        if shared.connected {
+            shared.reconcile(&self.client);
+        }
+    }
+
+    /// Publishes with QoS 1 on the same connection. Whether it could be queued: whoever publishes what can
+    /// be said again later need not wait.
+    pub fn publish(&self, topic: &str, payload: Vec<u8>) -> bool {
+        let options = rumqttc::PublishOptions::at_least_once();
+        self.client.try_publish(topic, payload, options).is_ok()
+    }
+
+    /// Ends the session, so that the broker keeps nothing for us.
+    pub async fn end(self) {
+        drop(self.steps);
+        // That it panicked has been said on standard error.
+        let _ = self.task.await;
+    }
+}
+
+/// Where a connection is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// There is none; what it is made with is read first.
+    Apart,
+    /// It is being made.
+    Connecting,
+    /// The broker has accepted it.
+    Connected,
+}
+
+/// One session, over reconnections.
+struct Subscriber {
+    client: AsyncClient,
+    events: EventLoop,
+    keeper: Keeper,
+    phase: Phase,
+    waiting: bool,
+    filters: Shared,
+}
+
+/// What is subscribed to, and what should be.
+#[derive(Default)]
+struct Filters {
+    connected: bool,
+    wanted: BTreeSet<String>,
+    /// What this session has been asked for.
+    asked: BTreeSet<String>,
+    /// Asked for and not yet sent.
+    queued: VecDeque<Vec<String>>,
+    /// Sent and not yet answered, by packet id.
+    sent: HashMap<u16, Vec<String>>,
+}
+
+/// The same, of both ends: an attempt to connect must not be given up because what is wanted has changed.
+#[derive(Clone)]
+struct Shared(Arc<Mutex<Filters>>);
+
+impl Shared {
+    fn new(wanted: BTreeSet<String>) -> Self {
+        let filters = Filters {
+            wanted,
+            ..Filters::default()
+        };
+        Self(Arc::new(Mutex::new(filters)))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Filters> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Filters {
+    fn forget(&mut self) {
+        self.asked.clear();
+        self.unanswered();
+    }
+
+    /// The connection broke: what was not answered is asked for again.
+    fn unanswered(&mut self) {
+        for filter in self
+            .queued
+            .drain(..)
+            .chain(self.sent.drain().map(|(_, f)| f))
+        {
+            for filter in filter {
+                self.asked.remove(&filter);
+            }
+        }
+    }
+
+    fn stands(&self) -> bool {
+        self.queued.is_empty() && self.sent.is_empty()
+    }
+
+    /// Asks for what is missing and lets go of what is not wanted any more.
+    fn reconcile(&mut self, client: &AsyncClient) {
+        let wanted = &self.wanted;
+        for filter in self.asked.difference(wanted) {
+            // One that cannot be queued is gone with the session.
+            let _ = client.try_unsubscribe(filter.as_str());
+        }
+        let missing: Vec<String> = wanted.difference(&self.asked).cloned().collect();
+        self.asked.retain(|filter| wanted.contains(filter));
+        for filters in missing.chunks(FILTERS_AT_ONCE) {
+            let asked = filters.iter().map(|filter| {
+                let mut filter = SubscribeFilter::new(filter, QoS::AtLeastOnce);
+                // Samples are never retained; one that is would be stale.
+                filter.retain_forward_rule = RetainForwardRule::Never;
+                filter
+            });
+            if client.try_subscribe_many(asked).is_err() {
+                return; // the queue is full: the next answer makes room
+            }
+            self.asked.extend(filters.iter().cloned());
+            self.queued.push_back(filters.to_vec());
+        }
+    }
+
+    /// What of an answered SUBSCRIBE the broker refuses.
+    fn answered(&mut self, packet: u16, codes: &[SubscribeReasonCode]) -> Vec<String> {
+        let filters = self.sent.remove(&packet).unwrap_or_default();
+        let refused = |code: &SubscribeReasonCode| !matches!(code, SubscribeReasonCode::Success(_));
+        let pairs = filters.into_iter().zip(codes);
+        pairs
+            .filter(|(_, code)| refused(code))
+            .map(|(filter, _)| filter)
+            .collect()
+    }
+}
+
+impl Subscriber {
+    fn new(broker: Broker, session: Session, filters: Shared) -> Result<Self, StartError> {
+        let (client, events) = AsyncClient::builder(options(session.0, broker.url()))
+            .capacity(WAITING_REQUESTS)
+            .try_build()
+            .map_err(|error| StartError::Options(error.to_string()))?;
+        Ok(Self {
+            client,
+            events,
+            keeper: Keeper::new(broker),
+            phase: Phase::Apart,
+            waiting: false,
+            filters,
+        })
+    }
+
+    /// Passes on what happens until nobody wants it any more, then ends the session.
+    async fn run(mut self, steps: mpsc::Sender<Step>) {
+        'session: loop {
+            let happened = tokio::select! {
+                () = steps.closed() => break,
+                happened = self.step() => happened,
+            };
+            for step in happened {
+                if steps.send(step).await.is_err() {
+                    break 'session;
+                }
+            }
+        }
+        self.end().await;
+    }
+
+    async fn step(&mut self) -> Vec<Step> {
+        if self.waiting {
+            tokio::time::sleep(RETRY).await;
+            self.waiting = false;
+        }
+        if self.phase == Phase::Apart {
+            match self.prepare() {
+                Ok(None) => {}
+                Ok(Some(notice)) => return vec![Step::Notice(notice)],
+                Err(failure) => return vec![self.lost(failure)],
+            }
+        }
+        match self.events.poll().await {
+            Ok(event) => self.take(event),
+            Err(error) => {
+                // The broker knows of more than we do, and we of nothing: both begin anew.
+                if matches!(error, ConnectionError::SessionStateMismatch { .. }) {
+                    self.events.options.set_clean_start(true);
+                }
+                let connected = self.phase == Phase::Connected;
+                let failure = Failure::of(&error, self.keeper.broker(), connected);
+                vec![self.lost(failure)]
+            }
+        }
+    }
+
+    fn take(&mut self, event: Event) -> Vec<Step> {
+        let mut filters = self.filters.lock();
+        let mut steps = Vec::new();
+        match event {
+            Event::Incoming(Incoming::Publish(publish)) => return vec![Step::Message(publish)],
+            Event::Incoming(Incoming::ConnAck(ack)) => {
+                (self.phase, filters.connected) = (Phase::Connected, true);
+                self.events.options.set_clean_start(false);
+                if !ack.session_present {
+                    filters.forget();
+                }
+            }
+            Event::Outgoing(Outgoing::Subscribe(packet)) => {
+                if let Some(chunk) = filters.queued.pop_front() {
+                    filters.sent.insert(packet, chunk);
+                }
+                return steps;
+            }
+            Event::Incoming(Incoming::SubAck(ack)) => {
+                let denied = filters.answered(ack.pkid, &ack.return_codes);
+                steps.extend(denied.into_iter().map(Step::Denied));
+            }
+            // What did not fit into the queue of requests is tried again.
+            Event::Incoming(Incoming::PingResp) => {
+                filters.reconcile(&self.client);
+                return steps;
+            }
+            _ => return steps,
+        }
+        filters.reconcile(&self.client);
+        steps.extend(filters.stands().then_some(Step::Listening));
+        steps
+    }
+
+    /// Reads what the next connection is made with; what there is to say of it.
+    fn prepare(&mut self) -> Result<Option<String>, Failure> {
+        let renewal = self.keeper.renew()?;
+        renewal.entry.apply(&mut self.events.options);
+        self.phase = Phase::Connecting;
+        let broken = renewal.broken.filter(|_| renewal.news);
+        Ok(broken.map(|error| format!("{error}; what was read before is used")))
+    }
+
+    fn lost(&mut self, failure: Failure) -> Step {
+        (self.waiting, self.phase) = (true, Phase::Apart);
+        let mut filters = self.filters.lock();
+        filters.connected = false;
+        filters.unanswered();
+        Step::Lost(failure)
+    }
+
+    async fn end(mut self) {
+        let reason = DisconnectReasonCode::NormalDisconnection;
+        let client = &self.client;
+        if self.waiting
+            || client
+                .try_disconnect_now_with_properties(reason, forgotten())
+                .is_err()
+        {
+            return;
+        }
+        let drained = async { while self.events.poll().await.is_ok() {} };
+        // A broker that does not answer lets the session expire by itself.
+        let _ = tokio::time::timeout(FAREWELL, drained).await;
+    }
+}
+
+/// A farewell after which the broker keeps nothing.
+fn forgotten() -> DisconnectProperties {
+    DisconnectProperties {
+        session_expiry_interval: Some(0),
+        reason_string: None,
+        user_properties: vec![],
+        server_reference: None,
+    }
+}
+
+fn options(id: String, broker: &BrokerUrl) -> MqttOptions {
+    let mut network = NetworkOptions::new();
+    network.set_tcp_nodelay(true);
+    let mut options = MqttOptions::new(id, (broker.host.as_str(), broker.port));
+    options
+        .set_keep_alive(KEEP_ALIVE_SECONDS)
+        .set_session_mode(SessionMode::Persistent)
+        .set_session_expiry_interval(Some(SESSION_EXPIRY_SECONDS))
+        // Until the first CONNACK was read; one that was lost on its way began a session all the same.
+        .set_clean_start(true)
+        .set_receive_maximum(Some(u16::MAX))
+        .set_max_packet_size(Some(MAX_PACKET_BYTES))
+        .set_connect_timeout(CONNECT_TIMEOUT)
+        .set_network_options(network);
+    options
+}

@@ -1,0 +1,228 @@
+//! `vmkpi collect` in a chain: a Consumer with a key of its own, and its database as the judge.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use serde_json::Value;
+
+use crate::chain::{Broker, Chain, query};
+use crate::ledger::Writer;
+use crate::process::{Process, program};
+use crate::wait_for;
+
+/// The Consumer's name in descriptors.
+pub const NAME: &str = "acme-collect";
+
+/// Every stored row at once, acknowledged by the Consumer with this key and by nobody else.
+pub fn confirmed_by(key: &Key) -> String {
+    format!(
+        "vm = \"shop\"\nprimary_site = \"acme\"\n[[confirm]]\nname = \"{NAME}\"\nkey = \"{}\"\n\
+         [[monitor]]\nid = \"every-row\"\npoint = \"unencrypted/*\"\n",
+        key.public
+    )
+}
+
+/// An Ed25519 key pair, made by openssl.
+pub struct Key {
+    /// The private key, PEM.
+    pub file: PathBuf,
+    /// The public key: the base64 of its 32 bytes.
+    pub public: String,
+}
+
+impl Key {
+    /// Makes one in `folder`.
+    ///
+    /// # Errors
+    /// openssl says no.
+    pub fn make(folder: &Path, name: &str) -> Result<Self> {
+        let file = folder.join(name);
+        let script = "umask 077; openssl genpkey -algorithm ed25519 -out \"$1\" && \
+                      openssl pkey -in \"$1\" -pubout -outform DER | tail -c 32 | base64";
+        let output = Command::new("sh")
+            .args(["-c", script, "sh"])
+            .arg(&file)
+            .stdin(Stdio::null())
+            .output()?;
+        ensure!(
+            output.status.success(),
+            "openssl: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        let public = String::from_utf8(output.stdout)?.trim().to_owned();
+        Ok(Self { file, public })
+    }
+}
+
+/// A running collect.
+pub struct Collector {
+    /// The process.
+    pub process: Process,
+    /// Its database.
+    pub db: PathBuf,
+    arguments: Vec<String>,
+    folder: PathBuf,
+}
+
+impl Collector {
+    /// Starts one that confirms by `key`, with its database in `place`, and waits until it listens.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn start(
+        folder: &Path,
+        broker: &Broker,
+        place: &Path,
+        key: &Key,
+        more: &[&str],
+    ) -> Result<Self> {
+        let db = place.join("collect.db");
+        let mut arguments = vec![
+            "collect".to_owned(),
+            format!("--broker={}", broker.url()),
+            format!("--db={}", db.display()),
+            format!("--name={NAME}"),
+            format!("--sign-key-file={}", key.file.display()),
+        ];
+        arguments.extend(more.iter().map(ToString::to_string));
+        Ok(Self {
+            process: begin(folder, &arguments)?,
+            db,
+            arguments,
+            folder: folder.to_owned(),
+        })
+    }
+
+    /// Starts it again after it has ended.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn begin(&mut self) -> Result<()> {
+        self.process = begin(&self.folder, &self.arguments)?;
+        Ok(())
+    }
+
+    /// Kills it as kill -9 does and starts it again.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn kill(&mut self) -> Result<()> {
+        self.process.kill()?;
+        self.begin()
+    }
+
+    /// Asks its database.
+    ///
+    /// # Errors
+    /// It is refused.
+    pub fn query(&self, sql: &str) -> Result<Vec<Value>> {
+        query(&self.db, sql)
+    }
+
+    /// How many rows of the writer's are kept.
+    pub fn count(&self) -> u64 {
+        let sql = "SELECT count(*) FROM samples WHERE point = 'unencrypted/load'";
+        let found = self.query(sql).ok();
+        found.and_then(|rows| rows[0][0].as_u64()).unwrap_or(0)
+    }
+
+    /// Waits until each store of the stopped writer is kept, and the guest has been acknowledged through the last;
+    /// then judges: each is kept once, as it was stored, and nothing else.
+    ///
+    /// # Errors
+    /// One is missing, twice, changed or invented.
+    pub fn judge(&self, chain: &Chain, writer: &Writer, seconds: u64) -> Result<usize> {
+        let stored = writer.stored()?;
+        ensure!(
+            stored.len() > 20,
+            "only {} stores; nothing was tested",
+            stored.len()
+        );
+        let all = wait_for(seconds, "every store to be kept", || {
+            let kept = self.kept().ok()?;
+            stored
+                .is_subset(&kept.iter().map(|row| row.0).collect())
+                .then_some(kept)
+        });
+        let kept = match all {
+            Ok(kept) => kept,
+            Err(error) => {
+                let kept: HashSet<_> = self.kept()?.iter().map(|row| row.0).collect();
+                let mut missing: Vec<_> = stored.difference(&kept).collect();
+                missing.sort();
+                missing.truncate(50);
+                let said = self.process.words();
+                bail!("{error:#}: {missing:?}\n{said}\n{}", chain.words())
+            }
+        };
+        let attempted = writer.attempted()?;
+        let (mut numbers, mut rows) = (HashSet::new(), HashSet::new());
+        for (n, half, stream, seq) in kept {
+            ensure!(numbers.insert(n), "{n} is kept twice");
+            ensure!(rows.insert((stream, seq)), "row {seq} is kept twice");
+            ensure!(attempted.contains(&n), "{n} was never stored");
+            ensure!(half == n as f64 + 0.5, "{n} came as {half}");
+        }
+        wait_for(60, "the guest to be acknowledged", || {
+            (unacknowledged(chain).ok()? == 0).then_some(())
+        })
+        .with_context(|| chain.words())?;
+        let missing = self.query("SELECT count(*) FROM missing")?;
+        ensure!(missing[0][0] == 0, "{missing:?}");
+        Ok(stored.len())
+    }
+
+    #[allow(clippy::type_complexity, reason = "a row of a table")]
+    fn kept(&self) -> Result<Vec<(u64, f64, String, u64)>> {
+        let sql = "SELECT data ->> 'n', data ->> 'half', stream, seq FROM samples WHERE point = 'unencrypted/load'";
+        let rows = self.query(sql)?;
+        rows.iter()
+            .map(|row| {
+                Ok((
+                    row[0].as_u64().with_context(|| row.to_string())?,
+                    row[1].as_f64().with_context(|| row.to_string())?,
+                    row[2].to_string(),
+                    row[3].as_u64().with_context(|| row.to_string())?,
+                ))
+            })
+            .collect()
+    }
+}
+
+fn begin(folder: &Path, arguments: &[String]) -> Result<Process> {
+    // What an earlier one said is not this one's.
+    let said = folder.join("collect.err");
+    let before = std::fs::read_to_string(&said).unwrap_or_default().len();
+    let process = Process::start(folder, "collect", &program("vmkpi")?, arguments)?;
+    wait_for(20, "collect to listen", || {
+        let text = std::fs::read_to_string(&said).ok()?;
+        text.get(before..)?.contains("connected to").then_some(())
+    })
+    .with_context(|| process.words())?;
+    Ok(process)
+}
+
+/// Rows of the writer's that the guest keeps as nobody has acknowledged them.
+///
+/// # Errors
+/// The guest's database cannot be asked.
+pub fn unacknowledged(chain: &Chain) -> Result<u64> {
+    let output = Command::new(program("vmkpi-guest")?)
+        .args(["status", "--format=json"])
+        .arg(format!(
+            "--state={}",
+            chain.folder().join("guest").display()
+        ))
+        .stdin(Stdio::null())
+        .output()?;
+    let status: Value = serde_json::from_slice(&output.stdout)
+        .with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())?;
+    let tables = status["points"].as_array().context("points")?;
+    let load = tables.iter().find(|t| t["point"] == "unencrypted/load");
+    let load = load.with_context(|| status.to_string())?;
+    load["unacknowledged"]
+        .as_u64()
+        .with_context(|| load.to_string())
+}
