@@ -304,3 +304,35 @@ fn add_info(domain: &Domain, figures: &mut Figures) {
     figures.set("balloon.current", Param::Number(info.memory));
     figures.set("balloon.maximum", Param::Number(info.max_mem));
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DEADLINE: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn who_asks_is_ready_once_connected_and_not_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let node = dir.path().join("node.xml");
+        let (tell, told) = std::sync::mpsc::channel();
+        let uri = format!("test://{}", node.display());
+        let asker = Asker::start(7, &uri, move |said| tell.send(said).is_ok()).unwrap();
+        let early = told.recv_timeout(Duration::from_millis(300));
+        assert!(early.is_err(), "there is nothing to connect to: {early:?}");
+        std::fs::write(&node, "<node/>").unwrap();
+        let said = told.recv_timeout(DEADLINE).unwrap();
+        assert!(matches!(said, Said::Ready(7)), "{said:?}");
+        let order = Order {
+            call: 1,
+            kind: Kind::Quick,
+            vms: Vec::new(),
+        };
+        assert!(asker.ask(order));
+        let said = told.recv_timeout(DEADLINE).unwrap();
+        assert!(
+            matches!(&said, Said::Reply(reply) if reply.call == 1),
+            "{said:?}"
+        );
+    }
+}
