@@ -4,6 +4,7 @@ use std::ffi::OsString;
 
 use clap::Command;
 use clap::builder::PossibleValuesParser;
+pub use vmkpi::settings::flags::RunMode;
 use vmkpi::settings::flags::{option, switch, text};
 
 use crate::settings::{CATALOGUE, Sources};
@@ -31,17 +32,6 @@ pub enum Invocation {
     },
 }
 
-/// What `run` does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RunMode {
-    /// Runs.
-    Serve,
-    /// Says what is wrong with the configuration.
-    Check,
-    /// Shows the configuration as a file.
-    PrintConfig,
-}
-
 /// Reads arguments and environment.
 ///
 /// # Errors
@@ -63,14 +53,7 @@ pub fn parse(
             sources,
             point: text(matches, "point").unwrap_or_default().into(),
         },
-        _ => {
-            let mode = match (matches.get_flag("check"), matches.get_flag("print-config")) {
-                (true, _) => RunMode::Check,
-                (_, true) => RunMode::PrintConfig,
-                _ => RunMode::Serve,
-            };
-            Invocation::Run(sources, mode)
-        }
+        _ => Invocation::Run(sources, RunMode::of(matches)),
     })
 }
 

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 
 use clap::Command;
 use clap::builder::PossibleValuesParser;
+pub use vmkpi::settings::flags::RunMode;
 use vmkpi::settings::flags::{option, switch, text};
 
 use crate::settings::{CATALOGUE, Sources};
@@ -22,17 +23,6 @@ pub enum Invocation {
     },
 }
 
-/// What `run` does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RunMode {
-    /// Runs.
-    Serve,
-    /// Says what is wrong with the configuration.
-    Check,
-    /// Shows the configuration as a file.
-    PrintConfig,
-}
-
 /// Reads arguments and environment.
 ///
 /// # Errors
@@ -49,14 +39,7 @@ pub fn parse(
             sources,
             json: text(matches, "format") == Some("json"),
         },
-        _ => {
-            let mode = match (matches.get_flag("check"), matches.get_flag("print-config")) {
-                (true, _) => RunMode::Check,
-                (_, true) => RunMode::PrintConfig,
-                _ => RunMode::Serve,
-            };
-            Invocation::Run(sources, mode)
-        }
+        _ => Invocation::Run(sources, RunMode::of(matches)),
     })
 }
 

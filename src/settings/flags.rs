@@ -4,6 +4,28 @@ use clap::{Arg, ArgAction, ArgMatches};
 
 use super::{Catalogue, Kind, Setting, Sources};
 
+/// What a daemon's `run` does, by its switches `--check` and `--print-config`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RunMode {
+    /// Runs.
+    Serve,
+    /// Says what is wrong with the configuration.
+    Check,
+    /// Shows the configuration as a file.
+    PrintConfig,
+}
+
+impl RunMode {
+    /// What the switches say; whoever asks for both gets the check.
+    pub fn of(matches: &ArgMatches) -> Self {
+        match (matches.get_flag("check"), matches.get_flag("print-config")) {
+            (true, _) => Self::Check,
+            (_, true) => Self::PrintConfig,
+            _ => Self::Serve,
+        }
+    }
+}
+
 impl<S: Default> Catalogue<S> {
     /// `--config`, and the flags of the settings with those keys; of all without any.
     pub fn flags(&'static self, keys: &[&str]) -> Vec<Arg> {
