@@ -11,10 +11,10 @@
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::message::TOPIC_ROOT;
-use crate::name::{DataPoint, Label, topic_level};
+use crate::name::{DataPoint, Label};
 use crate::position::{Position, StreamId};
 use crate::sign::{Keyring, Purpose, Refusal, SigningKey};
+use crate::topic::Branch;
 
 /// The most instances of one message; a Consumer that has more to say of a VM sends several.
 pub const MAX_CONFIRMATIONS: usize = 256;
@@ -23,8 +23,7 @@ pub const MAX_BYTES: usize = 512 << 10;
 
 /// Where a Consumer confirms what it has of a VM.
 pub fn topic(site: &Label, consumer: &Label, vm: &Label) -> String {
-    let [site, consumer, vm] = [site, consumer, vm].map(|l| topic_level(l.as_str()));
-    format!("{TOPIC_ROOT}/{site}/confirm/{consumer}/{vm}")
+    Branch::Confirm.topic(site, &[consumer, vm])
 }
 
 /// Who confirms what of whom.

@@ -14,7 +14,8 @@
 //! | `broker` | where a broker is and how to be let in (feature `broker`; it reads the files that are named) |
 //! | `open` | opening envelopes with the owner's private key (feature `open`) |
 //! | `key_file` | files of keys, certificates and passwords, read with care (features `broker`, `open`, `sign`) |
-//! | [`message`] | the published message: topics and CloudEvents |
+//! | [`topic`] | the topic tree: its branches, who speaks on them and which way they go |
+//! | [`message`] | the published message, a CloudEvent |
 //! | `seal` | making the envelope that only the owner opens (feature `seal`; it takes random bytes of the kernel) |
 //! | `sign` | who said it: detached signatures over messages and confirmations (feature `sign`) |
 //! | `confirm` | what a Consumer says of what it has on disk, signed (feature `sign`) |
@@ -62,6 +63,7 @@ pub mod sign;
 #[cfg(feature = "daemon")]
 pub mod terminal;
 mod text;
+pub mod topic;
 pub mod value;
 #[cfg(feature = "web")]
 pub mod web;

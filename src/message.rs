@@ -23,10 +23,8 @@ pub(crate) use wire::Attribute;
 use crate::clock::Timestamp;
 use crate::name::{DataPoint, Label, topic_level};
 use crate::position::{Position, RowKey, Seq, StreamId};
+use crate::topic::{Branch, ROOT};
 use crate::value::{Base64Bytes, Published, Value};
-
-/// The root of every topic; its last level is the version.
-pub const TOPIC_ROOT: &str = "vmkpi/v1";
 
 /// The CloudEvents media type of a whole event in JSON.
 pub const CONTENT_TYPE: &str = "application/cloudevents+json";
@@ -36,19 +34,15 @@ pub const MAX_MESSAGE_BYTES: usize = 256 << 10;
 
 /// Where data of one point is published: `vmkpi/v1/SITE/data/VM/SPECIFIER/POINT...`.
 pub fn data_topic(site: &Label, vm: &Label, specifier: &Label, point: &DataPoint) -> String {
-    format!(
-        "{TOPIC_ROOT}/{}/data/{}/{}/{}",
-        topic_level(site.as_str()),
-        topic_level(vm.as_str()),
-        topic_level(specifier.as_str()),
-        point.topic_levels()
-    )
+    let below = Branch::Data.topic(site, &[vm, specifier]);
+    format!("{below}/{}", point.topic_levels())
 }
 
 /// The topic filter of the data of a site and a VM; `None` stands for all of them.
 pub fn data_filter(site: Option<&Label>, vm: Option<&Label>) -> String {
     let level = |l: Option<&Label>| l.map_or_else(|| "+".into(), |l| topic_level(l.as_str()));
-    format!("{TOPIC_ROOT}/{}/data/{}/#", level(site), level(vm))
+    let branch = Branch::Data.as_str();
+    format!("{ROOT}/{}/{branch}/{}/#", level(site), level(vm))
 }
 
 /// Named values of one sample, in the order of their columns.
