@@ -46,14 +46,19 @@ impl Partition {
     /// Cuts or extends a file through a handle.
     ///
     /// # Errors
-    /// As [`Self::write`].
+    /// EFBIG over the limit of a store, which changes nothing: the kernel keeps what it knows of the size. As
+    /// [`Self::write`].
     pub(super) fn truncate(&self, fh: Fh, size: u64) -> Result<(), Errno> {
+        let limit = self.limits.store_bytes;
+        let size = usize::try_from(size).ok().filter(|size| *size <= limit);
+        let size = size.ok_or(Errno::EFBIG)?;
         if size == 0 && self.is_empty(fh)? {
             return Ok(());
         }
-        let limit = self.limits.store_bytes;
-        let grows = usize::try_from(size).map_or(0, |s| if s > limit { 0 } else { s });
-        self.edit(fh, grows, size == 0, |handle| handle.truncate(size, limit))
+        self.edit(fh, size, size == 0, |handle| {
+            handle.truncate(size);
+            Ok(())
+        })
     }
 
     /// Whether a handle without a draft has an empty file.

@@ -84,7 +84,7 @@ impl State {
         let Ok(handle) = self.handle(fh) else {
             return Plan::Fail(Errno::EBADF);
         };
-        (handle.changed, handle.unsaved) = (false, false);
+        (handle.changed, handle.unsaved) = (false, handle.cut);
         if handle.cut {
             return Plan::Fail(Errno::EFBIG);
         }
@@ -276,13 +276,13 @@ impl Partition {
         self.forget_attr(changed);
     }
 
-    /// Answers a close or fsync. A draft that is left goes with the handle, of which the kernel tells us after
-    /// its last close has returned: what it was told of the draft's size must not outlive that close.
+    /// Answers a close or fsync. A draft that is left goes with its handle, of which the kernel tells us after
+    /// the last close has returned: what it was told of a draft's size must not outlive that close.
     fn tell(&self, fh: Fh, done: Done, waiting: Vec<Done>, result: Result<(), Errno>) {
         let mut state = self.lock();
-        let left = state.handles.get(&fh).filter(|h| h.draft().is_some());
-        let ino = left.map(|handle| handle.ino);
-        let changed = ino.and_then(|ino| state.must_forget(ino));
+        let ino = state.handles.get(&fh).map(|handle| handle.ino);
+        let drafted = |ino: &Ino| state.tree.node(*ino).is_ok_and(|n| !n.drafts.is_empty());
+        let changed = ino.filter(drafted).and_then(|ino| state.must_forget(ino));
         drop(state);
         self.forget_attr(changed);
         answer(done, waiting, result);
