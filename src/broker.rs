@@ -7,11 +7,13 @@
 //! | [`url`] | `mqtt://HOST[:PORT]`, `mqtts://HOST[:PORT]` |
 //! | [`files`] | reads the files of an [`Access`], and refuses those that everybody may read |
 //! | [`tls`] | the TLS of a connection, from what was read |
+//! | [`publisher`] | publishes with QoS 1, and says of each message what became of it |
 //! | [`subscription`] | a session that is kept up, whatever happens to its connection |
 //! | [`failure`] | why a connection failed: of a kind that can be counted, and what to do |
 
 pub mod failure;
 pub mod files;
+pub mod publisher;
 pub mod subscription;
 pub mod tls;
 pub mod url;
