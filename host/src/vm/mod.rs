@@ -18,8 +18,8 @@ use vmkpi::sign::SigningKey;
 use crate::confirm::Confirmations;
 use crate::libvirt::{Domain, Sampling};
 use crate::link::{Endpoint, HistoryClient, Limits};
-use crate::mqtt::Publisher;
 use crate::outbox::{Left, Outbox};
+use vmkpi::broker::publisher::Publisher;
 
 pub use report::{KpiColumn, KpiRow, MAX_KPI_SERIES, Report};
 
