@@ -5,10 +5,11 @@
 //! | [`access`] | which broker, and how to be let in |
 //! | [`watch`] | subscribes and shows what arrives, each row once |
 //! | [`collect`] | keeps what arrives, durably, and confirms it |
-//! | [`broker`] | an embedded MQTT broker for a laptop |
+//! | [`broker`] | an embedded MQTT broker for a laptop, and the configuration of a real one |
 //! | [`descriptor`] | checks a VM descriptor |
 //! | [`key`] | makes a site's keys and certificates, and shows what they are called |
 //! | [`envelope`] | seals and opens by hand |
+//! | [`folder`] | files written all or nothing, with safe modes |
 //! | [`trust`] | whose signatures count, and what envelopes are opened with |
 //! | [`demo`] | the whole chain on this machine |
 //! | [`print`] | the one place that writes to standard output and standard error |
@@ -20,6 +21,7 @@ mod collect;
 mod demo;
 mod descriptor;
 mod envelope;
+mod folder;
 mod key;
 mod print;
 mod stop;
@@ -57,7 +59,7 @@ enum Command {
     Watch(Box<watch::Args>),
     /// Keep everything that arrives at a primary site, durably, and confirm it.
     Collect(Box<collect::Args>),
-    /// Run the embedded broker, for a laptop: loopback only, nothing kept on disk.
+    /// Run the embedded broker, for a laptop: loopback only, nothing kept on disk. Or print a real one's configuration.
     Broker(broker::Args),
     /// Look at VM descriptors.
     #[command(subcommand)]
