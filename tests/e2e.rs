@@ -1,5 +1,7 @@
 //! End to end, over real parts: FUSE, SQLite, a broker, libvirt's test driver, Prometheus' promtool.
 
+#[path = "e2e/admitted.rs"]
+mod admitted;
 #[path = "e2e/broker.rs"]
 mod broker;
 #[path = "e2e/cli.rs"]
