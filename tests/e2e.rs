@@ -28,5 +28,7 @@ mod respecified;
 mod secured;
 #[path = "e2e/soak.rs"]
 mod soak;
+#[path = "e2e/thief.rs"]
+mod thief;
 #[path = "e2e/vouched.rs"]
 mod vouched;
