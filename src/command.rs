@@ -7,10 +7,11 @@
 //! | [`collect`] | keeps what arrives, durably, and confirms it |
 //! | [`relay`] | forwards between two sites' brokers |
 //! | [`database`] | SQLite files of commands that keep something |
-//! | [`broker`] | an embedded MQTT broker for a laptop |
+//! | [`broker`] | an embedded MQTT broker for a laptop, and the configuration of a real one |
 //! | [`descriptor`] | checks a VM descriptor |
 //! | [`key`] | makes a site's keys and certificates, and shows what they are called |
 //! | [`envelope`] | seals and opens by hand |
+//! | [`folder`] | files written all or nothing, with safe modes |
 //! | [`trust`] | whose signatures count, and what envelopes are opened with |
 //! | [`demo`] | the whole chain on this machine |
 //! | [`series`] | pages of numbers for Prometheus |
@@ -24,6 +25,7 @@ mod database;
 mod demo;
 mod descriptor;
 mod envelope;
+mod folder;
 mod key;
 mod print;
 mod relay;
@@ -65,7 +67,7 @@ enum Command {
     Collect(Box<collect::Args>),
     /// Forward between two sites' brokers, one way per branch.
     Relay(Box<relay::Args>),
-    /// Run the embedded broker, for a laptop: loopback only, nothing kept on disk.
+    /// Run the embedded broker, for a laptop: loopback only, nothing kept on disk. Or print a real one's configuration.
     Broker(broker::Args),
     /// Look at VM descriptors.
     #[command(subcommand)]

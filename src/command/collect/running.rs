@@ -144,6 +144,7 @@ impl Collect {
             Step::Notice(text) => console.say(&format!("{}: {text}", self.broker)),
             Step::Lost(reason) => {
                 self.shared.connected.store(false, Relaxed);
+                self.shared.count_broker_error(reason.kind);
                 if reason.kind.needs_somebody() && !self.ever {
                     anyhow::bail!("{}: {reason}", self.broker);
                 }
