@@ -13,6 +13,7 @@
 //! | [`keeper`], [`kept`] | a batch of messages in one transaction: what connects, and cursors; what came of it |
 //! | [`writer`] | the thread that owns the database |
 //! | [`retention`] | what bounds it |
+//! | [`keys`] | whose messages are kept and what opens them, read again while it runs |
 //! | [`status`] | what a database holds |
 //! | [`api`], [`query`], [`page`] | what is answered over HTTP |
 //! | [`metrics`] | collect's own numbers, for Prometheus |
@@ -23,6 +24,7 @@ mod confirming;
 mod database;
 mod keeper;
 mod kept;
+mod keys;
 mod metrics;
 mod page;
 mod query;
@@ -44,8 +46,9 @@ use vmkpi::sign::SigningKey;
 use super::access;
 use super::print::Console;
 use super::stop::{Stop, parse_seconds};
-use super::trust::{Trust, TrustArgs};
+use super::trust::TrustArgs;
 use super::{Failure, Outcome, runtime};
+use keys::Keys;
 use retention::Limits;
 
 /// What the database may hold unless the operator says otherwise, in bytes.
@@ -167,10 +170,10 @@ pub(super) fn run(args: Args, console: &mut Console) -> Outcome {
     }
     let key = args.sign_key_file.as_deref().map(signing_key).transpose();
     let key = key.map_err(|e| Failure::Usage(e.into()))?;
-    let trust = args.trust.read(&broker)?;
+    let keys = Keys::read(args.trust, &broker)?;
     let plan = Plan {
         broker,
-        trust,
+        keys,
         db: args.db,
         site: args.site,
         listen: args.listen,
@@ -191,7 +194,7 @@ pub(super) fn run(args: Args, console: &mut Console) -> Outcome {
 /// What to do.
 struct Plan {
     broker: Broker,
-    trust: Trust,
+    keys: Keys,
     db: PathBuf,
     site: Option<Label>,
     listen: Option<SocketAddr>,
