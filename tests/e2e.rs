@@ -14,6 +14,8 @@ mod exported;
 mod faults;
 #[path = "e2e/joined.rs"]
 mod joined;
+#[path = "e2e/kept.rs"]
+mod kept;
 #[path = "e2e/keys.rs"]
 mod keys;
 #[path = "e2e/partition.rs"]
