@@ -47,7 +47,7 @@ fn start(broker: &Mosquitto, socket: Option<&Path>) -> (Handle, tempfile::TempDi
         outbox,
         limits: Limits::default(),
         poll_interval: None,
-        signer: None,
+        signer: watch::channel(None).1,
     };
     (vm::start(spec, shared, left), state)
 }

@@ -41,7 +41,7 @@ fn actor(dir: &std::path::Path) -> (Actor, watch::Sender<Spec>) {
         outbox,
         limits: crate::link::Limits::default(),
         poll_interval: None,
-        signer: None,
+        signer: watch::channel(None).1,
     };
     let (tell, follow) = watch::channel(spec("before"));
     (Actor::new(follow, shared, mpsc::channel(1).1), tell)
