@@ -10,6 +10,17 @@ use super::{Fh, Partition};
 use crate::store::Point;
 use crate::store::inspect::Reader;
 
+/// How a draft changes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Edit {
+    /// Bytes are written. The kernel forgets the size by itself.
+    Write,
+    /// It is cut or extended. The kernel knows the size, or keeps the one it knows where the call fails.
+    Cut,
+    /// It begins with nothing.
+    Anew,
+}
+
 impl Partition {
     /// The bytes of a handle from `offset` on, at most `size` of them.
     ///
@@ -38,7 +49,7 @@ impl Partition {
             return Ok(());
         }
         let limit = self.limits.store_bytes;
-        self.edit(fh, data.len(), false, |handle| {
+        self.edit(fh, Edit::Write, data.len(), |handle| {
             handle.write(offset, data, limit)
         })
     }
@@ -55,7 +66,8 @@ impl Partition {
         if size == 0 && self.is_empty(fh)? {
             return Ok(());
         }
-        self.edit(fh, size, size == 0, |handle| {
+        let edit = if size == 0 { Edit::Anew } else { Edit::Cut };
+        self.edit(fh, edit, size, |handle| {
             handle.truncate(size);
             Ok(())
         })
@@ -77,13 +89,17 @@ impl Partition {
     fn edit(
         &self,
         fh: Fh,
+        edit: Edit,
         grows: usize,
-        anew: bool,
         work: impl FnOnce(&mut super::handle::Handle) -> Result<(), Errno>,
     ) -> Result<(), Errno> {
+        let anew = edit == Edit::Anew;
         let (ino, new) = self.begin(fh, grows, anew)?;
         let mut state = self.lock();
         let done = state.account(fh, work)?;
+        if edit == Edit::Write && done.is_ok() {
+            state.forgotten(ino);
+        }
         // An empty write, or a cut to the size it has, makes no draft.
         match new && !anew && !state.handle(fh)?.changed {
             true => state.drop_draft(fh, ino),

@@ -244,6 +244,14 @@ fn on_a_mount_what_was_wrong_once_is_right() {
             Op::Ftruncate(0, LIMIT + 1),
             Op::Stat(secret),
         ],
+        // A cut by name that failed let a size be forgotten that the kernel kept.
+        vec![
+            Op::Open(3, rows, opened(false, false)),
+            Op::Ftruncate(3, 1),
+            Op::Truncate(rows, 1),
+            Op::Close(3),
+            Op::Stat(rows),
+        ],
         // The draft of another handle shows when a scratch file's goes.
         vec![
             Op::Open(0, scratch, opened(false, false)),
