@@ -9,6 +9,7 @@
 //! | [`scratch`] | folders, mounts and ports |
 //! | [`chain`] | broker, guest, host and watcher, together |
 //! | [`collector`] | `vmkpi collect`, and its database as the judge |
+//! | [`network`], [`sites`] | networks that can be cut, and a chain of three sites in them |
 //! | [`ledger`] | the judge: what was stored arrived, once |
 //! | [`lab`] | a real virtual machine below a real libvirtd |
 //! | [`pki`] | certificates |
@@ -25,6 +26,7 @@ pub mod faketime;
 pub mod lab;
 pub mod ledger;
 pub mod mqtt;
+pub mod network;
 pub mod pki;
 pub mod process;
 pub mod programs;
@@ -33,6 +35,7 @@ pub mod schema;
 pub mod scratch;
 #[path = "../guest/tests/common/seed.rs"]
 pub mod seed;
+pub mod sites;
 pub mod soak;
 
 use std::time::{Duration, Instant};
