@@ -14,13 +14,14 @@ use std::time::Duration;
 
 use rumqttc::{
     AsyncClient, ConnectionError, DisconnectProperties, DisconnectReasonCode, Event, EventLoop,
-    Incoming, MqttOptions, NetworkOptions, Outgoing, Publish, QoS, RetainForwardRule, SessionMode,
-    SubscribeFilter, SubscribeReasonCode,
+    Incoming, MqttOptions, NetworkOptions, Outgoing, Publish, PublishProperties, QoS,
+    RetainForwardRule, SessionMode, SubscribeFilter, SubscribeReasonCode,
 };
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::{Broker, BrokerUrl, Failure, Keeper};
+use crate::topic::{Branch, KEPT_SECONDS, LEASE_TYPE as CONTENT_TYPE};
 
 /// How long the broker keeps what it could not deliver, in seconds.
 const SESSION_EXPIRY_SECONDS: u32 = 300;
@@ -86,6 +87,11 @@ impl Session {
     pub fn named(id: String) -> Self {
         Self(id)
     }
+
+    /// The client id.
+    pub fn id(&self) -> &str {
+        &self.0
+    }
 }
 
 /// A subscription that is kept up beside what is done with its messages: an attempt to connect that
@@ -141,7 +147,21 @@ impl Subscription {
         self.client.try_publish(topic, payload, options).is_ok()
     }
 
-    /// Ends the session, so that the broker keeps nothing for us.
+    /// The same, and the broker keeps it for who comes later, until another one comes on the topic; an empty one
+    /// takes back what is there. A lease that nobody renews is let go after a day.
+    pub fn publish_retained(&self, topic: &str, payload: Vec<u8>) -> bool {
+        let properties = PublishProperties {
+            payload_format_indicator: Some(1),
+            message_expiry_interval: Some(KEPT_SECONDS),
+            content_type: Some(CONTENT_TYPE.to_owned()),
+            ..PublishProperties::default()
+        };
+        let options = rumqttc::PublishOptions::at_least_once();
+        let options = options.retained().properties(properties);
+        self.client.try_publish(topic, payload, options).is_ok()
+    }
+
+    /// Ends the session, so that the broker keeps nothing for us. What was published before is sent first.
     pub async fn end(self) {
         drop(self.steps);
         // That it panicked has been said on standard error.
@@ -236,8 +256,7 @@ impl Filters {
         for filters in missing.chunks(FILTERS_AT_ONCE) {
             let asked = filters.iter().map(|filter| {
                 let mut filter = SubscribeFilter::new(filter, QoS::AtLeastOnce);
-                // Samples are never retained; one that is would be stale.
-                filter.retain_forward_rule = RetainForwardRule::Never;
+                filter.retain_forward_rule = retained(&filter.path);
                 filter
             });
             if client.try_subscribe_many(asked).is_err() {
@@ -374,7 +393,7 @@ impl Subscriber {
         let client = &self.client;
         if self.waiting
             || client
-                .try_disconnect_now_with_properties(reason, forgotten())
+                .try_disconnect_with_properties_timeout(reason, forgotten(), FAREWELL)
                 .is_err()
         {
             return;
@@ -382,6 +401,14 @@ impl Subscriber {
         let drained = async { while self.events.poll().await.is_ok() {} };
         // A broker that does not answer lets the session expire by itself.
         let _ = tokio::time::timeout(FAREWELL, drained).await;
+    }
+}
+
+/// The Directory is what the broker retains. Samples are never retained; one that is would be stale.
+fn retained(filter: &str) -> RetainForwardRule {
+    match Branch::of(filter).is_some_and(Branch::is_retained) {
+        true => RetainForwardRule::OnEverySubscribe,
+        false => RetainForwardRule::Never,
     }
 }
 

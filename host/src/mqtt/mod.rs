@@ -47,6 +47,8 @@ pub struct Job {
     pub token: Token,
     /// Where to say what became of it.
     pub reply: mpsc::UnboundedSender<Reply>,
+    /// Whether the broker keeps it as the topic's last word, as it does leases.
+    pub retain: bool,
 }
 
 /// What became of a message.

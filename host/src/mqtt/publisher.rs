@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 use tokio::time::sleep;
 use vmkpi::broker::{Broker, Keeper, Kind};
 use vmkpi::message::CONTENT_TYPE;
+use vmkpi::topic::{KEPT_SECONDS, LEASE_TYPE};
 
 use super::connection::{Connection, SessionError};
 use super::denied::Denied;
@@ -34,7 +35,7 @@ const SETTLE: Duration = Duration::from_secs(1);
 /// Waiting before the next attempt to connect: at first, and at most.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 /// What a packet needs besides topic, content type and payload: fixed header 5, topic length 2,
-/// packet id 2, properties' length 1, two properties' frames 5; and some reserve.
+/// packet id 2, properties' length 1, three properties' frames 10; and some reserve.
 const PACKET_FRAME_BYTES: usize = 32;
 /// So many connections in a row that the broker ended for what we sent, without an
 /// acknowledgement, and messages are sent one at a time to find the one it cannot stand ...
@@ -235,11 +236,7 @@ impl Publishing {
                 self.refuse(serial, Refusal::TooLarge);
                 continue;
             }
-            let options = PublishOptions::at_least_once().properties(PublishProperties {
-                payload_format_indicator: Some(1),
-                content_type: Some(CONTENT_TYPE.to_owned()),
-                ..PublishProperties::default()
-            });
+            let options = options(job.retain);
             match connection.client.try_publish_tracked(
                 job.topic.as_str(),
                 job.payload.clone(),
@@ -292,7 +289,10 @@ impl Publishing {
                 if self.denied.is_over(&job.topic) {
                     tracing::info!(topic = %job.topic, "the broker takes messages on this topic again");
                 }
-                self.recent.add(Instant::now(), serial, job.clone());
+                // A lease is said anew after each connection; an old one is not worth repeating.
+                if !job.retain {
+                    self.recent.add(Instant::now(), serial, job.clone());
+                }
                 reply(job, |_| Outcome::Acknowledged);
             }
             PubAckReason::TopicNameInvalid | PubAckReason::PayloadFormatInvalid => {
@@ -332,6 +332,19 @@ impl Publishing {
         }
         self.strikes = SUSPECT_AFTER;
     }
+}
+
+/// How a message is published: a lease is kept by the broker, and let go after a day.
+fn options(retain: bool) -> PublishOptions {
+    let content_type = if retain { LEASE_TYPE } else { CONTENT_TYPE };
+    let properties = PublishProperties {
+        payload_format_indicator: Some(1),
+        content_type: Some(content_type.to_owned()),
+        message_expiry_interval: retain.then_some(KEPT_SECONDS),
+        ..PublishProperties::default()
+    };
+    let options = PublishOptions::at_least_once().retain(retain);
+    options.properties(properties)
 }
 
 async fn wait_for(

@@ -63,6 +63,7 @@ mod tests {
 
     fn job(bytes: usize) -> Job {
         Job {
+            retain: false,
             topic: "t".into(),
             payload: Bytes::from(vec![0; bytes]),
             lane: 0,

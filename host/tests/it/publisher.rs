@@ -31,6 +31,7 @@ impl Sender {
 
     fn job(&self, token: u64, topic: &str, payload: impl Into<Bytes>) -> Job {
         Job {
+            retain: false,
             topic: topic.to_owned(),
             payload: payload.into(),
             lane: token % 7,
