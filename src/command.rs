@@ -5,6 +5,7 @@
 //! | [`access`] | which broker, and how to be let in |
 //! | [`watch`] | subscribes and shows what arrives, each row once |
 //! | [`collect`] | keeps what arrives, durably, and confirms it |
+//! | [`directory`] | finds who delivers and who takes |
 //! | [`broker`] | an embedded MQTT broker for a laptop |
 //! | [`descriptor`] | checks a VM descriptor |
 //! | [`key`] | makes a site's keys and certificates, and shows what they are called |
@@ -19,6 +20,7 @@ mod broker;
 mod collect;
 mod demo;
 mod descriptor;
+mod directory;
 mod envelope;
 mod key;
 mod print;
@@ -57,6 +59,8 @@ enum Command {
     Watch(Box<watch::Args>),
     /// Keep everything that arrives at a primary site, durably, and confirm it.
     Collect(Box<collect::Args>),
+    /// Find who delivers and who takes: VMs and their data points, and Consumers.
+    Directory(Box<directory::Args>),
     /// Run the embedded broker, for a laptop: loopback only, nothing kept on disk.
     Broker(broker::Args),
     /// Look at VM descriptors.
@@ -113,6 +117,7 @@ pub fn run() -> ExitCode {
     let outcome = match cli.command {
         Command::Watch(args) => watch::run(*args, &mut console),
         Command::Collect(args) => collect::run(*args, &mut console),
+        Command::Directory(args) => directory::run(*args, &mut console),
         Command::Broker(args) => broker::run(&args, &mut console),
         Command::Descriptor(command) => descriptor::run(&command, &mut console),
         Command::Key(command) => key::run(&command, &mut console),

@@ -138,6 +138,8 @@ impl Actor {
         let mut tick = interval_at(Instant::now() + TICK.mul_f64(self.phase), TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let jobs = self.shared.publisher.jobs.clone();
+        // Before any message of the VM: who looks it up misses none.
+        self.lease();
         loop {
             self.pump();
             if self.is_over() {
