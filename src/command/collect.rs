@@ -11,6 +11,7 @@
 //! | --- | --- |
 //! | [`database`] | the file: one collect at a time, schema, migrations |
 //! | [`keeper`], [`kept`] | a batch of messages in one transaction: what connects, and cursors; what came of it |
+//! | [`leases`] | what the Directory says of Producers |
 //! | [`writer`] | the thread that owns the database |
 //! | [`retention`] | what bounds it |
 //! | [`status`] | what a database holds |
@@ -23,6 +24,7 @@ mod confirming;
 mod database;
 mod keeper;
 mod kept;
+mod leases;
 mod metrics;
 mod page;
 mod query;
@@ -33,6 +35,7 @@ mod writer;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{ArgMatches, FromArgMatches, Subcommand as _};
@@ -174,7 +177,7 @@ pub(super) fn run(args: Args, console: &mut Console) -> Outcome {
         db: args.db,
         site: args.site,
         listen: args.listen,
-        named: args.name.zip(key),
+        named: args.name.zip(key.map(Arc::new)),
         restored: args.restored,
         limits: Limits {
             bytes: args.retain.bytes,
@@ -195,7 +198,7 @@ struct Plan {
     db: PathBuf,
     site: Option<Label>,
     listen: Option<SocketAddr>,
-    named: Option<(Label, SigningKey)>,
+    named: Option<(Label, Arc<SigningKey>)>,
     restored: bool,
     limits: Limits,
 }

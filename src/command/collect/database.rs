@@ -8,7 +8,10 @@ use std::time::Duration;
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, params};
 
 /// Migrations, by `user_version`; only ever added to. The first is what `schemas/collect.sql` documents.
-const MIGRATIONS: &[&str] = &[include_str!("../../../schemas/collect.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("../../../schemas/collect.sql"),
+    include_str!("../../../schemas/collect.2.sql"),
+];
 /// How long another program may lock the database.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// What the write-ahead log shrinks to after a checkpoint, in bytes.
@@ -28,6 +31,9 @@ pub enum OpenError {
     /// A later version made it.
     #[error("{0}: schema {1}, and this version knows up to {known}; use the newer vmkpi", known = MIGRATIONS.len())]
     Newer(PathBuf, usize),
+    /// An earlier version made it, and nobody has brought it to this one.
+    #[error("{0}: schema {1}; run vmkpi collect on it once, which brings it to schema {known}", known = MIGRATIONS.len())]
+    Older(PathBuf, usize),
     /// It is no database of ours.
     #[error("{0}: a database of something else than vmkpi collect")]
     Foreign(PathBuf),
@@ -194,6 +200,7 @@ pub fn open_to_read(path: &Path) -> Result<Connection, OpenError> {
     match version {
         0 => Err(OpenError::Foreign(path.to_owned())),
         version if version > MIGRATIONS.len() => Err(OpenError::Newer(path.to_owned(), version)),
+        version if version < MIGRATIONS.len() => Err(OpenError::Older(path.to_owned(), version)),
         _ => Ok(connection),
     }
 }
@@ -218,6 +225,32 @@ mod tests {
             open_to_read(&dir.path().join("no")),
             Err(OpenError::None(_))
         ));
+    }
+
+    #[test]
+    fn a_database_of_the_first_version_is_brought_to_the_newest() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("old.db");
+        let old = Connection::open(&path).unwrap();
+        old.execute_batch(MIGRATIONS[0]).unwrap();
+        old.execute_batch("INSERT INTO vm VALUES (1, 'acme', 'shop'); PRAGMA user_version = 1")
+            .unwrap();
+        assert!(matches!(open_to_read(&path), Err(OpenError::Older(..))));
+        drop(old);
+        let schema = |path: &Path| {
+            let connection = open_to_read(path).unwrap();
+            let sql = "SELECT group_concat(sql, char(10)) FROM (SELECT sql FROM sqlite_schema ORDER BY name)";
+            connection
+                .query_row(sql, [], |r| r.get::<_, String>(0))
+                .unwrap()
+        };
+        let opened = Database::open(&path).unwrap();
+        let sql = "SELECT count(*) FROM vm";
+        let kept: u64 = opened.connection.query_row(sql, [], |r| r.get(0)).unwrap();
+        assert_eq!(kept, 1);
+        let new = dir.path().join("new.db");
+        drop(Database::open(&new).unwrap());
+        assert_eq!(schema(&path), schema(&new));
     }
 
     #[test]
