@@ -7,6 +7,7 @@
 //! | [`collect`] | keeps what arrives, durably, and confirms it |
 //! | [`relay`] | forwards between two sites' brokers |
 //! | [`database`] | SQLite files of commands that keep something |
+//! | [`directory`] | finds who delivers and who takes |
 //! | [`broker`] | an embedded MQTT broker for a laptop |
 //! | [`descriptor`] | checks a VM descriptor |
 //! | [`key`] | makes a site's keys and certificates, and shows what they are called |
@@ -23,6 +24,7 @@ mod collect;
 mod database;
 mod demo;
 mod descriptor;
+mod directory;
 mod envelope;
 mod key;
 mod print;
@@ -65,6 +67,8 @@ enum Command {
     Collect(Box<collect::Args>),
     /// Forward between two sites' brokers, one way per branch.
     Relay(Box<relay::Args>),
+    /// Find who delivers and who takes: VMs and their data points, and Consumers.
+    Directory(Box<directory::Args>),
     /// Run the embedded broker, for a laptop: loopback only, nothing kept on disk.
     Broker(broker::Args),
     /// Look at VM descriptors.
@@ -122,6 +126,7 @@ pub fn run() -> ExitCode {
         Command::Watch(args) => watch::run(*args, &mut console),
         Command::Collect(args) => collect::run(*args, &mut console),
         Command::Relay(args) => relay::run(*args, &mut console),
+        Command::Directory(args) => directory::run(*args, &mut console),
         Command::Broker(args) => broker::run(&args, &mut console),
         Command::Descriptor(command) => descriptor::run(&command, &mut console),
         Command::Key(command) => key::run(&command, &mut console),

@@ -10,6 +10,7 @@
 //! | module | job |
 //! | --- | --- |
 //! | [`keeper`], [`kept`] | a batch of messages in one transaction: what connects, and cursors; what came of it |
+//! | [`leases`] | what the Directory says of Producers |
 //! | [`writer`] | the thread that owns the database |
 //! | [`retention`] | what bounds it |
 //! | [`status`] | what a database holds |
@@ -21,6 +22,7 @@ mod api;
 mod confirming;
 mod keeper;
 mod kept;
+mod leases;
 mod metrics;
 mod page;
 mod query;
@@ -31,6 +33,7 @@ mod writer;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{ArgMatches, FromArgMatches, Subcommand as _};
@@ -47,10 +50,13 @@ use super::trust::{Trust, TrustArgs};
 use super::{Failure, Outcome, runtime};
 use retention::Limits;
 
-/// A collect's database; `schemas/collect.sql` documents it.
+/// A collect's database; the first migration is what `schemas/collect.sql` documents.
 pub(super) const SCHEMA: Schema = Schema {
     program: "vmkpi collect",
-    migrations: &[include_str!("../../schemas/collect.sql")],
+    migrations: &[
+        include_str!("../../schemas/collect.sql"),
+        include_str!("../../schemas/collect.2.sql"),
+    ],
 };
 /// What the database may hold unless the operator says otherwise, in bytes.
 const DEFAULT_BYTES: &str = "10GiB";
@@ -178,7 +184,7 @@ pub(super) fn run(args: Args, console: &mut Console) -> Outcome {
         db: args.db,
         site: args.site,
         listen: args.listen,
-        named: args.name.zip(key),
+        named: args.name.zip(key.map(Arc::new)),
         restored: args.restored,
         limits: Limits {
             bytes: args.retain.bytes,
@@ -199,7 +205,7 @@ struct Plan {
     db: PathBuf,
     site: Option<Label>,
     listen: Option<SocketAddr>,
-    named: Option<(Label, SigningKey)>,
+    named: Option<(Label, Arc<SigningKey>)>,
     restored: bool,
     limits: Limits,
 }

@@ -4,6 +4,7 @@
 mod actor;
 mod ages;
 mod envelope;
+mod lease;
 mod report;
 
 use std::collections::HashMap;
@@ -16,11 +17,12 @@ use vmkpi::descriptor::Descriptor;
 use vmkpi::sign::SigningKey;
 
 use crate::confirm::Confirmations;
-use crate::libvirt::{Domain, Sampling};
+use crate::libvirt::{Domain, Ended, Sampling};
 use crate::link::{Endpoint, HistoryClient, Limits};
 use crate::outbox::{Left, Outbox};
 use vmkpi::broker::publisher::Publisher;
 
+pub use lease::BECAME;
 pub use report::{KpiColumn, KpiRow, MAX_KPI_SERIES, Report};
 
 /// What a VM is, as the daemon knows it now.
@@ -34,6 +36,8 @@ pub struct Spec {
     pub link: Option<Endpoint>,
     /// The VM has left this host, or its descriptor was withdrawn: finish what is under way.
     pub leaving: bool,
+    /// Of one that is leaving: how its run on this host ended, if that is known.
+    pub ended: Option<Ended>,
 }
 
 /// The last report of each VM, by UUID.
@@ -80,6 +84,8 @@ pub struct Shared {
     pub poll_interval: Option<Duration>,
     /// The site's key, which every message is signed with; `None` signs none.
     pub signer: Option<Arc<SigningKey>>,
+    /// How long a VM's entry in the Directory lasts, in seconds.
+    pub lease_seconds: u64,
 }
 
 /// A running VM.
