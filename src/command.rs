@@ -8,6 +8,7 @@
 //! | [`relay`] | forwards between two sites' brokers |
 //! | [`database`] | SQLite files of commands that keep something |
 //! | [`broker`] | an embedded MQTT broker for a laptop, and the configuration of a real one |
+//! | [`directory`] | finds who delivers and who takes |
 //! | [`descriptor`] | checks a VM descriptor |
 //! | [`key`] | makes a site's keys and certificates, and shows what they are called |
 //! | [`envelope`] | seals and opens by hand |
@@ -24,6 +25,7 @@ mod collect;
 mod database;
 mod demo;
 mod descriptor;
+mod directory;
 mod envelope;
 mod folder;
 mod key;
@@ -68,6 +70,8 @@ enum Command {
     Collect(Box<collect::Args>),
     /// Forward between two sites' brokers, one way per branch.
     Relay(Box<relay::Args>),
+    /// Find who delivers and who takes: VMs and their data points, and Consumers.
+    Directory(Box<directory::Args>),
     /// Run the embedded broker, for a laptop: loopback only, nothing kept on disk. Or print a real one's configuration.
     Broker(broker::Args),
     /// Look at VM descriptors.
@@ -125,6 +129,7 @@ pub fn run() -> ExitCode {
         Command::Watch(args) => watch::run(*args, &mut console),
         Command::Collect(args) => collect::run(*args, &mut console),
         Command::Relay(args) => relay::run(*args, &mut console),
+        Command::Directory(args) => directory::run(*args, &mut console),
         Command::Broker(args) => broker::run(&args, &mut console),
         Command::Descriptor(command) => descriptor::run(&command, &mut console),
         Command::Key(command) => key::run(&command, &mut console),

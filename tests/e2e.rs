@@ -24,6 +24,8 @@ mod keys;
 mod partition;
 #[path = "e2e/published.rs"]
 mod published;
+#[path = "e2e/relayed.rs"]
+mod relayed;
 #[path = "e2e/replaced.rs"]
 mod replaced;
 #[path = "e2e/respecified.rs"]
