@@ -10,6 +10,8 @@ mod cli;
 mod collected;
 #[path = "e2e/demo.rs"]
 mod demo;
+#[path = "e2e/directory.rs"]
+mod directory;
 #[path = "e2e/exported.rs"]
 mod exported;
 #[path = "e2e/faults.rs"]
