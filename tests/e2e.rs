@@ -14,6 +14,8 @@ mod demo;
 mod exported;
 #[path = "e2e/faults.rs"]
 mod faults;
+#[path = "e2e/forged.rs"]
+mod forged;
 #[path = "e2e/joined.rs"]
 mod joined;
 #[path = "e2e/keys.rs"]
