@@ -11,6 +11,7 @@
 //! | [`chain`] | broker, guest, host and watcher, together |
 //! | [`collector`] | `vmkpi collect`, and its database as the judge |
 //! | [`ledger`] | the judge: what was stored arrived, once |
+//! | [`hostile`] | a broker that does what none may |
 //! | [`lab`] | a real virtual machine below a real libvirtd |
 //! | [`pki`] | certificates |
 //! | [`programs`] | how each program is started |
@@ -24,6 +25,7 @@ pub mod chain;
 pub mod collector;
 #[path = "../guest/tests/common/faketime.rs"]
 pub mod faketime;
+pub mod hostile;
 pub mod lab;
 pub mod ledger;
 pub mod mqtt;

@@ -1,7 +1,7 @@
 //! Whatever others publish, at a `collect` that was told whom to believe: nothing of it is kept, nothing is lost for it,
 //! and each kind is counted. Then a broker that is hostile itself.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -13,9 +13,11 @@ use vmkpi::message::Event;
 use vmkpi::sign::{Refusal, SigningKey};
 use vmkpi_tests::chain::{Broker, Chain, http_get};
 use vmkpi_tests::collector::{Collector, Key, confirmed_by};
+use vmkpi_tests::hostile::{self, Malice};
 use vmkpi_tests::ledger::Writer;
 use vmkpi_tests::mqtt::{Received, Subscriber};
-use vmkpi_tests::process::program;
+use vmkpi_tests::process::{Process, program};
+use vmkpi_tests::programs::{HostPlace, start_host};
 use vmkpi_tests::scratch::{Scratch, free_address};
 use vmkpi_tests::wait_for;
 
@@ -83,6 +85,12 @@ impl Keys {
     }
 }
 
+fn number(address: SocketAddr, series: &str) -> Option<f64> {
+    let page = http_get(address, "/metrics").ok()?;
+    let value = |line: &str| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok();
+    page.lines().find_map(value)
+}
+
 struct Collecting {
     collector: Collector,
     listen: SocketAddr,
@@ -91,11 +99,7 @@ struct Collecting {
 impl Collecting {
     /// A counter, if it is on the page.
     fn number(&self, series: &str) -> Option<f64> {
-        let page = http_get(self.listen, "/metrics").ok()?;
-        let line = page
-            .lines()
-            .find_map(|l| l.strip_prefix(series)?.strip_prefix(' '))?;
-        line.parse().ok()
+        number(self.listen, series)
     }
 
     fn wait_for_number(&self, series: &str, more_than: f64) -> Result<()> {
@@ -107,6 +111,27 @@ impl Collecting {
 
     fn irregular(what: &str, reason: &str) -> String {
         format!("vmkpi_collect_messages_irregular_total{{what=\"{what}\",reason=\"{reason}\"}}")
+    }
+
+    /// Publishes what has to be refused, and waits until each has been counted for its reason, and for no other.
+    fn count(&self, broker: &Broker, what: &str, forged: &[Forgery]) -> Result<()> {
+        let mut expected = BTreeMap::new();
+        for (reason, ..) in forged {
+            let series = Self::irregular(what, reason);
+            let before = self.number(&series).context("the counter")?;
+            *expected.entry(series).or_insert(before) += 1.0;
+        }
+        for (_, topic, payload) in forged {
+            publish(broker, topic, payload.as_bytes())?;
+        }
+        for (series, count) in expected {
+            self.wait_for_number(&series, count - 0.5)?;
+            ensure!(
+                self.number(&series) == Some(count),
+                "{series} is over {count}"
+            );
+        }
+        Ok(())
     }
 
     /// Numbers that are kept of the load, in the order of their rows.
@@ -141,8 +166,11 @@ fn of_the_load(heard: &Subscriber) -> Vec<Received> {
     messages
 }
 
-/// What somebody may make of a message, and what it has to be refused for.
-fn forgeries(keys: &Keys, genuine: &Received) -> Result<Vec<(&'static str, String, String)>> {
+/// Why it has to be refused, its topic, and what it is.
+type Forgery = (&'static str, String, String);
+
+/// What somebody may make of a message.
+fn forgeries(keys: &Keys, genuine: &Received) -> Result<Vec<Forgery>> {
     let text = String::from_utf8(genuine.payload.clone())?;
     let value: Value = serde_json::from_str(&text)?;
     let signature = value["signature"].as_str().context("it is signed")?;
@@ -216,23 +244,17 @@ fn nothing_forged_altered_moved_or_replayed_is_kept_and_each_kind_is_counted() -
     std::fs::write(chain.mount().join("unencrypted/closed"), "n\n1\n")?;
     collecting.wait_for_number(&Collecting::irregular("sealed", "not_opened"), 0.0)?;
     let messages = of_the_load(&heard);
-    for genuine in [&messages[0], messages.last().context("a message")?] {
-        for (reason, topic, payload) in forgeries(&keys, genuine)? {
-            let series = Collecting::irregular("ignored", reason);
-            let before = collecting.number(&series).context("the counter")?;
-            publish(&chain.broker, &topic, payload.as_bytes())?;
-            collecting
-                .wait_for_number(&series, before)
-                .with_context(|| payload)?;
-        }
-    }
+    let last = messages.last().context("a message")?;
+    let mut forged = forgeries(&keys, &messages[0])?;
+    forged.extend(forgeries(&keys, last)?);
+    collecting.count(&chain.broker, "ignored", &forged)?;
     // Sent again, the newest first.
     let repeated = "vmkpi_collect_messages_total{became=\"repeated\"}";
+    let before = collecting.number(repeated).context("the counter")?;
     for genuine in messages.iter().rev().take(20) {
-        let before = collecting.number(repeated).context("the counter")?;
         publish(&chain.broker, &genuine.topic, &genuine.payload)?;
-        collecting.wait_for_number(repeated, before)?;
     }
+    collecting.wait_for_number(repeated, before + 19.5)?;
     writer.stop()?;
     collecting.collector.judge(&chain, &writer, 120)?;
     let vms = collecting
@@ -256,21 +278,12 @@ fn whoever_insists_on_being_insecure_sees_how_much_of_it_nobody_vouches_for() ->
     let collecting = keys.collect(&chain.broker, &place, &["--insecure"])?;
     std::fs::write(chain.mount().join("unencrypted/load"), "n,half\n1,1.5\n")?;
     let genuine = wait_for(30, "a message", || of_the_load(&heard).into_iter().next())?;
-    let mut kinds = BTreeSet::new();
-    for (reason, topic, payload) in forgeries(&keys, &genuine)? {
-        if Refusal::ALL
-            .iter()
-            .any(|refusal| refusal.as_str() == reason)
-        {
-            let series = Collecting::irregular("unverified", reason);
-            let before = collecting.number(&series).context("the counter")?;
-            publish(&chain.broker, &topic, payload.as_bytes())?;
-            collecting.wait_for_number(&series, before)?;
-            kinds.insert(reason);
-        }
-    }
-    ensure!(kinds.len() == Refusal::ALL.len(), "only {kinds:?}");
-    Ok(())
+    let mut forged = forgeries(&keys, &genuine)?;
+    let refusals = Refusal::ALL.map(Refusal::as_str);
+    forged.retain(|(reason, ..)| refusals.contains(reason));
+    let kinds: BTreeSet<_> = forged.iter().map(|(reason, ..)| reason).collect();
+    ensure!(kinds.len() == refusals.len(), "only {kinds:?}");
+    collecting.count(&chain.broker, "unverified", &forged)
 }
 
 /// Through which row each confirmation goes.
@@ -354,5 +367,51 @@ fn a_broker_that_reorders_repeats_and_drops_makes_collect_keep_and_confirm_nothi
     wait_for(20, "every row", || {
         (collecting.kept().ok()? == all).then_some(())
     })?;
+    Ok(())
+}
+
+/// What was retained is of another time: nobody says it now.
+#[test]
+fn what_a_broker_calls_retained_is_neither_kept_nor_does_it_confirm() -> Result<()> {
+    let keys = Keys::new()?;
+    let scratch = Scratch::new()?;
+    let folder = scratch.path();
+    let said = vec![
+        (
+            "vmkpi/v1/acme/confirm/acme-collect/shop".to_owned(),
+            b"x".to_vec(),
+        ),
+        (
+            "vmkpi/v1/acme/data/shop/load/infra/cpu".to_owned(),
+            vec![b' '; 300],
+        ),
+    ];
+    let url = format!("mqtt://{}", hostile::start(Malice::Retained(said))?);
+    std::fs::write(folder.join("descriptor.toml"), confirmed_by(&keys.consumer))?;
+    let metrics = free_address()?;
+    let _host = start_host(&HostPlace {
+        folder,
+        libvirt: "test:///default".to_owned(),
+        broker: url.clone(),
+        metrics,
+        vms: vec![("test".to_owned(), folder.to_owned())],
+        options: &[],
+        environment: &[],
+    })?;
+    let listen = free_address()?;
+    let (db, listens) = (folder.join("kept.db"), format!("--listen={listen}"));
+    let (broker, db) = (format!("--broker={url}"), format!("--db={}", db.display()));
+    let arguments = ["collect", &broker, &db, &listens];
+    let _collect = Process::start(folder, "collect", &program("vmkpi")?, arguments)?;
+    let ignored = Collecting::irregular("ignored", "retained");
+    for (address, series) in [
+        (
+            metrics,
+            "vmkpi_confirmations_refused_total{reason=\"retained\"}",
+        ),
+        (listen, &ignored),
+    ] {
+        wait_for(30, series, || number(address, series).filter(|n| *n > 0.0))?;
+    }
     Ok(())
 }
