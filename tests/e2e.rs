@@ -18,12 +18,16 @@ mod faults;
 mod forged;
 #[path = "e2e/joined.rs"]
 mod joined;
+#[path = "e2e/kept.rs"]
+mod kept;
 #[path = "e2e/keys.rs"]
 mod keys;
 #[path = "e2e/partition.rs"]
 mod partition;
 #[path = "e2e/published.rs"]
 mod published;
+#[path = "e2e/replaced.rs"]
+mod replaced;
 #[path = "e2e/respecified.rs"]
 mod respecified;
 #[path = "e2e/secured.rs"]
