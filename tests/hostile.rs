@@ -4,58 +4,90 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Result;
 
-/// What it does to whoever subscribes.
+/// DISCONNECT, Session taken over (section 3.14.2.1).
+const TAKEN_OVER: [u8; 4] = [0xe0, 2, 0x8e, 0];
+
+/// What it does to whoever comes.
 #[derive(Debug)]
 pub enum Malice {
     /// Sends these messages, topic and payload, as retained ones.
     Retained(Vec<(String, Vec<u8>)>),
-    /// Says that somebody else has come with the same client id, and hangs up.
+    /// Says to whoever subscribes or publishes that somebody else has come with the same client id, and hangs up.
     TakenOver,
 }
 
-/// Where it listens; its threads end with the test.
-///
-/// # Errors
-/// It cannot listen.
-pub fn start(malice: Malice) -> Result<SocketAddr> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-    let address = listener.local_addr()?;
-    let malice = Arc::new(malice);
-    std::thread::spawn(move || {
-        for stream in listener.incoming().flatten() {
-            let malice = Arc::clone(&malice);
-            // A connection that ends is no event.
-            std::thread::spawn(move || drop(serve(stream, &malice)));
-        }
-    });
-    Ok(address)
+/// A running one; its threads end with the test.
+pub struct Hostile {
+    /// Where it listens.
+    pub address: SocketAddr,
+    ids: Arc<Mutex<Vec<String>>>,
 }
 
-fn serve(mut stream: TcpStream, malice: &Malice) -> std::io::Result<()> {
+impl Hostile {
+    /// Starts one.
+    ///
+    /// # Errors
+    /// It cannot listen.
+    pub fn start(malice: Malice) -> Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let address = listener.local_addr()?;
+        let (malice, ids) = (Arc::new(malice), Arc::default());
+        let hostile = Self {
+            address,
+            ids: Arc::clone(&ids),
+        };
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let (malice, ids) = (Arc::clone(&malice), Arc::clone(&ids));
+                // A connection that ends is no event.
+                std::thread::spawn(move || drop(serve(stream, &malice, &ids)));
+            }
+        });
+        Ok(hostile)
+    }
+
+    /// The client ids that have come, in order.
+    pub fn ids(&self) -> Vec<String> {
+        let ids = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
+        ids.clone()
+    }
+}
+
+/// The client id of a CONNECT whose properties are shorter than 128 bytes (section 3.1).
+fn id(body: &[u8]) -> String {
+    let rest = &body[10..];
+    let rest = &rest[1 + usize::from(rest[0])..];
+    let length = usize::from(u16::from_be_bytes([rest[0], rest[1]]));
+    String::from_utf8_lossy(&rest[2..2 + length]).into_owned()
+}
+
+fn serve(mut stream: TcpStream, malice: &Malice, ids: &Mutex<Vec<String>>) -> std::io::Result<()> {
     stream.set_read_timeout(Some(Duration::from_secs(60)))?;
     loop {
         let (kind, body) = packet(&mut stream)?;
         match kind >> 4 {
-            1 => stream.write_all(&[0x20, 3, 0, 0, 0])?,
+            1 => {
+                let mut ids = ids.lock().unwrap_or_else(PoisonError::into_inner);
+                ids.push(id(&body));
+                drop(ids);
+                stream.write_all(&[0x20, 3, 0, 0, 0])?;
+            }
+            3 | 8 if matches!(malice, Malice::TakenOver) => return stream.write_all(&TAKEN_OVER),
             3 if kind & 6 != 0 => {
                 let topic = usize::from(u16::from_be_bytes([body[0], body[1]]));
                 stream.write_all(&[0x40, 2, body[2 + topic], body[3 + topic]])?;
             }
             8 => {
                 subscribed(&mut stream, &body)?;
-                match malice {
-                    Malice::Retained(messages) => {
-                        for (topic, payload) in messages {
-                            stream.write_all(&retained(topic, payload))?;
-                        }
+                if let Malice::Retained(messages) = malice {
+                    for (topic, payload) in messages {
+                        stream.write_all(&retained(topic, payload))?;
                     }
-                    // DISCONNECT, Session taken over (MQTT 5, section 3.14.2.1).
-                    Malice::TakenOver => return stream.write_all(&[0xe0, 2, 0x8e, 0]),
                 }
             }
             12 => stream.write_all(&[0xd0, 0])?,
