@@ -238,8 +238,6 @@ fn who_has_no_certificate_of_the_ca_is_not_let_in() -> Result<()> {
 
 /// A chain whose parts all come by certificates to a generated broker.
 fn chain(key: &Key) -> Result<(Chain, Admitted)> {
-    let scratch = Scratch::new()?;
-    let site = Admitted::new(scratch.path(), &["hosts", NAME, "dashboard"])?;
     let consumer = format!("--consumer={NAME}");
     let options = [
         "--site=acme",
@@ -247,7 +245,14 @@ fn chain(key: &Key) -> Result<(Chain, Admitted)> {
         &consumer,
         "--reader=dashboard",
     ];
-    let broker = site.start(&options)?;
+    chain_at(key, &["hosts", NAME, "dashboard"], &options)
+}
+
+/// The same with a broker made of `options`, for who is named by `clients`.
+fn chain_at(key: &Key, clients: &[&str], options: &[&str]) -> Result<(Chain, Admitted)> {
+    let scratch = Scratch::new()?;
+    let site = Admitted::new(scratch.path(), clients)?;
+    let broker = site.start(options)?;
     let mut arguments = ["watch", "--format=json", "--show-gaps"]
         .map(String::from)
         .to_vec();
@@ -292,10 +297,64 @@ fn the_whole_chain_works_through_it_and_confirms() -> Result<()> {
     chain.wait_for_lines(20, "the last row to be watched", |lines| {
         lines.iter().any(|l| l["values"]["n"] == last)
     })?;
+    let page = chain.scrape()?;
+    let deferred = "vmkpi_broker_messages_deferred_total 0";
+    ensure!(
+        page.lines().any(|l| l == deferred),
+        "the ACL denies: {page}"
+    );
     let log = chain.broker.log();
-    for trouble in ["Denied", "Error:", "Warning:"] {
-        ensure!(!log.contains(trouble), "{log}");
+    ensure!(
+        !log.contains("Error:") && !log.contains("Warning:"),
+        "{log}"
+    );
+    Ok(())
+}
+
+/// Two sites with a broker, a CA and an ACL each; the relay has a certificate of both.
+#[test]
+fn a_relay_carries_everything_between_two_generated_brokers() -> Result<()> {
+    let keys = Scratch::new()?;
+    let key = Key::make(keys.path(), "collect.key")?;
+    let lower = [
+        "--site=acme",
+        "--host=hosts",
+        "--reader=dashboard",
+        "--relay-out=relay",
+    ];
+    let (chain, site) = chain_at(&key, &["hosts", "dashboard", "relay"], &lower)?;
+    let scratch = Scratch::new()?;
+    let primary = Admitted::new(scratch.path(), &["relay", NAME])?;
+    let consumer = format!("--consumer={NAME}");
+    let broker = primary.start(&["--site=acme", "--relay-in=relay", &consumer])?;
+    let mut arguments = ["relay", "--site=acme"].map(String::from).to_vec();
+    arguments.push(format!(
+        "--state={}",
+        scratch.path().join("spool").display()
+    ));
+    for (end, url, site) in [
+        ("from", chain.broker.url(), &site),
+        ("to", broker.url(), &primary),
+    ] {
+        arguments.push(format!("--{end}={url}"));
+        let options = site.options("relay");
+        let of_end = |o: String| o.replacen("--broker.", &format!("--{end}."), 1);
+        arguments.extend(options.map(of_end));
     }
+    let relay = Process::start(scratch.path(), "relay", &program("vmkpi")?, arguments)?;
+    let options = primary.options(NAME);
+    let options = options.each_ref().map(String::as_str);
+    let collector = Collector::start(scratch.path(), &broker, scratch.path(), &key, &options)?;
+    let file = chain.mount().join("unencrypted/load");
+    let mut writer = Writer::start(chain.folder(), &[file], Duration::from_millis(2))?;
+    wait_for(60, "rows to be kept", || {
+        (collector.count() > 300).then_some(())
+    })
+    .with_context(|| relay.words() + &chain.words())?;
+    writer.stop()?;
+    collector
+        .judge(&chain, &writer, 120)
+        .with_context(|| relay.words())?;
     Ok(())
 }
 

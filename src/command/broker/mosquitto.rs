@@ -80,8 +80,8 @@ max_queued_messages {queued}
 max_queued_bytes {queued_bytes}
 # Who has said nothing for one and a half times this is gone.
 max_keepalive 120
-# MQTT 3.1.1 has sessions without an end; nobody else fills memory with them for longer.
-persistent_client_expiration 1d
+# MQTT 3.1.1 has sessions without an end. A relay that is away has a week; nobody fills memory for longer.
+persistent_client_expiration 8d
 
 # The Directory's leases and the queues of who is away, over a restart. It is no durability: what came since the last
 # save dies with a killed mosquitto. That is what confirmations are for ([[confirm]] in descriptors).
