@@ -36,5 +36,7 @@ mod secured;
 mod soak;
 #[path = "e2e/thief.rs"]
 mod thief;
+#[path = "e2e/tree.rs"]
+mod tree;
 #[path = "e2e/vouched.rs"]
 mod vouched;
