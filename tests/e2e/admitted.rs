@@ -365,7 +365,7 @@ fn files_are_written_over_nothing_and_wrong_options_are_refused() -> Result<()> 
     let (tls, dir) = (site.tls("").display().to_string(), site.place());
     let dir = dir.display().to_string();
     let run = |server: &str, more: &[&str]| -> Result<(Option<i32>, String, String)> {
-        let mut arguments = vec!["broker", "--print-config=mosquitto", "--tls", &tls];
+        let mut arguments = vec!["broker", "--print-config=mosquitto", "--etc", &tls];
         arguments.extend(["--site=acme", "--server", server]);
         arguments.extend(more);
         let output = vmkpi(&arguments)?;
@@ -404,6 +404,60 @@ fn files_are_written_over_nothing_and_wrong_options_are_refused() -> Result<()> 
         let (code, out, said) = run(server, &more)?;
         ensure!(code == Some(2) && said.contains(words), "{more:?}: {said}");
         ensure!(out.is_empty(), "{out}");
+    }
+    Ok(())
+}
+
+/// The commands of the documentation, as they stand there.
+#[test]
+fn the_documented_commands_make_what_is_documented() -> Result<()> {
+    let documentation = include_str!("../../docs/BROKER.md").replace("\\\n", " ");
+    let scratch = Scratch::new()?;
+    for begin in [
+        "vmkpi key new tls",
+        "vmkpi broker --print-config",
+        "cp tls/",
+    ] {
+        let line = documentation.lines().find(|l| l.starts_with(begin));
+        let line = line.with_context(|| format!("{begin} is not documented"))?;
+        let mut words = line.split_whitespace();
+        let name = words.next().context("a program")?;
+        let program = match name {
+            "vmkpi" => program(name)?,
+            name => name.into(),
+        };
+        let output = Command::new(program)
+            .args(words)
+            .current_dir(scratch.path())
+            .output()?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "{line}: {said}");
+    }
+    let made = |name: &str| std::fs::read_to_string(scratch.path().join("vmkpi").join(name));
+    let (configuration, acl) = (made("vmkpi.conf")?, made("acl")?);
+    for (name, text) in [("vmkpi.conf", &configuration), ("acl", &acl)] {
+        // The documentation shows what they say, without comments.
+        let says = |l: &&str| !l.is_empty() && !l.starts_with('#');
+        let missing: Vec<_> = text
+            .lines()
+            .filter(says)
+            .filter(|l| !documentation.contains(l))
+            .collect();
+        ensure!(
+            missing.is_empty(),
+            "{name} is documented without {missing:?}"
+        );
+    }
+    for name in [
+        "ca.cert.pem",
+        "broker.acme.example.cert.pem",
+        "broker.acme.example.key.pem",
+    ] {
+        ensure!(
+            configuration.contains(&format!("/etc/mosquitto/vmkpi/{name}")),
+            "{name}"
+        );
+        made(name)?;
     }
     Ok(())
 }
