@@ -36,6 +36,7 @@ mod watch;
 
 use std::process::ExitCode;
 
+use clap::error::{ContextKind, ContextValue};
 use clap::{Parser, Subcommand, ValueEnum};
 
 use print::Console;
@@ -118,7 +119,7 @@ type Outcome = Result<(), Failure>;
 
 /// Reads the command line and does what it says.
 pub fn run() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::try_parse().unwrap_or_else(|error| without_login(error).exit());
     let mut console = Console::new();
     let outcome = match cli.command {
         Command::Watch(args) => watch::run(*args, &mut console),
@@ -134,6 +135,17 @@ pub fn run() -> ExitCode {
         Command::DemoKeeper(args) => demo::keeper::run(&args),
     };
     exit_code(outcome.and_then(|()| Ok(console.flush()?)), &mut console)
+}
+
+/// A wrong value is repeated, but not a URL with a login in it: who looks at the terminal, or at a log of it,
+/// would read the password.
+fn without_login(mut error: clap::Error) -> clap::Error {
+    let is_login = |value: &ContextValue| matches!(value, ContextValue::String(text) if text.contains("://") && text.contains('@'));
+    if error.get(ContextKind::InvalidValue).is_some_and(is_login) {
+        let hidden = ContextValue::String("(a URL with a login)".into());
+        error.insert(ContextKind::InvalidValue, hidden);
+    }
+    error
 }
 
 fn exit_code(outcome: Outcome, console: &mut Console) -> ExitCode {
