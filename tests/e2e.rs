@@ -16,6 +16,8 @@ mod directory;
 mod exported;
 #[path = "e2e/faults.rs"]
 mod faults;
+#[path = "e2e/forged.rs"]
+mod forged;
 #[path = "e2e/joined.rs"]
 mod joined;
 #[path = "e2e/kept.rs"]
@@ -38,5 +40,7 @@ mod secured;
 mod soak;
 #[path = "e2e/thief.rs"]
 mod thief;
+#[path = "e2e/tree.rs"]
+mod tree;
 #[path = "e2e/vouched.rs"]
 mod vouched;

@@ -12,6 +12,7 @@
 //! | [`collector`] | `vmkpi collect`, and its database as the judge |
 //! | [`network`], [`sites`] | networks that can be cut, and a chain of three sites in them |
 //! | [`ledger`] | the judge: what was stored arrived, once |
+//! | [`hostile`] | a broker that does what none may |
 //! | [`lab`] | a real virtual machine below a real libvirtd |
 //! | [`pki`] | certificates |
 //! | [`programs`] | how each program is started |
@@ -25,6 +26,7 @@ pub mod chain;
 pub mod collector;
 #[path = "../guest/tests/common/faketime.rs"]
 pub mod faketime;
+pub mod hostile;
 pub mod lab;
 pub mod ledger;
 pub mod mqtt;
