@@ -7,8 +7,10 @@
 //! | --- | --- |
 //! | [`process`] | child processes that end with the test |
 //! | [`scratch`] | folders, mounts and ports |
+//! | [`admitted`] | a broker as vmkpi configures it, and who is let in |
 //! | [`chain`] | broker, guest, host and watcher, together |
 //! | [`collector`] | `vmkpi collect`, and its database as the judge |
+//! | [`network`], [`sites`] | networks that can be cut, and a chain of three sites in them |
 //! | [`ledger`] | the judge: what was stored arrived, once |
 //! | [`lab`] | a real virtual machine below a real libvirtd |
 //! | [`pki`] | certificates |
@@ -18,6 +20,7 @@
 //! | [`soak`] | whatever may go wrong, at random |
 //! | [`schema`] | the JSON Schemas |
 
+pub mod admitted;
 pub mod chain;
 pub mod collector;
 #[path = "../guest/tests/common/faketime.rs"]
@@ -25,6 +28,7 @@ pub mod faketime;
 pub mod lab;
 pub mod ledger;
 pub mod mqtt;
+pub mod network;
 pub mod pki;
 pub mod process;
 pub mod programs;
@@ -33,6 +37,7 @@ pub mod schema;
 pub mod scratch;
 #[path = "../guest/tests/common/seed.rs"]
 pub mod seed;
+pub mod sites;
 pub mod soak;
 
 use std::time::{Duration, Instant};

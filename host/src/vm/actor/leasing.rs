@@ -8,8 +8,8 @@ use vmkpi::delivery::producer::Token;
 use vmkpi::name::DataPoint;
 
 use super::{Actor, Lane};
-use crate::mqtt::Job;
 use crate::vm::lease::{Fate, Moment};
+use vmkpi::broker::publisher::{Job, lease_properties};
 
 impl Actor {
     /// Says, renews or takes back the VM's entry, if it is time to.
@@ -28,6 +28,7 @@ impl Actor {
                 token: message.token,
                 reply: self.replies.0.clone(),
                 retain: true,
+                properties: lease_properties(),
             });
         }
     }
