@@ -90,7 +90,8 @@ fn publish(actor: &mut Actor, history: u128) -> Job {
     actor.on_message(hello);
     actor.on_message(rows);
     actor.pump();
-    actor.outbox.pop_front().expect("a message")
+    let mut messages = actor.outbox.drain(..).filter(|job| !job.retain);
+    messages.next().expect("a message")
 }
 
 fn acknowledge(actor: &mut Actor, job: &Job) {
