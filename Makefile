@@ -49,6 +49,7 @@ bench: ## What stores, scrapes, the outbox and a fleet of VMs cost; stores besid
 	$(TARGET)/release/vmkpi-bench outbox
 	$(CARGO) build --release --locked -p vmkpi-host
 	$(TARGET)/release/vmkpi-bench fleet --host $(TARGET)/release/vmkpi-host --guest $(TARGET)/release/vmkpi-guest
+	$(TARGET)/release/vmkpi-bench wire --host $(TARGET)/release/vmkpi-host --guest $(TARGET)/release/vmkpi-guest
 
 bench-peers: ## vmkpi-host beside prometheus-libvirt-exporter and collectd's virt, as root
 	@tools/setup.sh peers

@@ -127,7 +127,7 @@ fn event(samples: u64) -> Result<Event> {
 }
 
 /// PEM, without the lines that a person would like.
-fn pem(label: &str, der: &[u8]) -> Result<String> {
+pub fn pem(label: &str, der: &[u8]) -> Result<String> {
     let text = serde_json::to_value(Base64Bytes(der.to_vec()))?;
     let text = text.as_str().context("base64 is text")?;
     let lines: Vec<&str> = text

@@ -94,6 +94,10 @@ impl Site {
                     Step::GiveUp(through) => {
                         let after = self.cursors.insert(id.clone(), through);
                         let rows = (after.map_or(0, |p| p.seq), through.seq);
+                        let lost = rows.0 + 1..=rows.1;
+                        let came: Vec<_> = self.heard[id].range(lost).collect();
+                        let checked = id.1.as_str() == "m0";
+                        assert!(!checked || came.is_empty(), "{id:?}: {came:?} came");
                         self.given_up.entry(id.clone()).or_default().push(rows);
                     }
                 }
