@@ -14,6 +14,8 @@ pub(super) struct Site {
     /// Its word counts all the time, for all that is specified.
     pub(super) always_named: bool,
     pub(super) holes: BTreeMap<InstanceId, Hole>,
+    /// Where its cursors began.
+    pub(super) begun: BTreeMap<InstanceId, u64>,
     /// Rows that it has given up: after, through.
     pub(super) given_up: BTreeMap<InstanceId, Vec<(u64, u64)>>,
     /// Rows that messages spoke of which it got.
@@ -33,6 +35,7 @@ impl Site {
             .cursors
             .entry(id.clone())
             .or_insert_with(|| first_cursor(event, false));
+        self.begun.entry(id.clone()).or_insert(cursor.seq);
         let verdict = judge(cursor, event);
         if verdict == Verdict::Accept {
             self.keep(&id, event);

@@ -74,9 +74,8 @@ impl World {
             let kept = site.samples.iter().filter(|s| s.0 == *id).map(|s| s.1);
             let mut kept: Vec<u64> = kept.chain(lost).collect();
             kept.sort_unstable();
-            let first = kept.first().copied().unwrap_or(1);
             let last = self.stored[&id.0].len() as u64;
-            let all: Vec<u64> = (first..=last).collect();
+            let all: Vec<u64> = (site.begun[id] + 1..=last).collect();
             assert_eq!(kept, all, "{id:?}: each row once");
         }
     }
