@@ -1,5 +1,7 @@
 //! End to end, over real parts: FUSE, SQLite, a broker, libvirt's test driver, Prometheus' promtool.
 
+#[path = "e2e/admitted.rs"]
+mod admitted;
 #[path = "e2e/broker.rs"]
 mod broker;
 #[path = "e2e/cli.rs"]
@@ -30,5 +32,7 @@ mod respecified;
 mod secured;
 #[path = "e2e/soak.rs"]
 mod soak;
+#[path = "e2e/thief.rs"]
+mod thief;
 #[path = "e2e/vouched.rs"]
 mod vouched;

@@ -7,6 +7,7 @@
 //! | --- | --- |
 //! | [`process`] | child processes that end with the test |
 //! | [`scratch`] | folders, mounts and ports |
+//! | [`admitted`] | a broker as vmkpi configures it, and who is let in |
 //! | [`chain`] | broker, guest, host and watcher, together |
 //! | [`collector`] | `vmkpi collect`, and its database as the judge |
 //! | [`ledger`] | the judge: what was stored arrived, once |
@@ -18,6 +19,7 @@
 //! | [`soak`] | whatever may go wrong, at random |
 //! | [`schema`] | the JSON Schemas |
 
+pub mod admitted;
 pub mod chain;
 pub mod collector;
 #[path = "../guest/tests/common/faketime.rs"]

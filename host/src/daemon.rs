@@ -28,7 +28,6 @@ use crate::confirm::Confirmations;
 use crate::descriptors::{Descriptors, named, read_file};
 use crate::libvirt::{Domain, Libvirt};
 use crate::link::Limits;
-use crate::mqtt::Publisher;
 use crate::outbox::{Left, Outbox};
 use crate::reload::Changes;
 use crate::snapshot::{DescriptorStatus, Scraped, Snapshot};
@@ -36,6 +35,7 @@ use crate::state::StateDir;
 use crate::status::Facts;
 use crate::vm::{Handle, Reports, Shared, Spec, start};
 use crate::{exporter, infra};
+use vmkpi::broker::publisher::Publisher;
 
 pub use desk::{Desk, Order};
 use endpoint::endpoint;

@@ -9,7 +9,6 @@
 //!
 //! | module | job |
 //! | --- | --- |
-//! | [`database`] | the file: one collect at a time, schema, migrations |
 //! | [`keeper`], [`kept`] | a batch of messages in one transaction: what connects, and cursors; what came of it |
 //! | [`writer`] | the thread that owns the database |
 //! | [`retention`] | what bounds it |
@@ -21,7 +20,6 @@
 
 mod api;
 mod confirming;
-mod database;
 mod keeper;
 mod kept;
 mod keys;
@@ -44,6 +42,7 @@ use vmkpi::name::Label;
 use vmkpi::sign::SigningKey;
 
 use super::access;
+use super::database::Schema;
 use super::print::Console;
 use super::stop::{Stop, parse_seconds};
 use super::trust::TrustArgs;
@@ -51,6 +50,11 @@ use super::{Failure, Outcome, runtime};
 use keys::Keys;
 use retention::Limits;
 
+/// A collect's database; `schemas/collect.sql` documents it.
+pub(super) const SCHEMA: Schema = Schema {
+    program: "vmkpi collect",
+    migrations: &[include_str!("../../schemas/collect.sql")],
+};
 /// What the database may hold unless the operator says otherwise, in bytes.
 const DEFAULT_BYTES: &str = "10GiB";
 
@@ -204,7 +208,7 @@ struct Plan {
 }
 
 /// A size on the command line: bytes, or with KiB, MiB, GiB, TiB.
-fn parse_size(text: &str) -> Result<u64, String> {
+pub(super) fn parse_size(text: &str) -> Result<u64, String> {
     let at = text
         .find(|c: char| !c.is_ascii_digit())
         .unwrap_or(text.len());

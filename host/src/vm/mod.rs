@@ -17,8 +17,8 @@ use vmkpi::descriptor::Descriptor;
 use crate::confirm::Confirmations;
 use crate::libvirt::{Domain, Sampling};
 use crate::link::{Endpoint, HistoryClient, Limits};
-use crate::mqtt::Publisher;
 use crate::outbox::{Left, Outbox};
+use vmkpi::broker::publisher::Publisher;
 
 pub use envelope::Signer;
 pub use report::{KpiColumn, KpiRow, MAX_KPI_SERIES, Report};

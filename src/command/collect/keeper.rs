@@ -14,8 +14,8 @@ use vmkpi::delivery::consumer::{Verdict, first_cursor, judge};
 use vmkpi::message::{Body, Event, Processed, Sample, SampleBody, Sealed};
 use vmkpi::position::{MAX_SEQ, Position, RowKey, Seq};
 
-use super::database::set_number;
 use super::kept::{Instance, Kept, Stand};
+use crate::command::database::set_number;
 use holes::{Behind, Holes};
 
 mod holes;

@@ -17,11 +17,11 @@ use vmkpi::message::data_filter;
 use super::Plan;
 use super::api;
 use super::confirming::Confirmer;
-use super::database::{Database, number};
 use super::keeper::{Keeper, Rules};
 use super::keys::{self, Keys};
 use super::metrics::Shared;
 use super::writer::{Said, Writer};
+use crate::command::database::{Database, number};
 use crate::command::print::Console;
 use crate::command::stop::Stop;
 use crate::command::watch::denied;
@@ -35,7 +35,7 @@ const GATHER: Duration = Duration::from_millis(100);
 /// # Errors
 /// The database or the broker cannot be used at all.
 pub(super) async fn run(plan: Plan, console: &mut Console, stop: &mut Stop) -> anyhow::Result<()> {
-    let database = Database::open(&plan.db)?;
+    let database = Database::open(&plan.db, &super::SCHEMA)?;
     let session = Session::named(format!("vmkpi-collect-{}", database.id));
     let rules = Rules {
         asks: plan.named.is_some(),
@@ -153,6 +153,7 @@ impl Collect {
             Step::Notice(text) => console.say(&format!("{}: {text}", self.broker)),
             Step::Lost(reason) => {
                 self.shared.connected.store(false, Relaxed);
+                self.shared.count_broker_error(reason.kind);
                 if reason.kind.needs_somebody() && !self.ever {
                     anyhow::bail!("{}: {reason}", self.broker);
                 }

@@ -7,9 +7,9 @@ use vmkpi::value::Value;
 
 use super::*;
 use crate::libvirt::{Domain, Sampling};
-use crate::mqtt::Publisher;
 use crate::outbox::{DEFAULT_MAX_BYTES, Outbox};
 use crate::vm::Reports;
+use vmkpi::broker::publisher::Publisher;
 
 fn spec(genid: &str) -> Spec {
     let text =

@@ -1,5 +1,5 @@
 use super::*;
-use crate::command::collect::database::Database;
+use crate::command::database::Database;
 use vmkpi::message::Values;
 use vmkpi::position::StreamId;
 use vmkpi::value::{Base64Bytes, Value};
@@ -11,7 +11,8 @@ struct Fixture {
 
 fn fixture(asks: bool) -> Fixture {
     let dir = tempfile::tempdir().unwrap();
-    let database = Database::open(&dir.path().join("kpi.db")).unwrap();
+    let database =
+        Database::open(&dir.path().join("kpi.db"), &crate::command::collect::SCHEMA).unwrap();
     let rules = Rules {
         asks,
         restored: false,
