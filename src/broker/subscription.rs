@@ -238,6 +238,8 @@ impl Filters {
                 let mut filter = SubscribeFilter::new(filter, QoS::AtLeastOnce);
                 // Samples are never retained; one that is would be stale.
                 filter.retain_forward_rule = RetainForwardRule::Never;
+                // One that is retained while we listen says so, and is known for what it is.
+                filter.preserve_retain = true;
                 filter
             });
             if client.try_subscribe_many(asked).is_err() {

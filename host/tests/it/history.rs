@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use vmkpi::clock::Timestamp;
 use vmkpi::descriptor::{Descriptor, Spelling};
 use vmkpi::link::HistoryQuery;
-use vmkpi_host::confirm::Confirmations;
+use vmkpi_host::consumers::Consumers;
 use vmkpi_host::libvirt::{Domain, Sampling, State};
 use vmkpi_host::link::{Address, Endpoint, HistoryError, Limits};
 use vmkpi_host::mqtt::Publisher;
@@ -42,7 +42,7 @@ fn start(broker: &Mosquitto, socket: Option<&Path>) -> (Handle, tempfile::TempDi
     let shared = Shared {
         sampling: watch::channel(Sampling::default()).1,
         publisher: Publisher::start(broker.broker()).0,
-        confirmations: Confirmations::start(broker.broker()).0,
+        consumers: Consumers::start(broker.broker(), state.path()).0,
         reports: Reports::default(),
         outbox,
         limits: Limits::default(),
