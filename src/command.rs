@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | [`access`] | which broker, and how to be let in |
 //! | [`watch`] | subscribes and shows what arrives, each row once |
+//! | [`query`] | asks a VM for rows of an earlier time |
 //! | [`collect`] | keeps what arrives, durably, and confirms it |
 //! | [`broker`] | an embedded MQTT broker for a laptop |
 //! | [`descriptor`] | checks a VM descriptor |
@@ -22,6 +23,7 @@ mod descriptor;
 mod envelope;
 mod key;
 mod print;
+mod query;
 mod stop;
 mod trust;
 mod watch;
@@ -57,6 +59,8 @@ enum Command {
     Watch(Box<watch::Args>),
     /// Keep everything that arrives at a primary site, durably, and confirm it.
     Collect(Box<collect::Args>),
+    /// Ask a VM for rows of an earlier time, from its guest's store.
+    Query(Box<query::Args>),
     /// Run the embedded broker, for a laptop: loopback only, nothing kept on disk.
     Broker(broker::Args),
     /// Look at VM descriptors.
@@ -113,6 +117,7 @@ pub fn run() -> ExitCode {
     let outcome = match cli.command {
         Command::Watch(args) => watch::run(*args, &mut console),
         Command::Collect(args) => collect::run(*args, &mut console),
+        Command::Query(args) => query::run(*args, &mut console),
         Command::Broker(args) => broker::run(&args, &mut console),
         Command::Descriptor(command) => descriptor::run(&command, &mut console),
         Command::Key(command) => key::run(&command, &mut console),

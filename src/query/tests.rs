@@ -152,12 +152,9 @@ fn a_question_without_bounds_is_none() {
         let heard = Question::decode(&bytes, &of, &ring());
         assert_eq!(heard, Err(NotHeard::Malformed), "{limit}");
     }
-    let after = Some(place(u64::MAX));
-    let bytes = Question {
-        after,
-        ..question()
-    }
-    .encode(&of, 5, &key());
+    let beyond = serde_json::json!({"id": question().id, "point": "unencrypted/web", "limit": 1,
+        "after": {"stream": StreamId(7), "seq": u64::MAX.to_string()}});
+    let bytes = crate::spoken::encode((&of, 5, Purpose::Query), &beyond, &key());
     let heard = Question::decode(&bytes, &of, &ring());
     assert_eq!(heard, Err(NotHeard::Malformed));
     let mut long = vec![b' '; MAX_QUESTION_BYTES];
