@@ -20,6 +20,8 @@ mod keys;
 mod partition;
 #[path = "e2e/published.rs"]
 mod published;
+#[path = "e2e/queried.rs"]
+mod queried;
 #[path = "e2e/respecified.rs"]
 mod respecified;
 #[path = "e2e/secured.rs"]

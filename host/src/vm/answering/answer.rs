@@ -199,7 +199,7 @@ impl Answerer {
             };
             let passes = matches!(error, HistoryError::NoLink | HistoryError::Busy);
             if !passes || begun.elapsed() > PATIENCE {
-                tracing::info!(vm = %self.asked.subject.vm, %error, "a question for history cannot be answered");
+                tracing::debug!(vm = %self.asked.subject.vm, %error, "a question for history cannot be answered");
                 return Err(reason(&error));
             }
             sleep(LOOK).await;
