@@ -1,7 +1,7 @@
-//! History on demand: the query/response of the Grid Monitoring Architecture (GGF GWD-GP-16-3, section 3.2),
-//! "the consumer initiates the request, all data is transferred in a single response". A Consumer that the VM's
-//! descriptor names asks, signed by its key; the host that has the VM's link asks the guest's store and answers
-//! page by page, signed by the site's key, sealed where the point's messages are (docs/QUERY.md).
+//! History on demand: the query/response of the Grid Monitoring Architecture (GGF GWD-GP-16-3), in which the Consumer
+//! begins and is given what there is. A Consumer that the VM's descriptor names asks, signed by its key; the host that
+//! has the VM's link asks the guest's store and answers page by page, signed by the site's key, sealed where the
+//! point's messages are (docs/QUERY.md).
 //!
 //! ```text
 //! vmkpi/v1/SITE/query/CONSUMER/VM     {"site","consumer","vm","issued","data":{id,point,from?,to?,after?,limit},"signature"}

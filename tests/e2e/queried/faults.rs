@@ -18,7 +18,7 @@ fn interrupted(site: &Site, timeout: &str) -> Result<Process> {
     for attempt in 0..20 {
         let name = format!("asker-{attempt}");
         let mut asker = site.begin(&name, POINT, &[timeout])?;
-        let shown = || lines_of(&asker.out).map(|lines| lines.len()).unwrap_or(0);
+        let shown = || lines_of(&asker.out).map_or(0, |lines| lines.len());
         wait_for(60, "the answer to begin", || (shown() > 0).then_some(()))
             .with_context(|| format!("{}\n{}", asker.words(), site.chain.words()))?;
         site.chain.guest.signal(Signal::STOP)?;
