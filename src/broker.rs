@@ -7,11 +7,15 @@
 //! | [`url`] | `mqtt://HOST[:PORT]`, `mqtts://HOST[:PORT]` |
 //! | [`files`] | reads the files of an [`Access`], and refuses those that everybody may read |
 //! | [`tls`] | the TLS of a connection, from what was read |
+//! | [`publisher`] | publishes with QoS 1, and says of each message what became of it |
 //! | [`subscription`] | a session that is kept up, whatever happens to its connection |
+//! | `resumed` | a session that an earlier life of the program has left |
 //! | [`failure`] | why a connection failed: of a kind that can be counted, and what to do |
 
 pub mod failure;
 pub mod files;
+pub mod publisher;
+mod resumed;
 pub mod subscription;
 pub mod tls;
 pub mod url;
@@ -53,22 +57,22 @@ pub enum OptionsError {
         /// The broker.
         url: BrokerUrl,
         /// What is too much.
-        option: &'static str,
+        option: String,
     },
     /// One of two that are nothing without each other.
     #[error("{given} needs {missing}; give both")]
     Half {
         /// What is there.
-        given: &'static str,
+        given: String,
         /// What is not.
-        missing: &'static str,
+        missing: String,
     },
     /// Two logins.
     #[error(
-        "the login is given twice: by --broker.credentials-file, and by --broker.username with \
-         --broker.password-file; leave one out"
+        "the login is given twice: by --{0}.credentials-file, and by --{0}.username with \
+         --{0}.password-file; leave one out"
     )]
-    TwoLogins,
+    TwoLogins(&'static str),
 }
 
 /// A broker, and how to be let in.
@@ -76,7 +80,12 @@ pub enum OptionsError {
 pub struct Broker {
     url: BrokerUrl,
     access: Access,
+    /// What its options begin with, where one is named to people.
+    options: &'static str,
 }
+
+/// What the options of a program's only broker begin with.
+const OPTIONS: &str = "broker";
 
 impl Broker {
     /// Puts the two together.
@@ -84,28 +93,46 @@ impl Broker {
     /// # Errors
     /// The options contradict each other or the URL.
     pub fn new(url: BrokerUrl, access: Access) -> Result<Self, OptionsError> {
+        Self::of(OPTIONS, url, access)
+    }
+
+    /// The same of a broker whose options begin with `--OPTIONS`, in a program that knows several.
+    ///
+    /// # Errors
+    /// The options contradict each other or the URL.
+    pub fn of(options: &'static str, url: BrokerUrl, access: Access) -> Result<Self, OptionsError> {
+        let option = |name: &str| format!("--{options}.{name}");
         let tls_only = [
-            ("--broker.ca-file", &access.ca_file),
-            ("--broker.cert-file", &access.cert_file),
-            ("--broker.key-file", &access.key_file),
+            ("ca-file", &access.ca_file),
+            ("cert-file", &access.cert_file),
+            ("key-file", &access.key_file),
         ];
-        if let Some((option, _)) = tls_only.iter().find(|(_, file)| file.is_some())
+        if let Some((name, _)) = tls_only.iter().find(|(_, file)| file.is_some())
             && !url.tls
         {
+            let option = option(name);
             return Err(OptionsError::NoTls { url, option });
         }
         both(
-            ("--broker.cert-file", access.cert_file.is_some()),
-            ("--broker.key-file", access.key_file.is_some()),
-        )?;
-        both(
-            ("--broker.username", access.username.is_some()),
-            ("--broker.password-file", access.password_file.is_some()),
-        )?;
+            ("cert-file", access.cert_file.is_some()),
+            ("key-file", access.key_file.is_some()),
+        )
+        .and(both(
+            ("username", access.username.is_some()),
+            ("password-file", access.password_file.is_some()),
+        ))
+        .map_err(|(given, missing)| OptionsError::Half {
+            given: option(given),
+            missing: option(missing),
+        })?;
         if access.credentials_file.is_some() && access.username.is_some() {
-            return Err(OptionsError::TwoLogins);
+            return Err(OptionsError::TwoLogins(options));
         }
-        Ok(Self { url, access })
+        Ok(Self {
+            url,
+            access,
+            options,
+        })
     }
 
     /// A broker that lets everybody in, over TCP without TLS or with the CAs of this system.
@@ -113,7 +140,13 @@ impl Broker {
         Self {
             url,
             access: Access::default(),
+            options: OPTIONS,
         }
+    }
+
+    /// How an option of it is written, as `--broker.NAME`.
+    pub fn option(&self, name: &str) -> String {
+        format!("--{}.{name}", self.options)
     }
 
     /// Where it is.
@@ -149,21 +182,20 @@ impl Broker {
     pub fn read(&self) -> Result<Entry, FileError> {
         let login = files::login(&self.access)?;
         let tls = match self.url.tls {
-            true => Some(tls::config(&self.access)?),
+            true => Some(tls::config(self)?),
             false => None,
         };
         Ok(Entry { login, tls })
     }
 }
 
-fn both(one: (&'static str, bool), other: (&'static str, bool)) -> Result<(), OptionsError> {
-    let half = |given: (&'static str, bool), missing: (&'static str, bool)| OptionsError::Half {
-        given: given.0,
-        missing: missing.0,
-    };
+type Given = (&'static str, bool);
+
+/// Two options that are nothing without each other: what is given, and what is missing.
+fn both(one: Given, other: Given) -> Result<(), (&'static str, &'static str)> {
     match (one.1, other.1) {
-        (true, false) => Err(half(one, other)),
-        (false, true) => Err(half(other, one)),
+        (true, false) => Err((one.0, other.0)),
+        (false, true) => Err((other.0, one.0)),
         _ => Ok(()),
     }
 }

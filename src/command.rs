@@ -6,24 +6,32 @@
 //! | [`watch`] | subscribes and shows what arrives, each row once |
 //! | [`query`] | asks a VM for rows of an earlier time |
 //! | [`collect`] | keeps what arrives, durably, and confirms it |
-//! | [`broker`] | an embedded MQTT broker for a laptop |
+//! | [`relay`] | forwards between two sites' brokers |
+//! | [`database`] | SQLite files of commands that keep something |
+//! | [`broker`] | an embedded MQTT broker for a laptop, and the configuration of a real one |
 //! | [`descriptor`] | checks a VM descriptor |
 //! | [`key`] | makes a site's keys and certificates, and shows what they are called |
 //! | [`envelope`] | seals and opens by hand |
+//! | [`folder`] | files written all or nothing, with safe modes |
 //! | [`trust`] | whose signatures count, and what envelopes are opened with |
 //! | [`demo`] | the whole chain on this machine |
+//! | [`series`] | pages of numbers for Prometheus |
 //! | [`print`] | the one place that writes to standard output and standard error |
 //! | [`stop`] | what ends a program that would run for ever |
 
 mod access;
 mod broker;
 mod collect;
+mod database;
 mod demo;
 mod descriptor;
 mod envelope;
+mod folder;
 mod key;
 mod print;
 mod query;
+mod relay;
+mod series;
 mod stop;
 mod trust;
 mod watch;
@@ -61,7 +69,9 @@ enum Command {
     Collect(Box<collect::Args>),
     /// Ask a VM for rows of an earlier time, from its guest's store.
     Query(Box<query::Args>),
-    /// Run the embedded broker, for a laptop: loopback only, nothing kept on disk.
+    /// Forward between two sites' brokers, one way per branch.
+    Relay(Box<relay::Args>),
+    /// Run the embedded broker, for a laptop: loopback only, nothing kept on disk. Or print a real one's configuration.
     Broker(broker::Args),
     /// Look at VM descriptors.
     #[command(subcommand)]
@@ -118,6 +128,7 @@ pub fn run() -> ExitCode {
         Command::Watch(args) => watch::run(*args, &mut console),
         Command::Collect(args) => collect::run(*args, &mut console),
         Command::Query(args) => query::run(*args, &mut console),
+        Command::Relay(args) => relay::run(*args, &mut console),
         Command::Broker(args) => broker::run(&args, &mut console),
         Command::Descriptor(command) => descriptor::run(&command, &mut console),
         Command::Key(command) => key::run(&command, &mut console),

@@ -1,5 +1,7 @@
 //! End to end, over real parts: FUSE, SQLite, a broker, libvirt's test driver, Prometheus' promtool.
 
+#[path = "e2e/admitted.rs"]
+mod admitted;
 #[path = "e2e/broker.rs"]
 mod broker;
 #[path = "e2e/cli.rs"]
@@ -14,6 +16,8 @@ mod exported;
 mod faults;
 #[path = "e2e/joined.rs"]
 mod joined;
+#[path = "e2e/kept.rs"]
+mod kept;
 #[path = "e2e/keys.rs"]
 mod keys;
 #[path = "e2e/partition.rs"]
@@ -22,11 +26,15 @@ mod partition;
 mod published;
 #[path = "e2e/queried.rs"]
 mod queried;
+#[path = "e2e/replaced.rs"]
+mod replaced;
 #[path = "e2e/respecified.rs"]
 mod respecified;
 #[path = "e2e/secured.rs"]
 mod secured;
 #[path = "e2e/soak.rs"]
 mod soak;
+#[path = "e2e/thief.rs"]
+mod thief;
 #[path = "e2e/vouched.rs"]
 mod vouched;

@@ -7,6 +7,7 @@
 //! | --- | --- |
 //! | [`process`] | child processes that end with the test |
 //! | [`scratch`] | folders, mounts and ports |
+//! | [`admitted`] | a broker as vmkpi configures it, and who is let in |
 //! | [`chain`] | broker, guest, host and watcher, together |
 //! | [`asking`] | `vmkpi query`, and questions made by hand |
 //! | [`collector`] | `vmkpi collect`, and its database as the judge |
@@ -19,6 +20,7 @@
 //! | [`soak`] | whatever may go wrong, at random |
 //! | [`schema`] | the JSON Schemas |
 
+pub mod admitted;
 pub mod asking;
 pub mod chain;
 pub mod collector;

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use vmkpi::broker::Broker;
 use vmkpi::descriptor::{Descriptor, Spelling};
@@ -28,7 +28,6 @@ use crate::consumers::Consumers;
 use crate::descriptors::{Descriptors, named, read_file};
 use crate::libvirt::{Domain, Libvirt};
 use crate::link::Limits;
-use crate::mqtt::Publisher;
 use crate::outbox::{Left, Outbox};
 use crate::reload::Changes;
 use crate::snapshot::{DescriptorStatus, Scraped, Snapshot};
@@ -36,6 +35,7 @@ use crate::state::StateDir;
 use crate::status::Facts;
 use crate::vm::{Handle, Reports, Shared, Spec, start};
 use crate::{exporter, infra};
+use vmkpi::broker::publisher::Publisher;
 
 pub use desk::{Desk, Order};
 use endpoint::endpoint;
@@ -152,6 +152,8 @@ struct Daemon {
     status: Arc<Mutex<DescriptorStatus>>,
     said_unknown: bool,
     uptime: Uptime,
+    /// What every VM signs with.
+    signer: watch::Sender<Option<Arc<SigningKey>>>,
 }
 
 impl Daemon {
@@ -162,6 +164,7 @@ impl Daemon {
         outbox: Outbox,
         uptime: Uptime,
     ) -> Self {
+        let (signer, signs) = watch::channel(config.signer);
         Self {
             guests: config.guests,
             descriptors: Descriptors::new(config.descriptors),
@@ -174,7 +177,7 @@ impl Daemon {
                 outbox,
                 limits: config.limits,
                 poll_interval: config.poll_interval,
-                signer: config.signer,
+                signer: signs,
             },
             libvirt,
             vms: BTreeMap::new(),
@@ -183,6 +186,7 @@ impl Daemon {
             status: Arc::default(),
             said_unknown: false,
             uptime,
+            signer,
         }
     }
 
@@ -252,14 +256,30 @@ impl Daemon {
             descriptors,
             read,
             outbox_bytes,
+            signer,
         } = *changes;
         self.guests = guests;
         self.descriptors.set_files(descriptors, read);
         self.shared.outbox.set_max_bytes(outbox_bytes);
+        self.sign_with(signer);
         self.said_unknown = false;
         self.reconcile();
         desk.forget();
         let _ = done.send(());
+    }
+
+    /// Messages made from now on are signed with this key. What is under way keeps its signature.
+    fn sign_with(&self, signer: Option<Arc<SigningKey>>) {
+        let kid = |key: &Option<Arc<SigningKey>>| key.as_ref().map(|key| key.kid().to_owned());
+        let new = kid(&signer);
+        if new == kid(&self.signer.borrow()) {
+            return;
+        }
+        match &new {
+            Some(kid) => tracing::info!(kid, "messages are signed with another key from now on"),
+            None => tracing::warn!("messages are not signed from now on"),
+        }
+        self.signer.send_replace(signer);
     }
 
     /// How the daemon is, in a line.

@@ -2,7 +2,7 @@
 //! infrastructure measurements, and publishes both as their VM descriptors say.
 //!
 //! ```text
-//! libvirt ──> daemon ──> vm (an actor each) ──> mqtt ──> broker
+//! libvirt ──> daemon ──> vm (an actor each) ──> publisher ──> broker
 //!    │                     ^            │
 //!    └── infra ────────────┤            └──> snapshot ──> exporter ──> /metrics
 //! guest ──> link ──────────┘
@@ -22,7 +22,6 @@
 //! | [`infra`] | from libvirt's figures to delivered measurements |
 //! | [`outbox`] | measurements on disk until they are acknowledged |
 //! | [`consumers`] | what named Consumers say they have on disk, and ask for, if it is they who say it |
-//! | [`mqtt`] | the publisher: one connection to the broker |
 //! | [`metrics`] | every metric of the exporter, in one table |
 //! | [`snapshot`] | what is known at one moment, as a page of metrics |
 //! | [`exporter`] | serves that page |
@@ -38,7 +37,6 @@ pub mod libvirt;
 pub mod link;
 pub mod logging;
 pub mod metrics;
-pub mod mqtt;
 pub mod outbox;
 mod random;
 pub mod reload;

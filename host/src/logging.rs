@@ -3,7 +3,7 @@
 use tracing_subscriber::filter::Targets;
 use vmkpi::logging;
 
-use crate::mqtt::QUIET;
+use vmkpi::broker::publisher::QUIET;
 
 /// The filter that a log level means. What it says of rumqttc comes later than what we say, and counts.
 ///

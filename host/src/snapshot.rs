@@ -15,9 +15,9 @@ use crate::libvirt::figures::{Group, Readings};
 use crate::libvirt::{Domains, Sampling, VmStats};
 use crate::link::Fault;
 use crate::metrics::{Labels, Metric, Page};
-use crate::mqtt::{Refusal, Status};
 use crate::outbox;
 use crate::vm::Report;
+use vmkpi::broker::publisher::{Refusal, Status};
 
 /// Statistics older than this are no longer shown: a stale number is never served as new.
 pub const MAX_STATS_AGE: Duration = Duration::from_secs(15);

@@ -189,11 +189,16 @@ fn of_refusal(code: ConnectReturnCode, broker: &Broker) -> Failure {
         | Code::BadAuthenticationMethod
         | Code::Banned => {
             let what = match login {
-                true => "the broker refuses the login; check username and password, there and here",
+                true => "the broker refuses the login; check username and password, there and here"
+                    .to_owned(),
                 false if access.cert_file.is_some() => {
                     "the broker refuses us, without a login; it may not take the certificate for one"
+                        .to_owned()
                 }
-                false => "the broker wants a login; give --broker.credentials-file",
+                false => format!(
+                    "the broker wants a login; give {}",
+                    broker.option("credentials-file")
+                ),
             };
             Failure::new(Kind::Login, format!("{what} ({code:?})"))
         }
@@ -226,13 +231,14 @@ fn of_certificate(why: &CertificateError, broker: &Broker) -> String {
     match why {
         Why::UnknownIssuer => match &broker.access().ca_file {
             Some(file) => format!(
-                "the broker's certificate is of no CA in {}; name the CA that signed it with \
-                 --broker.ca-file",
-                file.display()
+                "the broker's certificate is of no CA in {}; name the CA that signed it with {}",
+                file.display(),
+                broker.option("ca-file")
             ),
-            None => "the broker's certificate is of no CA that this system trusts; name its CA with \
-                     --broker.ca-file"
-                .to_owned(),
+            None => format!(
+                "the broker's certificate is of no CA that this system trusts; name its CA with {}",
+                broker.option("ca-file")
+            ),
         },
         Why::Expired | Why::ExpiredContext { .. } => {
             "the broker's certificate has expired; renew it there (or is this machine's clock wrong?)"
@@ -282,10 +288,11 @@ fn of_alert(alert: AlertDescription, broker: &Broker) -> Failure {
     // What TLS 1.2 says where 1.3 says that a certificate is required.
     let may_be = alert == Alert::HandshakeFailure && shown.is_none();
     let message = match (about_ours || may_be, shown) {
-        (true, None) => {
-            "the broker wants a client certificate; give --broker.cert-file and --broker.key-file"
-                .to_owned()
-        }
+        (true, None) => format!(
+            "the broker wants a client certificate; give {} and {}",
+            broker.option("cert-file"),
+            broker.option("key-file")
+        ),
         (true, Some(file)) => format!(
             "the broker refuses our certificate {}{}",
             file.display(),

@@ -1,6 +1,9 @@
 //! A subscription with QoS 1 whose session survives a lost connection, so that what the broker held back
-//! meanwhile still comes. It begins anew with each program: rumqttc sends nothing that needs a packet id in a
-//! session of which only the broker remembers anything. What is subscribed to may change while it runs.
+//! meanwhile still comes. It begins anew with each program, unless its [`Manner`] says that the session of an
+//! earlier life goes on. What is subscribed to may change while it runs.
+//!
+//! Where whoever takes messages acknowledges them ([`Manner::manual`]), the broker sends no more than it may have
+//! unacknowledged: not to acknowledge is to stop reading, while the connection lives on.
 //!
 //! ```text
 //! connecting ──CONNACK──> connected ──(subscribed before in this session)──> listening
@@ -13,17 +16,25 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rumqttc::{
-    AsyncClient, ConnectionError, DisconnectProperties, DisconnectReasonCode, Event, EventLoop,
-    Incoming, MqttOptions, NetworkOptions, Outgoing, Publish, QoS, RetainForwardRule, SessionMode,
-    SubscribeFilter, SubscribeReasonCode,
+    AckMode, AsyncClient, ConnectionError, DisconnectProperties, DisconnectReasonCode, Event,
+    EventLoop, Incoming, ManualAck, MqttOptions, NetworkOptions, Outgoing, PubAck, Publish, QoS,
+    RetainForwardRule, SessionMode, SubscribeFilter, SubscribeReasonCode,
 };
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use super::resumed::{NothingPending, OUTGOING};
 use super::{Broker, BrokerUrl, Failure, Keeper};
+use crate::topic::Branch;
 
 /// How long the broker keeps what it could not deliver, in seconds.
 const SESSION_EXPIRY_SECONDS: u32 = 300;
+/// The same of a session that is to go on in the next life of the program: a week, so that a weekend without it
+/// costs nothing that the broker has room for.
+const RESUMED_EXPIRY_SECONDS: u32 = 7 * 86_400;
+/// The most messages that the broker sends before one of them is acknowledged by hand. With
+/// [`MAX_PACKET_BYTES`] it bounds what a broker can make us hold.
+pub const MAX_UNACKNOWLEDGED: u16 = 32;
 /// Between two attempts to connect: short, so that a Consumer is back before a Producer that waits
 /// longer after a broker's restart, and nothing is published to nobody.
 const RETRY: Duration = Duration::from_millis(200);
@@ -88,12 +99,34 @@ impl Session {
     }
 }
 
+/// How messages are taken.
+#[derive(Clone, Debug, Default)]
+pub struct Manner {
+    /// A message is acknowledged when [`Subscription::acknowledge`] says so, and not before.
+    pub manual: bool,
+    /// Messages come with their flag *retain* as it was published, and of branches that keep the last message of
+    /// each topic what is kept comes first.
+    pub as_published: bool,
+    /// The session of an earlier life of the program goes on, and these are the filters it may hold: what is not
+    /// wanted any more is let go.
+    pub resumed: Option<BTreeSet<String>>,
+}
+
+/// What acknowledges a message, as long as the connection it came on lasts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Receipt {
+    connection: u64,
+    packet: u16,
+}
+
 /// A subscription that is kept up beside what is done with its messages: an attempt to connect that
 /// were given up for each redrawn table would never succeed over a slow network.
 pub struct Subscription {
     steps: mpsc::Receiver<Step>,
     filters: Shared,
     client: AsyncClient,
+    /// Connections that were lost, of those whose steps have been taken.
+    lost: u64,
     task: JoinHandle<()>,
 }
 
@@ -107,8 +140,21 @@ impl Subscription {
         session: Session,
         filters: BTreeSet<String>,
     ) -> Result<Self, StartError> {
-        let filters = Shared::new(filters);
-        let subscriber = Subscriber::new(broker, session, filters.clone())?;
+        Self::start_as(broker, session, filters, Manner::default())
+    }
+
+    /// The same, in a manner of its own.
+    ///
+    /// # Errors
+    /// The options contradict each other.
+    pub fn start_as(
+        broker: Broker,
+        session: Session,
+        filters: BTreeSet<String>,
+        manner: Manner,
+    ) -> Result<Self, StartError> {
+        let filters = Shared::new(filters, &manner);
+        let subscriber = Subscriber::new(broker, session, filters.clone(), &manner)?;
         let client = subscriber.client.clone();
         let (sender, steps) = mpsc::channel(WAITING_STEPS);
         let task = tokio::spawn(subscriber.run(sender));
@@ -116,13 +162,35 @@ impl Subscription {
             steps,
             filters,
             client,
+            lost: 0,
             task,
         })
     }
 
     /// The next thing that happens; `None` when the subscription has ended. Cancel-safe.
     pub async fn step(&mut self) -> Option<Step> {
-        self.steps.recv().await
+        let step = self.steps.recv().await;
+        self.lost += u64::from(matches!(step, Some(Step::Lost(_))));
+        step
+    }
+
+    /// What acknowledges a message that was the last step; nothing if it needs no acknowledgement.
+    pub fn receipt(&self, publish: &Publish) -> Option<Receipt> {
+        (publish.qos != QoS::AtMostOnce).then_some(Receipt {
+            connection: self.lost,
+            packet: publish.pkid,
+        })
+    }
+
+    /// Acknowledges a message of a [manual](Manner::manual) subscription, in the order in which they came. Whether
+    /// it could: not, if its connection is lost, and then it comes again.
+    pub fn acknowledge(&self, receipt: Receipt) -> bool {
+        // Under the lock, as in another connection the number is another message's.
+        let shared = self.filters.lock();
+        let ack = ManualAck::PubAck(PubAck::new(receipt.packet, None));
+        shared.connected
+            && shared.lost == receipt.connection
+            && self.client.try_manual_ack(ack).is_ok()
     }
 
     /// From now on exactly these filters are subscribed to.
@@ -141,7 +209,7 @@ impl Subscription {
         self.client.try_publish(topic, payload, options).is_ok()
     }
 
-    /// Ends the session, so that the broker keeps nothing for us.
+    /// Ends the session, so that the broker keeps nothing for us; one that goes on is only left.
     pub async fn end(self) {
         drop(self.steps);
         // That it panicked has been said on standard error.
@@ -168,12 +236,17 @@ struct Subscriber {
     phase: Phase,
     waiting: bool,
     filters: Shared,
+    /// Whether the session goes on when the program has ended.
+    resumes: bool,
 }
 
 /// What is subscribed to, and what should be.
 #[derive(Default)]
 struct Filters {
     connected: bool,
+    /// Connections that were lost, or could not be made.
+    lost: u64,
+    as_published: bool,
     wanted: BTreeSet<String>,
     /// What this session has been asked for.
     asked: BTreeSet<String>,
@@ -188,8 +261,12 @@ struct Filters {
 struct Shared(Arc<Mutex<Filters>>);
 
 impl Shared {
-    fn new(wanted: BTreeSet<String>) -> Self {
+    fn new(wanted: BTreeSet<String>, manner: &Manner) -> Self {
+        let before = manner.resumed.clone().unwrap_or_default();
         let filters = Filters {
+            as_published: manner.as_published,
+            // What is wanted still is asked for again: the broker may have refused it then.
+            asked: before.difference(&wanted).cloned().collect(),
             wanted,
             ..Filters::default()
         };
@@ -234,12 +311,14 @@ impl Filters {
         let missing: Vec<String> = wanted.difference(&self.asked).cloned().collect();
         self.asked.retain(|filter| wanted.contains(filter));
         for filters in missing.chunks(FILTERS_AT_ONCE) {
-            let asked = filters.iter().map(|filter| {
-                let mut filter = SubscribeFilter::new(filter, QoS::AtLeastOnce);
+            let as_published = self.as_published;
+            let asked = filters.iter().map(|name| {
+                let mut filter = SubscribeFilter::new(name, QoS::AtLeastOnce);
+                filter.preserve_retain = as_published;
                 // Samples are never retained; one that is would be stale.
-                filter.retain_forward_rule = RetainForwardRule::Never;
-                // One that is retained while we listen says so, and is known for what it is.
-                filter.preserve_retain = true;
+                if !as_published || !Branch::of(name).is_some_and(Branch::is_retained) {
+                    filter.retain_forward_rule = RetainForwardRule::Never;
+                }
                 filter
             });
             if client.try_subscribe_many(asked).is_err() {
@@ -263,8 +342,13 @@ impl Filters {
 }
 
 impl Subscriber {
-    fn new(broker: Broker, session: Session, filters: Shared) -> Result<Self, StartError> {
-        let (client, events) = AsyncClient::builder(options(session.0, broker.url()))
+    fn new(
+        broker: Broker,
+        session: Session,
+        filters: Shared,
+        manner: &Manner,
+    ) -> Result<Self, StartError> {
+        let (client, events) = AsyncClient::builder(options(session.0, broker.url(), manner))
             .capacity(WAITING_REQUESTS)
             .try_build()
             .map_err(|error| StartError::Options(error.to_string()))?;
@@ -275,6 +359,7 @@ impl Subscriber {
             phase: Phase::Apart,
             waiting: false,
             filters,
+            resumes: manner.resumed.is_some(),
         })
     }
 
@@ -367,6 +452,7 @@ impl Subscriber {
         (self.waiting, self.phase) = (true, Phase::Apart);
         let mut filters = self.filters.lock();
         filters.connected = false;
+        filters.lost += 1;
         filters.unanswered();
         Step::Lost(failure)
     }
@@ -374,11 +460,11 @@ impl Subscriber {
     async fn end(mut self) {
         let reason = DisconnectReasonCode::NormalDisconnection;
         let client = &self.client;
-        if self.waiting
-            || client
-                .try_disconnect_now_with_properties(reason, forgotten())
-                .is_err()
-        {
+        let left = match self.resumes {
+            true => client.try_disconnect_now(),
+            false => client.try_disconnect_now_with_properties(reason, forgotten()),
+        };
+        if self.waiting || left.is_err() {
             return;
         }
         let drained = async { while self.events.poll().await.is_ok() {} };
@@ -397,7 +483,7 @@ fn forgotten() -> DisconnectProperties {
     }
 }
 
-fn options(id: String, broker: &BrokerUrl) -> MqttOptions {
+fn options(id: String, broker: &BrokerUrl, manner: &Manner) -> MqttOptions {
     let mut network = NetworkOptions::new();
     network.set_tcp_nodelay(true);
     let mut options = MqttOptions::new(id, (broker.host.as_str(), broker.port));
@@ -411,5 +497,21 @@ fn options(id: String, broker: &BrokerUrl) -> MqttOptions {
         .set_max_packet_size(Some(MAX_PACKET_BYTES))
         .set_connect_timeout(CONNECT_TIMEOUT)
         .set_network_options(network);
+    if manner.manual {
+        options
+            .set_ack_mode(AckMode::Manual)
+            .set_receive_maximum(Some(MAX_UNACKNOWLEDGED))
+            .set_read_batch_size(usize::from(MAX_UNACKNOWLEDGED));
+    }
+    if manner.resumed.is_some() {
+        options
+            .set_clean_start(false)
+            .set_session_expiry_interval(Some(RESUMED_EXPIRY_SECONDS))
+            .set_outgoing_inflight_upper_limit(OUTGOING)
+            .set_session_store(NothingPending {
+                expiry_seconds: RESUMED_EXPIRY_SECONDS,
+                manual: manner.manual,
+            });
+    }
     options
 }

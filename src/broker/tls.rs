@@ -7,7 +7,7 @@ use rustls::client::Resumption;
 use rustls::crypto::aws_lc_rs;
 use rustls::{ClientConfig, RootCertStore};
 
-use super::Access;
+use super::Broker;
 use super::files::{certificates, key};
 use crate::key_file::{FileError, Named};
 
@@ -18,10 +18,11 @@ const SYSTEM: &str = "(this system's)";
 ///
 /// # Errors
 /// A file is not what it should be, or certificate and key are not of each other.
-pub(super) fn config(access: &Access) -> Result<Arc<ClientConfig>, FileError> {
+pub(super) fn config(broker: &Broker) -> Result<Arc<ClientConfig>, FileError> {
+    let access = broker.access();
     let roots = match &access.ca_file {
         Some(path) => roots_of(path)?,
-        None => roots_of_the_system()?,
+        None => roots_of_the_system(broker)?,
     };
     let provider = Arc::new(aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(provider)
@@ -62,7 +63,7 @@ fn roots_of(path: &Path) -> Result<RootCertStore, FileError> {
 }
 
 /// A system has some that rustls does not understand; those are left out.
-fn roots_of_the_system() -> Result<RootCertStore, FileError> {
+fn roots_of_the_system(broker: &Broker) -> Result<RootCertStore, FileError> {
     let file = Named {
         what: "CAs",
         path: Path::new(SYSTEM),
@@ -73,8 +74,9 @@ fn roots_of_the_system() -> Result<RootCertStore, FileError> {
     if roots.is_empty() {
         let why = found.errors.first().map(|e| format!(" ({e})"));
         return Err(file.refuse(format!(
-            "there are none{}; install ca-certificates, or name the broker's CA with --broker.ca-file",
-            why.unwrap_or_default()
+            "there are none{}; install ca-certificates, or name the broker's CA with {}",
+            why.unwrap_or_default(),
+            broker.option("ca-file")
         )));
     }
     Ok(roots)

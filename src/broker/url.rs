@@ -30,8 +30,8 @@ pub enum UrlError {
     Scheme(String),
     /// A login in it. Not repeated: it may be a password.
     #[error(
-        "no login in a broker's URL, where every user of this machine could read it: use \
-         --broker.credentials-file"
+        "no login in a broker's URL, where every user of this machine could read it: name a file with it, as \
+         --broker.credentials-file does"
     )]
     Login,
 }

@@ -1,4 +1,4 @@
-//! The options of every command that talks to a broker.
+//! The options of every command that talks to a broker, or to two.
 
 use std::path::PathBuf;
 
@@ -7,89 +7,102 @@ use vmkpi::broker::{Access, Broker, BrokerUrl};
 
 use super::Failure;
 
-/// Where these options stand in the help.
-const HEADING: &str = "To be let in (files are read anew for each connection)";
+/// The options of one broker: all begin with `--$options`, their variables with `VMKPI_$variable`.
+macro_rules! broker_args {
+    ($(#[$doc:meta])* $name:ident, $options:literal, $variable:literal, $heading:literal, $help:literal) => {
+        $(#[$doc])*
+        #[derive(clap::Args)]
+        pub(super) struct $name {
+            #[doc = $help]
+            #[arg(id = $options, long = $options, env = concat!("VMKPI_", $variable), value_name = "URL")]
+            url: BrokerUrl,
+            /// The CAs that may have signed the broker's certificate, PEM; without it those of this system.
+            #[arg(
+                id = concat!($options, ".ca-file"), long = concat!($options, ".ca-file"),
+                env = concat!("VMKPI_", $variable, "_CA_FILE"), value_name = "FILE", help_heading = $heading
+            )]
+            ca_file: Option<PathBuf>,
+            /// The certificate to show the broker, with its chain, PEM.
+            #[arg(
+                id = concat!($options, ".cert-file"), long = concat!($options, ".cert-file"),
+                env = concat!("VMKPI_", $variable, "_CERT_FILE"), value_name = "FILE", help_heading = $heading
+            )]
+            cert_file: Option<PathBuf>,
+            /// Its private key, PEM, not readable by everybody.
+            #[arg(
+                id = concat!($options, ".key-file"), long = concat!($options, ".key-file"),
+                env = concat!("VMKPI_", $variable, "_KEY_FILE"), value_name = "FILE", help_heading = $heading
+            )]
+            key_file: Option<PathBuf>,
+            /// A TOML file with username and password, not readable by everybody.
+            #[arg(
+                id = concat!($options, ".credentials-file"), long = concat!($options, ".credentials-file"),
+                env = concat!("VMKPI_", $variable, "_CREDENTIALS_FILE"), value_name = "FILE", help_heading = $heading
+            )]
+            credentials_file: Option<PathBuf>,
+            /// The user's name, with a password file instead of a credentials file.
+            #[arg(
+                id = concat!($options, ".username"), long = concat!($options, ".username"),
+                env = concat!("VMKPI_", $variable, "_USERNAME"), value_name = "NAME", help_heading = $heading
+            )]
+            username: Option<String>,
+            /// A file with the password alone, not readable by everybody.
+            #[arg(
+                id = concat!($options, ".password-file"), long = concat!($options, ".password-file"),
+                env = concat!("VMKPI_", $variable, "_PASSWORD_FILE"), value_name = "FILE", help_heading = $heading
+            )]
+            password_file: Option<PathBuf>,
+        }
 
-/// Which broker, and how to be let in.
-#[derive(clap::Args)]
-pub(super) struct BrokerArgs {
-    /// The primary site's broker: mqtt://HOST[:PORT], or mqtts://HOST[:PORT] for TLS.
-    #[arg(long, env = "VMKPI_BROKER", value_name = "URL")]
-    broker: BrokerUrl,
-    #[command(flatten)]
-    access: AccessArgs,
+        impl $name {
+            /// The broker they name.
+            ///
+            /// # Errors
+            /// Usage: they contradict each other, or a file they name is not right.
+            pub(super) fn broker(self) -> Result<Broker, Failure> {
+                let access = Access {
+                    ca_file: self.ca_file,
+                    cert_file: self.cert_file,
+                    key_file: self.key_file,
+                    credentials_file: self.credentials_file,
+                    username: self.username,
+                    password_file: self.password_file,
+                };
+                checked(Broker::of($options, self.url, access))
+            }
+        }
+    };
 }
 
-#[derive(clap::Args)]
-struct AccessArgs {
-    /// The CAs that may have signed the broker's certificate, PEM; without it those of this system.
-    #[arg(
-        long = "broker.ca-file",
-        env = "VMKPI_BROKER_CA_FILE",
-        value_name = "FILE",
-        help_heading = HEADING
-    )]
-    ca_file: Option<PathBuf>,
-    /// The certificate to show the broker, with its chain, PEM.
-    #[arg(
-        long = "broker.cert-file",
-        env = "VMKPI_BROKER_CERT_FILE",
-        value_name = "FILE",
-        help_heading = HEADING
-    )]
-    cert_file: Option<PathBuf>,
-    /// Its private key, PEM, not readable by everybody.
-    #[arg(
-        long = "broker.key-file",
-        env = "VMKPI_BROKER_KEY_FILE",
-        value_name = "FILE",
-        help_heading = HEADING
-    )]
-    key_file: Option<PathBuf>,
-    /// A TOML file with username and password, not readable by everybody.
-    #[arg(
-        long = "broker.credentials-file",
-        env = "VMKPI_BROKER_CREDENTIALS_FILE",
-        value_name = "FILE",
-        help_heading = HEADING
-    )]
-    credentials_file: Option<PathBuf>,
-    /// The user's name, with a password file instead of a credentials file.
-    #[arg(
-        long = "broker.username",
-        env = "VMKPI_BROKER_USERNAME",
-        value_name = "NAME",
-        help_heading = HEADING
-    )]
-    username: Option<String>,
-    /// A file with the password alone, not readable by everybody.
-    #[arg(
-        long = "broker.password-file",
-        env = "VMKPI_BROKER_PASSWORD_FILE",
-        value_name = "FILE",
-        help_heading = HEADING
-    )]
-    password_file: Option<PathBuf>,
-}
+broker_args!(
+    /// Which broker, and how to be let in.
+    BrokerArgs,
+    "broker",
+    "BROKER",
+    "To be let in (files are read anew for each connection)",
+    "The primary site's broker: mqtt://HOST[:PORT], or mqtts://HOST[:PORT] for TLS."
+);
+broker_args!(
+    /// The broker nearer to the VMs, and how to be let in.
+    FromArgs,
+    "from",
+    "RELAY_FROM",
+    "To be let in by --from (files are read anew for each connection)",
+    "The broker nearer to the VMs: mqtt://HOST[:PORT], or mqtts://HOST[:PORT] for TLS."
+);
+broker_args!(
+    /// The broker nearer to the primary site, and how to be let in.
+    ToArgs,
+    "to",
+    "RELAY_TO",
+    "To be let in by --to (files are read anew for each connection)",
+    "The broker nearer to the primary site, written likewise."
+);
 
-impl BrokerArgs {
-    /// The broker they name.
-    ///
-    /// # Errors
-    /// Usage: they contradict each other, or a file they name is not right.
-    pub(super) fn broker(self) -> Result<Broker, Failure> {
-        let access = Access {
-            ca_file: self.access.ca_file,
-            cert_file: self.access.cert_file,
-            key_file: self.access.key_file,
-            credentials_file: self.access.credentials_file,
-            username: self.access.username,
-            password_file: self.access.password_file,
-        };
-        let url = self.broker.to_string();
-        let broker = Broker::new(self.broker, access).map_err(|e| Failure::Usage(e.into()))?;
-        let read = broker.read().with_context(|| url);
-        read.map_err(Failure::Usage)?;
-        Ok(broker)
-    }
+/// A broker whose files can be read.
+fn checked(broker: Result<Broker, vmkpi::broker::OptionsError>) -> Result<Broker, Failure> {
+    let broker = broker.map_err(|e| Failure::Usage(e.into()))?;
+    let read = broker.read().with_context(|| broker.to_string());
+    read.map_err(Failure::Usage)?;
+    Ok(broker)
 }

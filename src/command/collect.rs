@@ -9,10 +9,10 @@
 //!
 //! | module | job |
 //! | --- | --- |
-//! | [`database`] | the file: one collect at a time, schema, migrations |
 //! | [`keeper`], [`kept`] | a batch of messages in one transaction: what connects, and cursors; what came of it |
 //! | [`writer`] | the thread that owns the database |
 //! | [`retention`] | what bounds it |
+//! | [`keys`] | whose messages are kept and what opens them, read again while it runs |
 //! | [`status`] | what a database holds |
 //! | [`api`], [`query`], [`page`] | what is answered over HTTP |
 //! | [`metrics`] | collect's own numbers, for Prometheus |
@@ -20,9 +20,9 @@
 
 mod api;
 mod confirming;
-mod database;
 mod keeper;
 mod kept;
+mod keys;
 mod metrics;
 mod page;
 mod query;
@@ -42,12 +42,19 @@ use vmkpi::name::Label;
 use vmkpi::sign::SigningKey;
 
 use super::access;
+use super::database::Schema;
 use super::print::Console;
 use super::stop::{Stop, parse_seconds};
-use super::trust::{Trust, TrustArgs};
+use super::trust::TrustArgs;
 use super::{Failure, Outcome, runtime};
+use keys::Keys;
 use retention::Limits;
 
+/// A collect's database; `schemas/collect.sql` documents it.
+pub(super) const SCHEMA: Schema = Schema {
+    program: "vmkpi collect",
+    migrations: &[include_str!("../../schemas/collect.sql")],
+};
 /// What the database may hold unless the operator says otherwise, in bytes.
 const DEFAULT_BYTES: &str = "10GiB";
 
@@ -167,10 +174,10 @@ pub(super) fn run(args: Args, console: &mut Console) -> Outcome {
     }
     let key = args.sign_key_file.as_deref().map(signing_key).transpose();
     let key = key.map_err(|e| Failure::Usage(e.into()))?;
-    let trust = args.trust.read(&broker)?;
+    let keys = Keys::read(args.trust, &broker)?;
     let plan = Plan {
         broker,
-        trust,
+        keys,
         db: args.db,
         site: args.site,
         listen: args.listen,
@@ -191,7 +198,7 @@ pub(super) fn run(args: Args, console: &mut Console) -> Outcome {
 /// What to do.
 struct Plan {
     broker: Broker,
-    trust: Trust,
+    keys: Keys,
     db: PathBuf,
     site: Option<Label>,
     listen: Option<SocketAddr>,
@@ -201,7 +208,7 @@ struct Plan {
 }
 
 /// A size on the command line: bytes, or with KiB, MiB, GiB, TiB.
-fn parse_size(text: &str) -> Result<u64, String> {
+pub(super) fn parse_size(text: &str) -> Result<u64, String> {
     let at = text
         .find(|c: char| !c.is_ascii_digit())
         .unwrap_or(text.len());

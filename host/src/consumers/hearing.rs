@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use rumqttc::Publish;
 use vmkpi::broker::Broker;
-use vmkpi::broker::subscription::{Session, Step, Subscription};
+use vmkpi::broker::subscription::{Manner, Session, Step, Subscription};
 use vmkpi::confirm;
 use vmkpi::query::Question;
 use vmkpi::topic::Branch;
@@ -30,8 +30,14 @@ impl Room {
                 self.register.changed.notified().await;
                 continue;
             }
-            let started = Session::random("vmkpi-host")
-                .and_then(|session| Subscription::start(broker.clone(), session, topics));
+            // What is retained says so, and is known for what it is.
+            let manner = Manner {
+                as_published: true,
+                ..Manner::default()
+            };
+            let started = Session::random("vmkpi-host").and_then(|session| {
+                Subscription::start_as(broker.clone(), session, topics, manner)
+            });
             match started {
                 Ok(subscription) => self.follow(subscription, &broker).await,
                 Err(error) => {

@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use super::Config;
 use crate::libvirt::Domains;
-use crate::mqtt;
 use crate::status::Facts;
+use vmkpi::broker::publisher::Status;
 
 /// Something that comes and goes.
 #[derive(Clone, Copy, Debug)]
@@ -70,7 +70,7 @@ impl Uptime {
     }
 
     /// Looks whether libvirt and the broker are there. Call it at least each second.
-    pub(super) fn look(&mut self, domains: &Domains, broker: &mqtt::Status) {
+    pub(super) fn look(&mut self, domains: &Domains, broker: &Status) {
         let now = Instant::now();
         self.libvirt.look(domains.connected, domains.connects, now);
         self.broker

@@ -34,9 +34,9 @@ use crate::consumers::{self, Ear, Word};
 use crate::infra::Lane;
 use crate::libvirt::State;
 use crate::link::{Ask, Client, Event, Fault, Histories, HistoryClient};
-use crate::mqtt::{Job, Outcome, Reply};
 use crate::outbox::{Left, Page, Ticket};
 use crate::random;
+use vmkpi::broker::publisher::{Job, Outcome, Reply, event_properties};
 
 /// How often producers are ticked and a report is made.
 const TICK: Duration = Duration::from_secs(1);
@@ -530,6 +530,8 @@ fn job(
     Job {
         topic: publication.event.topic(),
         payload,
+        retain: false,
+        properties: event_properties(),
         lane,
         token: publication.token,
         reply: reply.clone(),

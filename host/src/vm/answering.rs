@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
+use vmkpi::broker::publisher::Publisher;
 use vmkpi::descriptor::Descriptor;
 use vmkpi::name::DataPoint;
 use vmkpi::query::Reason;
@@ -25,7 +26,6 @@ use self::answer::Answerer;
 use super::{Shared, Spec};
 use crate::consumers::{Asked, Consumers, Deaf};
 use crate::link::HistoryClient;
-use crate::mqtt::Publisher;
 
 /// Answers under way for one VM; over it who asks is told that too many do.
 const MAX_UNDER_WAY: usize = 2;
@@ -43,7 +43,7 @@ struct Means {
     history: HistoryClient,
     follow: watch::Receiver<Spec>,
     publisher: Publisher,
-    signer: Option<Arc<SigningKey>>,
+    signer: watch::Receiver<Option<Arc<SigningKey>>>,
     consumers: Consumers,
 }
 

@@ -14,14 +14,14 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use vmkpi::descriptor::Descriptor;
-use vmkpi::sign::SigningKey;
 
 use crate::consumers::Consumers;
 use crate::libvirt::{Domain, Sampling};
 use crate::link::{Endpoint, HistoryClient, Limits};
-use crate::mqtt::Publisher;
 use crate::outbox::{Left, Outbox};
+use vmkpi::broker::publisher::Publisher;
 
+pub use envelope::Signer;
 pub use report::{KpiColumn, KpiRow, MAX_KPI_SERIES, Report};
 
 /// What a VM is, as the daemon knows it now.
@@ -79,8 +79,8 @@ pub struct Shared {
     pub limits: Limits,
     /// How often guests are asked for rows; `None` has them pushed.
     pub poll_interval: Option<Duration>,
-    /// The site's key, which every message is signed with; `None` signs none.
-    pub signer: Option<Arc<SigningKey>>,
+    /// The site's key, which may be replaced.
+    pub signer: Signer,
 }
 
 /// A running VM.

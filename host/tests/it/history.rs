@@ -7,13 +7,13 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use tokio::sync::watch;
+use vmkpi::broker::publisher::Publisher;
 use vmkpi::clock::Timestamp;
 use vmkpi::descriptor::{Descriptor, Spelling};
 use vmkpi::link::HistoryQuery;
 use vmkpi_host::consumers::Consumers;
 use vmkpi_host::libvirt::{Domain, Sampling, State};
 use vmkpi_host::link::{Address, Endpoint, HistoryError, Limits};
-use vmkpi_host::mqtt::Publisher;
 use vmkpi_host::outbox::{DEFAULT_MAX_BYTES, Outbox};
 use vmkpi_host::vm::{self, Handle, Reports, Shared, Spec};
 
@@ -47,7 +47,7 @@ fn start(broker: &Mosquitto, socket: Option<&Path>) -> (Handle, tempfile::TempDi
         outbox,
         limits: Limits::default(),
         poll_interval: None,
-        signer: None,
+        signer: watch::channel(None).1,
     };
     (vm::start(spec, shared, left), state)
 }

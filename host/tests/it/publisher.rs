@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
+use vmkpi::broker::publisher::{Job, Outcome, Publisher, Reply, event_properties};
 use vmkpi::delivery::producer::Token;
-use vmkpi_host::mqtt::{Job, Outcome, Publisher, Reply};
 
 use super::support::{Mosquitto, Subscriber, until};
 
@@ -33,6 +33,8 @@ impl Sender {
         Job {
             topic: topic.to_owned(),
             payload: payload.into(),
+            retain: false,
+            properties: event_properties(),
             lane: token % 7,
             token: Token(token),
             reply: self.to.clone(),

@@ -16,11 +16,11 @@ use tokio::task::JoinHandle;
 use vmkpi::clock::Timestamp;
 use vmkpi::web::{self, Pieces, answer};
 
-use super::database::open_to_read;
 use super::metrics::Shared;
 use super::page::{Answer, Format};
 use super::query::{Question, VIEWS, limit_time};
 use super::status::vms;
+use crate::command::database::open_to_read;
 use crate::command::print::Console;
 
 /// Questions at once; more wait.
@@ -114,7 +114,8 @@ impl Api {
             .map_err(|e| failed(e.to_string()))?;
         let db = self.db.clone();
         let asked = tokio::task::spawn_blocking(move || {
-            let mut connection = open_to_read(&db).map_err(|e| failed(e.to_string()))?;
+            let mut connection =
+                open_to_read(&db, &super::SCHEMA).map_err(|e| failed(e.to_string()))?;
             limit_time(&mut connection).map_err(|e| failed(e.to_string()))?;
             ask(&connection).map_err(|error| match error.sqlite_error_code() {
                 Some(rusqlite::ErrorCode::OperationInterrupted) => (

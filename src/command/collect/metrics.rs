@@ -1,14 +1,16 @@
 //! Collect's own numbers, and of each VM whether it is heard of: a page for Prometheus (text format 0.0.4).
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use vmkpi::broker::Kind;
+
 use super::retention::TABLES;
 use super::status::Vm;
 use super::writer::Status;
+use crate::command::series::Page;
 
 /// The most VMs with series of their own; the others are in the totals.
 const MAX_VMS: usize = 10_000;
@@ -19,6 +21,8 @@ pub struct Shared {
     writer: Arc<Status>,
     /// Whether the subscription stands.
     pub connected: AtomicBool,
+    /// Connections that failed or broke, by kind.
+    broker_errors: [AtomicU64; Kind::ALL.len()],
     /// Messages that found no room: they are asked for again.
     pub dropped: AtomicU64,
     /// Messages of confirmations that were published.
@@ -34,10 +38,18 @@ impl Shared {
         Self {
             writer,
             connected: AtomicBool::new(false),
+            broker_errors: Default::default(),
             dropped: AtomicU64::new(0),
             confirmations: AtomicU64::new(0),
             unsaid: AtomicU64::new(0),
             intake: Mutex::default(),
+        }
+    }
+
+    /// A connection to the broker failed, or one that stood has ended.
+    pub fn count_broker_error(&self, kind: Kind) {
+        if let Some(at) = Kind::ALL.iter().position(|known| *known == kind) {
+            self.broker_errors[at].fetch_add(1, Relaxed);
         }
     }
 
@@ -54,17 +66,26 @@ impl Shared {
 
     /// The page; of the VMs what the database says.
     pub fn page(&self, vms: &[Vm]) -> String {
-        let mut page = Page::default();
+        let mut page = Page::new("vmkpi_collect_");
         self.add_connection(&mut page);
         self.add_messages(&mut page);
         self.add_database(&mut page);
         add_vms(&mut page, vms);
-        page.0
+        page.into_text()
     }
 
     fn add_connection(&self, page: &mut Page) {
         let up = f64::from(self.connected.load(Relaxed));
         page.gauge("broker_connected", "Whether the subscription stands.", up);
+        page.head(
+            "broker_errors_total",
+            "Connections to the broker that failed, or stood and ended, by reason.",
+            "counter",
+        );
+        for (kind, count) in Kind::ALL.iter().zip(&self.broker_errors) {
+            let labels = [("reason", kind.as_str())];
+            page.line("broker_errors_total", &labels, count.load(Relaxed) as f64);
+        }
         for (name, help, count) in [
             (
                 "messages_dropped_total",
@@ -209,42 +230,5 @@ fn add_vms(page: &mut Page, vms: &[Vm]) {
         for vm in shown {
             page.line(name, &[("site", &vm.site), ("vm", &vm.vm)], value(vm));
         }
-    }
-}
-
-/// A page that grows. Writing to a string cannot fail.
-#[derive(Default)]
-struct Page(String);
-
-impl Page {
-    fn head(&mut self, name: &str, help: &str, kind: &str) {
-        let _ = writeln!(
-            self.0,
-            "# HELP vmkpi_collect_{name} {help}\n# TYPE vmkpi_collect_{name} {kind}"
-        );
-    }
-
-    fn line(&mut self, name: &str, labels: &[(&str, &str)], value: f64) {
-        let _ = write!(self.0, "vmkpi_collect_{name}");
-        for (at, (label, text)) in labels.iter().enumerate() {
-            let open = if at == 0 { '{' } else { ',' };
-            let text = text
-                .replace('\\', "\\\\")
-                .replace('"', "\\\"")
-                .replace('\n', "\\n");
-            let _ = write!(self.0, "{open}{label}=\"{text}\"");
-        }
-        let close = if labels.is_empty() { "" } else { "}" };
-        let _ = writeln!(self.0, "{close} {value}");
-    }
-
-    fn gauge(&mut self, name: &str, help: &str, value: f64) {
-        self.head(name, help, "gauge");
-        self.line(name, &[], value);
-    }
-
-    fn counter(&mut self, name: &str, help: &str, count: u64) {
-        self.head(name, help, "counter");
-        self.line(name, &[], count as f64);
     }
 }

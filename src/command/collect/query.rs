@@ -346,7 +346,7 @@ fn decode(text: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::command::collect::database::Database;
+    use crate::command::database::Database;
 
     fn ask(connection: &Connection, name: &str, query: &str) -> Answer {
         Question::parse(name, query)
@@ -358,7 +358,8 @@ mod tests {
     #[test]
     fn every_view_answers_in_pages_that_connect() {
         let dir = tempfile::tempdir().unwrap();
-        let database = Database::open(&dir.path().join("kpi.db")).unwrap();
+        let database =
+            Database::open(&dir.path().join("kpi.db"), &crate::command::collect::SCHEMA).unwrap();
         let connection = &database.connection;
         connection
             .execute_batch(

@@ -17,10 +17,11 @@ use vmkpi::message::data_filter;
 use super::Plan;
 use super::api;
 use super::confirming::Confirmer;
-use super::database::{Database, number};
 use super::keeper::{Keeper, Rules};
+use super::keys::{self, Keys};
 use super::metrics::Shared;
 use super::writer::{Said, Writer};
+use crate::command::database::{Database, number};
 use crate::command::print::Console;
 use crate::command::stop::Stop;
 use crate::command::watch::denied;
@@ -34,7 +35,7 @@ const GATHER: Duration = Duration::from_millis(100);
 /// # Errors
 /// The database or the broker cannot be used at all.
 pub(super) async fn run(plan: Plan, console: &mut Console, stop: &mut Stop) -> anyhow::Result<()> {
-    let database = Database::open(&plan.db)?;
+    let database = Database::open(&plan.db, &super::SCHEMA)?;
     let session = Session::named(format!("vmkpi-collect-{}", database.id));
     let rules = Rules {
         asks: plan.named.is_some(),
@@ -57,9 +58,12 @@ pub(super) async fn run(plan: Plan, console: &mut Console, stop: &mut Stop) -> a
         Some(address) => Some(api::start(address, &plan.db, Arc::clone(&shared), console).await?),
         None => None,
     };
+    let mut keys = plan.keys;
+    let trust = keys.take();
     let mut collect = Collect {
         broker: plan.broker,
-        intake: Intake::new(None, plan.trust),
+        intake: Intake::new(None, trust),
+        keys,
         writer,
         confirmer,
         trouble: None,
@@ -80,6 +84,7 @@ pub(super) async fn run(plan: Plan, console: &mut Console, stop: &mut Stop) -> a
 struct Collect {
     broker: Broker,
     intake: Intake,
+    keys: Keys,
     writer: Writer,
     confirmer: Option<Confirmer>,
     /// Why nothing comes, as said last.
@@ -109,9 +114,13 @@ impl Collect {
     ) -> anyhow::Result<()> {
         let mut gather = interval(GATHER);
         gather.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut look = interval(keys::LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let result = loop {
             tokio::select! {
                 () = stop.wait() => break Ok(()),
+                _ = look.tick() => self.keys.begin(),
+                Some(trust) = self.keys.read_again(console) => self.intake.believe(trust),
                 Some(said) = hears.recv() => self.hear(said, console),
                 _ = gather.tick() => {
                     self.shared.note_intake(self.intake.counts());
@@ -144,6 +153,7 @@ impl Collect {
             Step::Notice(text) => console.say(&format!("{}: {text}", self.broker)),
             Step::Lost(reason) => {
                 self.shared.connected.store(false, Relaxed);
+                self.shared.count_broker_error(reason.kind);
                 if reason.kind.needs_somebody() && !self.ever {
                     anyhow::bail!("{}: {reason}", self.broker);
                 }

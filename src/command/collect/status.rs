@@ -8,9 +8,9 @@ use serde::Serialize;
 use vmkpi::clock::Timestamp;
 use vmkpi::position::Seq;
 
-use super::database::{OpenError, open_to_read};
 use super::retention::{ids, used_bytes};
 use crate::command::Format;
+use crate::command::database::{OpenError, open_to_read};
 use crate::command::print::Console;
 use crate::command::watch::text::{age, fit, safe};
 
@@ -105,7 +105,7 @@ pub fn run(args: &Args, console: &mut Console) -> anyhow::Result<()> {
 }
 
 fn read(path: &Path) -> Result<Summary, OpenError> {
-    let connection = open_to_read(path)?;
+    let connection = open_to_read(path, &super::SCHEMA)?;
     summary(&connection, Timestamp::now()).map_err(|e| OpenError::Sqlite(path.to_owned(), e))
 }
 

@@ -7,9 +7,9 @@ use vmkpi::value::Value;
 
 use super::*;
 use crate::libvirt::{Domain, Sampling};
-use crate::mqtt::Publisher;
 use crate::outbox::{DEFAULT_MAX_BYTES, Outbox};
 use crate::vm::Reports;
+use vmkpi::broker::publisher::Publisher;
 
 fn spec(genid: &str) -> Spec {
     let text =
@@ -41,7 +41,7 @@ fn actor(dir: &std::path::Path) -> (Actor, watch::Sender<Spec>) {
         outbox,
         limits: crate::link::Limits::default(),
         poll_interval: None,
-        signer: None,
+        signer: watch::channel(None).1,
     };
     let (tell, follow) = watch::channel(spec("before"));
     (Actor::new(follow, shared, HistoryClient::new()), tell)

@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
+use vmkpi::broker::publisher::{Job, Outcome, Properties, Reply};
 use vmkpi::clock::Timestamp;
 use vmkpi::delivery::producer::Token;
 use vmkpi::link::{self, HistoryPage, HistoryPosition, HistoryQuery};
@@ -17,7 +18,6 @@ use super::pages::{room, split};
 use crate::consumers::Asked;
 use crate::libvirt::State;
 use crate::link::HistoryError;
-use crate::mqtt::{Job, Outcome, Reply};
 
 /// How long an answer may take in all.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -155,12 +155,20 @@ impl Answerer {
     /// Publishes the next page, and waits until the broker has it.
     async fn publish(&mut self, body: Body, rows: usize) -> Result<(), Reason> {
         let now = Timestamp::now().as_micros().unsigned_abs();
-        let signer = self.means.signer.as_deref();
-        let payload = self.message(body).encode(&self.asked.subject, now, signer);
+        let signer = self.means.signer.borrow().clone();
+        let payload = self
+            .message(body)
+            .encode(&self.asked.subject, now, signer.as_deref());
         let bytes = payload.len();
         let job = Job {
             topic: self.topic.clone(),
             payload: Bytes::from(payload),
+            retain: false,
+            properties: Properties {
+                payload_format_indicator: Some(1),
+                content_type: Some("application/json".to_owned()),
+                ..Properties::default()
+            },
             lane: 0,
             token: Token(u64::from(self.page)),
             reply: self.replies.0.clone(),

@@ -58,13 +58,16 @@ impl Recent {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::broker::publisher::Properties;
+    use crate::delivery::producer::Token;
     use bytes::Bytes;
-    use vmkpi::delivery::producer::Token;
 
     fn job(bytes: usize) -> Job {
         Job {
             topic: "t".into(),
             payload: Bytes::from(vec![0; bytes]),
+            retain: false,
+            properties: Properties::default(),
             lane: 0,
             token: Token(1),
             reply: mpsc::unbounded_channel().0,

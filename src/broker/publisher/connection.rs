@@ -9,9 +9,9 @@ use rumqttc::{
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use vmkpi::broker::{Broker, Entry, Failure, Kind};
 
 use super::MAX_IN_FLIGHT;
+use crate::broker::{Broker, Entry, Failure, Kind};
 
 /// A broker that is silent for twice this time, in seconds, is given up.
 const KEEP_ALIVE_SECONDS: u16 = 5;

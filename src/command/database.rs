@@ -1,4 +1,4 @@
-//! The database file: opened by one collect at a time, brought to the newest schema, synced at each commit.
+//! A command's database file: opened by one program at a time, brought to the newest schema, synced at each commit.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -7,8 +7,15 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, params};
 
-/// Migrations, by `user_version`; only ever added to. The first is what `schemas/collect.sql` documents.
-const MIGRATIONS: &[&str] = &[include_str!("../../../schemas/collect.sql")];
+/// Whose database it is, and how it came to be.
+#[derive(Debug)]
+pub struct Schema {
+    /// The program, as `vmkpi collect`.
+    pub program: &'static str,
+    /// Migrations, by `user_version`; only ever added to. Each has a table `about` (name, value).
+    pub migrations: &'static [&'static str],
+}
+
 /// How long another program may lock the database.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// What the write-ahead log shrinks to after a checkpoint, in bytes.
@@ -19,21 +26,21 @@ const CACHE_KIB: i32 = -65_536;
 /// Why a database cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// Another collect has it.
-    #[error("{0}: another vmkpi collect uses it; each needs a database of its own")]
-    Taken(PathBuf),
+    /// Another one has it.
+    #[error("{0}: another {1} uses it; each needs a database of its own")]
+    Taken(PathBuf, &'static str),
     /// The lock beside it cannot be made.
     #[error("{0}: {1}")]
     Lock(PathBuf, std::io::Error),
     /// A later version made it.
-    #[error("{0}: schema {1}, and this version knows up to {known}; use the newer vmkpi", known = MIGRATIONS.len())]
-    Newer(PathBuf, usize),
+    #[error("{0}: schema {1}, and this version knows up to {2}; use the newer vmkpi")]
+    Newer(PathBuf, usize, usize),
     /// It is no database of ours.
-    #[error("{0}: a database of something else than vmkpi collect")]
-    Foreign(PathBuf),
+    #[error("{0}: a database of something else than {1}")]
+    Foreign(PathBuf, &'static str),
     /// There is none.
-    #[error("{0}: there is no such database; vmkpi collect --db makes it")]
-    None(PathBuf),
+    #[error("{0}: there is no such database; {1} makes it")]
+    None(PathBuf, &'static str),
     /// SQLite says so.
     #[error("{0}: {1}")]
     Sqlite(PathBuf, rusqlite::Error),
@@ -53,13 +60,15 @@ impl Database {
     /// Opens it for writing, and makes it if need be, readable by nobody else.
     ///
     /// # Errors
-    /// Another collect has it, it is not ours, or SQLite cannot open it.
-    pub fn open(path: &Path) -> Result<Self, OpenError> {
-        let lock = lock(path)?;
-        let (connection, id) = open(path).map_err(|error| match error {
+    /// Another one has it, it is not ours, or SQLite cannot open it.
+    pub fn open(path: &Path, schema: &Schema) -> Result<Self, OpenError> {
+        let lock = lock(path, schema)?;
+        let (connection, id) = open(path, schema.migrations).map_err(|error| match error {
             Unusable::Sqlite(error) => OpenError::Sqlite(path.to_owned(), error),
-            Unusable::Newer(version) => OpenError::Newer(path.to_owned(), version),
-            Unusable::Foreign => OpenError::Foreign(path.to_owned()),
+            Unusable::Newer(version) => {
+                OpenError::Newer(path.to_owned(), version, schema.migrations.len())
+            }
+            Unusable::Foreign => OpenError::Foreign(path.to_owned(), schema.program),
         })?;
         Ok(Self {
             connection,
@@ -82,7 +91,7 @@ impl From<rusqlite::Error> for Unusable {
 }
 
 /// A lock beside the database: SQLite's own are held for a transaction only.
-fn lock(path: &Path) -> Result<File, OpenError> {
+fn lock(path: &Path, schema: &Schema) -> Result<File, OpenError> {
     let mut name = path.as_os_str().to_owned();
     name.push(".lock");
     let name = PathBuf::from(name);
@@ -95,12 +104,12 @@ fn lock(path: &Path) -> Result<File, OpenError> {
         .map_err(|error| OpenError::Lock(name.clone(), error))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(OpenError::Taken(path.to_owned())),
+        Err(TryLockError::WouldBlock) => Err(OpenError::Taken(path.to_owned(), schema.program)),
         Err(TryLockError::Error(error)) => Err(OpenError::Lock(name, error)),
     }
 }
 
-fn open(path: &Path) -> Result<(Connection, String), Unusable> {
+fn open(path: &Path, migrations: &[&str]) -> Result<(Connection, String), Unusable> {
     // SQLite gives a new file the modes of the umask; this one is its owner's.
     drop(
         OpenOptions::new()
@@ -116,14 +125,14 @@ fn open(path: &Path) -> Result<(Connection, String), Unusable> {
     connection.pragma_update(None, "journal_size_limit", LOG_BYTES)?;
     connection.pragma_update(None, "cache_size", CACHE_KIB)?;
     connection.set_prepared_statement_cache_capacity(64);
-    migrate(&mut connection)?;
+    migrate(&mut connection, migrations)?;
     let id = database_id(&connection)?;
     Ok((connection, id))
 }
 
-fn migrate(connection: &mut Connection) -> Result<(), Unusable> {
+fn migrate(connection: &mut Connection, migrations: &[&str]) -> Result<(), Unusable> {
     let version: usize = connection.pragma_query_value(None, "user_version", |r| r.get(0))?;
-    if version > MIGRATIONS.len() {
+    if version > migrations.len() {
         return Err(Unusable::Newer(version));
     }
     let tables = "SELECT count(*) FROM sqlite_schema WHERE name = 'about' OR ?1 = 0";
@@ -133,7 +142,7 @@ fn migrate(connection: &mut Connection) -> Result<(), Unusable> {
         return Err(Unusable::Foreign);
     }
     let transaction = connection.transaction()?;
-    for (number, migration) in MIGRATIONS.iter().enumerate().skip(version) {
+    for (number, migration) in migrations.iter().enumerate().skip(version) {
         transaction.execute_batch(migration)?;
         transaction.pragma_update(None, "user_version", number + 1)?;
     }
@@ -172,13 +181,13 @@ pub fn set_number(connection: &Connection, name: &str, value: u64) -> rusqlite::
     Ok(())
 }
 
-/// Opens a database for reading, beside a collect that writes to it or without one.
+/// Opens a database for reading, beside the program that writes to it or without one.
 ///
 /// # Errors
 /// It is not there, or none of ours.
-pub fn open_to_read(path: &Path) -> Result<Connection, OpenError> {
+pub fn open_to_read(path: &Path, schema: &Schema) -> Result<Connection, OpenError> {
     if !path.exists() {
-        return Err(OpenError::None(path.to_owned()));
+        return Err(OpenError::None(path.to_owned(), schema.program));
     }
     let fail = |error| OpenError::Sqlite(path.to_owned(), error);
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
@@ -192,8 +201,12 @@ pub fn open_to_read(path: &Path) -> Result<Connection, OpenError> {
         .pragma_query_value(None, "user_version", |r| r.get(0))
         .map_err(fail)?;
     match version {
-        0 => Err(OpenError::Foreign(path.to_owned())),
-        version if version > MIGRATIONS.len() => Err(OpenError::Newer(path.to_owned(), version)),
+        0 => Err(OpenError::Foreign(path.to_owned(), schema.program)),
+        version if version > schema.migrations.len() => Err(OpenError::Newer(
+            path.to_owned(),
+            version,
+            schema.migrations.len(),
+        )),
         _ => Ok(connection),
     }
 }
@@ -201,22 +214,26 @@ pub fn open_to_read(path: &Path) -> Result<Connection, OpenError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::command::collect::SCHEMA;
     use std::os::unix::fs::PermissionsExt as _;
 
     #[test]
-    fn a_database_is_one_collects_at_a_time_and_its_owners() {
+    fn a_database_is_one_programs_at_a_time_and_its_owners() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("kpi.db");
-        let first = Database::open(&path).unwrap();
+        let first = Database::open(&path, &SCHEMA).unwrap();
         assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
-        assert!(matches!(Database::open(&path), Err(OpenError::Taken(_))));
+        assert!(matches!(
+            Database::open(&path, &SCHEMA),
+            Err(OpenError::Taken(..))
+        ));
         let id = first.id.clone();
         drop(first);
-        assert_eq!(Database::open(&path).unwrap().id, id);
-        open_to_read(&path).unwrap();
+        assert_eq!(Database::open(&path, &SCHEMA).unwrap().id, id);
+        open_to_read(&path, &SCHEMA).unwrap();
         assert!(matches!(
-            open_to_read(&dir.path().join("no")),
-            Err(OpenError::None(_))
+            open_to_read(&dir.path().join("no"), &SCHEMA),
+            Err(OpenError::None(..))
         ));
     }
 
@@ -226,16 +243,19 @@ mod tests {
         let path = dir.path().join("other.db");
         let other = Connection::open(&path).unwrap();
         other.execute_batch("CREATE TABLE a (b)").unwrap();
-        assert!(matches!(Database::open(&path), Err(OpenError::Foreign(_))));
+        assert!(matches!(
+            Database::open(&path, &SCHEMA),
+            Err(OpenError::Foreign(..))
+        ));
         other
             .execute_batch("DROP TABLE a; PRAGMA user_version = 99")
             .unwrap();
         assert!(matches!(
-            Database::open(&path),
-            Err(OpenError::Newer(_, 99))
+            Database::open(&path, &SCHEMA),
+            Err(OpenError::Newer(_, 99, 1))
         ));
         std::fs::write(dir.path().join("text.db"), "x".repeat(5000)).unwrap();
-        let text = Database::open(&dir.path().join("text.db"));
+        let text = Database::open(&dir.path().join("text.db"), &SCHEMA);
         assert!(matches!(text, Err(OpenError::Sqlite(..))), "{text:?}");
     }
 }

@@ -10,20 +10,18 @@ use std::time::{Duration, Instant};
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt as _, StreamExt as _};
 use rumqttc::{
-    PubAckReason, PublishNotice, PublishNoticeError, PublishOptions, PublishProperties,
-    PublishResult,
+    PubAckReason, Publish, PublishNotice, PublishNoticeError, PublishOptions, PublishResult, QoS,
 };
 use tokio::sync::mpsc;
 use tokio::time::sleep;
-use vmkpi::broker::{Broker, Keeper, Kind};
-use vmkpi::message::CONTENT_TYPE;
 
 use super::connection::{Connection, SessionError};
 use super::denied::Denied;
 use super::recent::Recent;
 use super::{Job, MAX_IN_FLIGHT, Outcome, Refusal, Reply, Status};
+use crate::broker::{Broker, Keeper, Kind};
 
-/// The most messages kept until they are acknowledged; a producer has at most 64 of them.
+/// The most messages kept until they are acknowledged; a host's producer has at most 64 of them.
 const MAX_KEPT: usize = 4096;
 /// The same, in bytes.
 const MAX_KEPT_BYTES: usize = 16 << 20;
@@ -33,9 +31,8 @@ const MAX_KEPT_BYTES: usize = 16 << 20;
 const SETTLE: Duration = Duration::from_secs(1);
 /// Waiting before the next attempt to connect: at first, and at most.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
-/// What a packet needs besides topic, content type and payload: fixed header 5, topic length 2,
-/// packet id 2, properties' length 1, two properties' frames 5; and some reserve.
-const PACKET_FRAME_BYTES: usize = 32;
+/// What a packet may need besides what rumqttc counts: the packet id.
+const PACKET_ID_BYTES: usize = 2;
 /// So many connections in a row that the broker ended for what we sent, without an
 /// acknowledgement, and messages are sent one at a time to find the one it cannot stand ...
 const SUSPECT_AFTER: u32 = 2;
@@ -45,7 +42,6 @@ const REFUSE_AFTER: u32 = 4;
 /// Publishes until every sender of jobs is gone.
 pub(super) async fn run(broker: Broker, jobs: mpsc::Receiver<Job>, status: Arc<Status>) {
     let mut publishing = Publishing {
-        client_id: client_id(),
         keeper: Keeper::new(broker),
         jobs,
         status,
@@ -84,13 +80,14 @@ pub(super) async fn run(broker: Broker, jobs: mpsc::Receiver<Job>, status: Arc<S
     }
 }
 
-/// Random, so that it names neither host nor VM, and nobody can guess it to take it over.
+/// Random, so that it names neither host nor VM, and nobody can guess it to take it over; another one for each
+/// connection, so that who has learnt it ends one connection and no second.
 fn client_id() -> String {
-    format!("vmkpi-{:016x}", crate::random::u64())
+    let random = getrandom::u64().expect("the kernel has random numbers once it has started");
+    format!("vmkpi-{random:016x}")
 }
 
 struct Publishing {
-    client_id: String,
     keeper: Keeper,
     jobs: mpsc::Receiver<Job>,
     status: Arc<Status>,
@@ -144,7 +141,7 @@ impl Publishing {
             }
         }
         let next = self.kept.keys().next().copied().unwrap_or(self.next_serial);
-        let connection = Connection::open(&self.client_id, broker, renewal.entry, next).await?;
+        let connection = Connection::open(&client_id(), broker, renewal.entry, next).await?;
         self.max_packet_bytes = connection.max_packet_bytes;
         Ok(connection)
     }
@@ -227,19 +224,16 @@ impl Publishing {
         loop {
             let (&serial, job) = self.kept.range(connection.next..).next()?;
             connection.next = serial + 1;
-            let size =
-                job.payload.len() + job.topic.len() + CONTENT_TYPE.len() + PACKET_FRAME_BYTES;
+            let size = size_of_packet(job);
             if size > self.max_packet_bytes {
                 let max = self.max_packet_bytes;
-                tracing::error!(topic = %job.topic, size, max, "a message is larger than the broker takes; it becomes a gap");
+                tracing::error!(topic = %job.topic, size, max, "a message is larger than the broker takes; it is given up");
                 self.refuse(serial, Refusal::TooLarge);
                 continue;
             }
-            let options = PublishOptions::at_least_once().properties(PublishProperties {
-                payload_format_indicator: Some(1),
-                content_type: Some(CONTENT_TYPE.to_owned()),
-                ..PublishProperties::default()
-            });
+            let options = PublishOptions::at_least_once()
+                .retain(job.retain)
+                .properties(job.properties.clone());
             match connection.client.try_publish_tracked(
                 job.topic.as_str(),
                 job.payload.clone(),
@@ -247,7 +241,7 @@ impl Publishing {
             ) {
                 Ok(notice) => return Some((serial, notice)),
                 Err(rumqttc::ClientError::InvalidRequest(_)) => {
-                    tracing::error!(topic = %job.topic, "no topic MQTT could carry; the message becomes a gap");
+                    tracing::error!(topic = %job.topic, "no topic MQTT could carry; the message is given up");
                     self.refuse(serial, Refusal::Topic);
                 }
                 Err(error) => {
@@ -296,7 +290,7 @@ impl Publishing {
                 reply(job, |_| Outcome::Acknowledged);
             }
             PubAckReason::TopicNameInvalid | PubAckReason::PayloadFormatInvalid => {
-                tracing::error!(topic = %job.topic, ?reason, "the broker refuses a message for good; it becomes a gap");
+                tracing::error!(topic = %job.topic, ?reason, "the broker refuses a message for good; it is given up");
                 self.count_refused(Refusal::Broker);
                 reply(job, |_| Outcome::Refused);
             }
@@ -327,11 +321,23 @@ impl Publishing {
         }
         // Alone in flight, it ended connection after connection.
         if let Some((&serial, job)) = self.kept.first_key_value() {
-            tracing::error!(topic = %job.topic, size = job.payload.len(), %error, "a message ends every connection; it becomes a gap");
+            tracing::error!(topic = %job.topic, size = job.payload.len(), %error, "a message ends every connection; it is given up");
             self.refuse(serial, Refusal::EndsConnection);
         }
         self.strikes = SUSPECT_AFTER;
     }
+}
+
+/// What the broker's limit counts, in bytes.
+fn size_of_packet(job: &Job) -> usize {
+    let properties = Some(job.properties.clone());
+    let packet = Publish::new(
+        job.topic.as_str(),
+        QoS::AtLeastOnce,
+        job.payload.clone(),
+        properties,
+    );
+    packet.size() + PACKET_ID_BYTES
 }
 
 async fn wait_for(

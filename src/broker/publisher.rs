@@ -1,5 +1,5 @@
-//! The publisher: one connection to the broker for all VMs. A message is handed in as a [`Job`] and
-//! comes back as a [`Reply`] when the broker has acknowledged it. Until then the publisher keeps it,
+//! The publisher: one connection to the broker for everything a program publishes with QoS 1. A message is
+//! handed in as a [`Job`] and comes back as a [`Reply`] when the broker has acknowledged it. Until then the publisher keeps it,
 //! and sends it again on every new connection: rumqttc's own session is thrown away with each one.
 //!
 //! ```text
@@ -8,12 +8,12 @@
 //!     ^                   │                                                  │
 //!     └── backoff ────────┴───────── error, keep-alive, closed ──────────────┘
 //! ```
-//! Nothing is on disk here: while there is no broker the window stays full, producers stop reading
-//! their links, and the rows stay in the guests.
+//! Nothing is on disk here: while there is no broker the window stays full, and whoever hands in messages keeps
+//! what it has: a host's rows stay in the guests, a relay's messages in its spool.
 
 mod connection;
 mod denied;
-mod publisher;
+mod publishing;
 mod recent;
 
 use std::sync::Arc;
@@ -22,8 +22,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use vmkpi::broker::{Broker, Kind};
-use vmkpi::delivery::producer::Token;
+
+use super::{Broker, Kind};
+use crate::delivery::producer::Token;
+use crate::message::CONTENT_TYPE;
+
+pub use rumqttc::PublishProperties as Properties;
 
 /// For the log's filter: rumqttc warns of every refused message. What it has to say is returned to us too,
 /// and said once.
@@ -41,12 +45,25 @@ pub struct Job {
     pub topic: String,
     /// What.
     pub payload: Bytes,
+    /// Whether the broker is to keep it for those who come later.
+    pub retain: bool,
+    /// What is said beside it.
+    pub properties: Properties,
     /// Which of the sender's producers it is of.
     pub lane: u64,
     /// What the producer calls it.
     pub token: Token,
     /// Where to say what became of it.
     pub reply: mpsc::UnboundedSender<Reply>,
+}
+
+/// What is said beside a message of ours ([`crate::message`]): it is JSON, and what kind of.
+pub fn event_properties() -> Properties {
+    Properties {
+        payload_format_indicator: Some(1),
+        content_type: Some(CONTENT_TYPE.to_owned()),
+        ..Properties::default()
+    }
 }
 
 /// What became of a message.
@@ -172,7 +189,7 @@ impl Publisher {
     pub fn start(broker: Broker) -> (Self, JoinHandle<()>) {
         let (jobs, inbox) = mpsc::channel(CHANNEL);
         let status = Arc::new(Status::default());
-        let task = tokio::spawn(publisher::run(broker, inbox, Arc::clone(&status)));
+        let task = tokio::spawn(publishing::run(broker, inbox, Arc::clone(&status)));
         (Self { jobs, status }, task)
     }
 }
