@@ -28,6 +28,8 @@ mod keys;
 mod partition;
 #[path = "e2e/published.rs"]
 mod published;
+#[path = "e2e/queried.rs"]
+mod queried;
 #[path = "e2e/relayed.rs"]
 mod relayed;
 #[path = "e2e/replaced.rs"]
