@@ -4,10 +4,12 @@
 //! | --- | --- |
 //! | [`access`] | which broker, and how to be let in |
 //! | [`watch`] | subscribes and shows what arrives, each row once |
+//! | [`query`] | asks a VM for rows of an earlier time |
 //! | [`collect`] | keeps what arrives, durably, and confirms it |
 //! | [`relay`] | forwards between two sites' brokers |
 //! | [`database`] | SQLite files of commands that keep something |
 //! | [`broker`] | an embedded MQTT broker for a laptop, and the configuration of a real one |
+//! | [`directory`] | finds who delivers and who takes |
 //! | [`descriptor`] | checks a VM descriptor |
 //! | [`key`] | makes a site's keys and certificates, and shows what they are called |
 //! | [`envelope`] | seals and opens by hand |
@@ -24,10 +26,12 @@ mod collect;
 mod database;
 mod demo;
 mod descriptor;
+mod directory;
 mod envelope;
 mod folder;
 mod key;
 mod print;
+mod query;
 mod relay;
 mod series;
 mod stop;
@@ -66,8 +70,12 @@ enum Command {
     Watch(Box<watch::Args>),
     /// Keep everything that arrives at a primary site, durably, and confirm it.
     Collect(Box<collect::Args>),
+    /// Ask a VM for rows of an earlier time, from its guest's store.
+    Query(Box<query::Args>),
     /// Forward between two sites' brokers, one way per branch.
     Relay(Box<relay::Args>),
+    /// Find who delivers and who takes: VMs and their data points, and Consumers.
+    Directory(Box<directory::Args>),
     /// Run the embedded broker, for a laptop: loopback only, nothing kept on disk. Or print a real one's configuration.
     Broker(broker::Args),
     /// Look at VM descriptors.
@@ -124,7 +132,9 @@ pub fn run() -> ExitCode {
     let outcome = match cli.command {
         Command::Watch(args) => watch::run(*args, &mut console),
         Command::Collect(args) => collect::run(*args, &mut console),
+        Command::Query(args) => query::run(*args, &mut console),
         Command::Relay(args) => relay::run(*args, &mut console),
+        Command::Directory(args) => directory::run(*args, &mut console),
         Command::Broker(args) => broker::run(&args, &mut console),
         Command::Descriptor(command) => descriptor::run(&command, &mut console),
         Command::Key(command) => key::run(&command, &mut console),

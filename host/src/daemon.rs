@@ -24,9 +24,9 @@ use vmkpi::descriptor::{Descriptor, Spelling};
 use vmkpi::link::LinkUrl;
 use vmkpi::sign::SigningKey;
 
-use crate::confirm::Confirmations;
+use crate::consumers::Consumers;
 use crate::descriptors::{Descriptors, named, read_file};
-use crate::libvirt::{Domain, Libvirt};
+use crate::libvirt::{Domain, Domains, Ended, Libvirt};
 use crate::link::Limits;
 use crate::outbox::{Left, Outbox};
 use crate::reload::Changes;
@@ -70,6 +70,8 @@ pub struct Config {
     pub poll_interval: Option<Duration>,
     /// The site's key, which every message is signed with; `None` signs none.
     pub signer: Option<Arc<SigningKey>>,
+    /// How long a VM's entry in the Directory lasts, in seconds.
+    pub lease_seconds: u64,
 }
 
 /// Runs until `shutdown` is ready, with nobody who runs it.
@@ -107,14 +109,14 @@ pub async fn serve(
         .with_context(|| format!("listening on {}", config.listen))?;
     let libvirt = Libvirt::start(&config.libvirt_uri)?;
     let (publisher, publishing) = Publisher::start(config.broker.clone());
-    let (confirmations, hearing) = Confirmations::start(config.broker.clone());
+    let (consumers, hearing) = Consumers::start(config.broker.clone(), &config.state);
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"), libvirt = %config.libvirt_uri, broker = %config.broker,
         metrics = %listener.local_addr()?, "vmkpi-host started"
     );
     let uptime = Uptime::new(&config, listener.local_addr()?);
     let state = config.state.clone();
-    let mut daemon = Daemon::new(config, libvirt, (publisher, confirmations), outbox, uptime);
+    let mut daemon = Daemon::new(config, libvirt, (publisher, consumers), outbox, uptime);
     for stream in left {
         let uuid = Arc::from(&*stream.0.uuid);
         daemon.left.entry(uuid).or_default().push(stream);
@@ -160,7 +162,7 @@ impl Daemon {
     fn new(
         config: Config,
         libvirt: Libvirt,
-        (publisher, confirmations): (Publisher, Confirmations),
+        (publisher, consumers): (Publisher, Consumers),
         outbox: Outbox,
         uptime: Uptime,
     ) -> Self {
@@ -172,12 +174,13 @@ impl Daemon {
             shared: Shared {
                 sampling: libvirt.sampling.clone(),
                 publisher,
-                confirmations,
+                consumers,
                 reports: Reports::default(),
                 outbox,
                 limits: config.limits,
                 poll_interval: config.poll_interval,
                 signer: signs,
+                lease_seconds: config.lease_seconds,
             },
             libvirt,
             vms: BTreeMap::new(),
@@ -199,7 +202,7 @@ impl Daemon {
         );
         let status = Arc::clone(&self.status);
         let outbox = Arc::clone(&self.shared.outbox.status);
-        let confirmations = Arc::clone(&self.shared.confirmations.status);
+        let consumers = Arc::clone(&self.shared.consumers.status);
         Arc::new(move || Snapshot {
             domains: Arc::clone(&domains.borrow()),
             sampling: sampling.borrow().clone(),
@@ -209,7 +212,7 @@ impl Daemon {
                 .unwrap_or_else(PoisonError::into_inner)
                 .clone(),
             broker: Arc::clone(&broker),
-            confirmations: Arc::clone(&confirmations),
+            consumers: Arc::clone(&consumers),
             outbox: Arc::clone(&outbox),
             exporter: Scraped::default(),
         })
@@ -302,7 +305,7 @@ impl Daemon {
         }
         let gone = self.vms.keys().filter(|uuid| !in_force.contains_key(*uuid));
         for uuid in gone.cloned().collect::<Vec<_>>() {
-            self.let_go(&uuid);
+            self.let_go(&uuid, &domains);
         }
         for (uuid, descriptor) in &in_force {
             if let Some(domain) = domains.by_uuid.get(uuid) {
@@ -326,6 +329,7 @@ impl Daemon {
             domain: Arc::clone(domain),
             descriptor: Arc::clone(descriptor),
             leaving: false,
+            ended: None,
         };
         match self.vms.get(&domain.uuid) {
             Some(handle) if !handle.task.is_finished() => {
@@ -380,17 +384,25 @@ impl Daemon {
                 descriptor: Arc::new(descriptor),
                 link: None,
                 leaving: true,
+                ended: None,
             };
             self.leaving.push(start(spec, self.shared.clone(), streams));
         }
     }
 
-    fn let_go(&mut self, uuid: &Arc<str>) {
+    fn let_go(&mut self, uuid: &Arc<str>, domains: &Domains) {
         let Some(handle) = self.vms.remove(uuid) else {
             return;
         };
         tracing::info!(domain = %handle.spec.borrow().domain.name, %uuid, "VM let go");
-        handle.spec.send_modify(|spec| spec.leaving = true);
+        // Still there, and without a descriptor: it delivers no more.
+        let ended = match domains.by_uuid.contains_key(uuid) {
+            true => Some(Ended::Stopped),
+            false => domains.ended.get(uuid).copied(),
+        };
+        handle
+            .spec
+            .send_modify(|spec| (spec.leaving, spec.ended) = (true, ended));
         self.shared.reports.remove(uuid);
         self.leaving.push(handle);
     }

@@ -9,6 +9,7 @@
 //! Back-pressure: while a producer has too much unacknowledged, its input is not read.
 
 mod lanes;
+mod leasing;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -26,13 +27,15 @@ use vmkpi::name::DataPoint;
 use vmkpi::position::Nonce;
 
 use super::ages::Ages;
+use super::answering::Answering;
 use super::envelope::Envelopes;
+use super::lease::Leaseholder;
 use super::report::Report;
 use super::{Shared, Spec};
-use crate::confirm::{Ear, Word};
+use crate::consumers::{self, Ear, Word};
 use crate::infra::Lane;
 use crate::libvirt::State;
-use crate::link::{Ask, Client, Event, Fault, Histories};
+use crate::link::{Ask, Client, Event, Fault, Histories, HistoryClient};
 use crate::outbox::{Left, Page, Ticket};
 use crate::random;
 use vmkpi::broker::publisher::{Job, Outcome, Reply, event_properties};
@@ -41,13 +44,14 @@ use vmkpi::broker::publisher::{Job, Outcome, Reply, event_properties};
 const TICK: Duration = Duration::from_secs(1);
 /// How long to wait before a message that the broker refused for now is handed in again.
 const DEFER: Duration = Duration::from_secs(10);
+
 pub(super) async fn run(
     spec: watch::Receiver<Spec>,
     shared: Shared,
-    asked: mpsc::Receiver<Ask>,
+    history: (HistoryClient, mpsc::Receiver<Ask>),
     left: Vec<Left>,
 ) {
-    let mut actor = Actor::new(spec, shared, asked);
+    let mut actor = Actor::new(spec, shared, history);
     actor.take_over(&left);
     actor.run().await;
 }
@@ -66,6 +70,7 @@ struct Actor {
     histories: Histories,
     kpi: Producer,
     ear: Ear,
+    answering: Answering,
     /// What the KPI producer's messages carry. Another producer has another: it counts its tokens anew, and what
     /// the broker says of its predecessor's messages is not about its own.
     kpi_lane: u64,
@@ -85,19 +90,28 @@ struct Actor {
     past: Report,
     ages: Ages,
     envelopes: Envelopes,
+    /// The VM's entry in the Directory, and what its messages carry.
+    leaseholder: Leaseholder,
+    lease_lane: u64,
 }
 
 impl Actor {
-    fn new(mut follow: watch::Receiver<Spec>, shared: Shared, asked: mpsc::Receiver<Ask>) -> Self {
+    fn new(
+        mut follow: watch::Receiver<Spec>,
+        shared: Shared,
+        (history, asked): (HistoryClient, mpsc::Receiver<Ask>),
+    ) -> Self {
         let spec = follow.borrow_and_update().clone();
         let signer = shared.signer.clone();
+        let (lease_seconds, lease_lane) = (shared.lease_seconds, shared.outbox.next_lane());
         let mut actor = Self {
             link: Client::new(shared.limits),
             asked,
             histories: Histories::default(),
             kpi: kpi_producer(&spec, &shared, 0),
-            ear: shared.confirmations.listen(&spec.descriptor),
+            ear: shared.consumers.listen(&spec.descriptor),
             kpi_lane: shared.outbox.next_lane(),
+            answering: Answering::new(history, follow.clone(), &shared),
             follow,
             committed: shared.outbox.committed.clone(),
             shared,
@@ -114,7 +128,9 @@ impl Actor {
             deferred: VecDeque::new(),
             past: Report::default(),
             ages: Ages::default(),
-            envelopes: Envelopes::new(signer),
+            envelopes: Envelopes::new(signer.clone()),
+            leaseholder: Leaseholder::new(signer, lease_seconds),
+            lease_lane,
             spec,
         };
         actor.reside();
@@ -130,6 +146,8 @@ impl Actor {
         let mut tick = interval_at(Instant::now() + TICK.mul_f64(self.phase), TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let jobs = self.shared.publisher.jobs.clone();
+        // Before any message of the VM: who looks it up misses none.
+        self.lease();
         loop {
             self.pump();
             if self.is_over() {
@@ -177,7 +195,9 @@ impl Actor {
         if before.descriptor != self.spec.descriptor {
             self.kpi.adopt(&self.spec.descriptor, now_ms);
             self.kpi.heed(self.spec.descriptor.consumers(), now_ms);
-            self.ear = self.shared.confirmations.listen(&self.spec.descriptor);
+            self.ear = self.shared.consumers.listen(&self.spec.descriptor);
+            // Who asked may have no right to any more, and what was to be left open may be to be sealed.
+            self.answering.stop();
             for lane in &mut self.lanes {
                 lane.adopt(&self.spec.descriptor, now_ms);
             }
@@ -188,6 +208,7 @@ impl Actor {
         }
         self.reside();
         self.aim();
+        self.lease();
         if self.spec.leaving {
             // What the KPI producer still wants is the next host's: the guest keeps it.
             self.forget_messages(self.kpi_lane);
@@ -326,8 +347,17 @@ impl Actor {
         }
     }
 
-    /// Hands what a Consumer confirms to the producer that it is about.
     fn on_word(&mut self, word: Word) {
+        match word {
+            Word::Confirmed(confirmation) => self.on_confirmation(confirmation),
+            // The next host's, which has the link.
+            Word::Asked(_) if self.spec.leaving => {}
+            Word::Asked(asked) => self.answering.begin(asked, &self.spec.descriptor),
+        }
+    }
+
+    /// Hands what a Consumer confirms to the producer that it is about.
+    fn on_confirmation(&mut self, word: consumers::Confirmation) {
         let now_ms = self.now_ms();
         for confirmed in word.confirmed {
             let confirmation = Confirmation {
@@ -350,7 +380,7 @@ impl Actor {
                 .map(|producer| producer.on_confirm(&confirmation, now_ms))
                 .find(|heard| *heard != Heard::Unknown);
             let heard = heard.unwrap_or(Heard::Unknown);
-            self.shared.confirmations.status.count(heard);
+            self.shared.consumers.status.count(heard);
             if heard == Heard::Taken {
                 self.past.confirmed_time = Some(Timestamp::now().as_seconds_f64());
             }
@@ -364,6 +394,10 @@ impl Actor {
     }
 
     fn on_reply(&mut self, reply: Reply) {
+        if reply.lane == self.lease_lane {
+            let taken = matches!(reply.outcome, Outcome::Acknowledged);
+            return self.leased(reply.token, taken);
+        }
         let now_ms = self.now_ms();
         if !matches!(reply.outcome, Outcome::Deferred(_)) {
             self.ages.settled(reply.lane, reply.token);
@@ -392,6 +426,7 @@ impl Actor {
         self.kpi.tick(now_ms);
         self.histories.expire(Instant::now());
         self.envelopes.tick();
+        self.answering.tick();
         if self.link_open && self.kpi.needs_hello(now_ms) {
             self.greet();
         }
@@ -409,6 +444,7 @@ impl Actor {
             self.outbox
                 .extend(self.deferred.pop_front().map(|(_, job)| job));
         }
+        self.lease();
         self.report();
     }
 
@@ -454,6 +490,10 @@ impl Actor {
         report.count(self.kpi.counters());
         report.in_flight = self.kpi.outstanding();
         report.clock_skew_ms = self.kpi.clock_skew_ms();
+        (report.leases, report.leased_time) = (
+            self.leaseholder.counts,
+            self.leaseholder.taken.map(Timestamp::as_seconds_f64),
+        );
         report.sealed = self.envelopes.sealed;
         report.seal_failures = self.envelopes.failures;
         report.guest_rows += self.kpi.counters().rows;

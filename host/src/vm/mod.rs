@@ -3,7 +3,9 @@
 
 mod actor;
 mod ages;
+mod answering;
 mod envelope;
+mod lease;
 mod report;
 
 use std::collections::HashMap;
@@ -14,13 +16,14 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use vmkpi::descriptor::Descriptor;
 
-use crate::confirm::Confirmations;
-use crate::libvirt::{Domain, Sampling};
+use crate::consumers::Consumers;
+use crate::libvirt::{Domain, Ended, Sampling};
 use crate::link::{Endpoint, HistoryClient, Limits};
 use crate::outbox::{Left, Outbox};
 use vmkpi::broker::publisher::Publisher;
 
 pub use envelope::Signer;
+pub use lease::BECAME;
 pub use report::{KpiColumn, KpiRow, MAX_KPI_SERIES, Report};
 
 /// What a VM is, as the daemon knows it now.
@@ -34,6 +37,8 @@ pub struct Spec {
     pub link: Option<Endpoint>,
     /// The VM has left this host, or its descriptor was withdrawn: finish what is under way.
     pub leaving: bool,
+    /// Of one that is leaving: how its run on this host ended, if that is known.
+    pub ended: Option<Ended>,
 }
 
 /// The last report of each VM, by UUID.
@@ -68,8 +73,8 @@ pub struct Shared {
     pub sampling: watch::Receiver<Sampling>,
     /// The broker.
     pub publisher: Publisher,
-    /// What Consumers confirm.
-    pub confirmations: Confirmations,
+    /// What Consumers confirm and ask.
+    pub consumers: Consumers,
     /// Where reports go.
     pub reports: Reports,
     /// Where measurements are kept.
@@ -80,6 +85,8 @@ pub struct Shared {
     pub poll_interval: Option<Duration>,
     /// The site's key, which may be replaced.
     pub signer: Signer,
+    /// How long a VM's entry in the Directory lasts, in seconds.
+    pub lease_seconds: u64,
 }
 
 /// A running VM.
@@ -97,7 +104,8 @@ pub struct Handle {
 pub fn start(spec: Spec, shared: Shared, left: Vec<Left>) -> Handle {
     let (spec, follow) = watch::channel(spec);
     let (history, asked) = HistoryClient::new();
-    let task = tokio::spawn(actor::run(follow, shared, asked, left));
+    let asking = (history.clone(), asked);
+    let task = tokio::spawn(actor::run(follow, shared, asking, left));
     Handle {
         spec,
         task,
