@@ -2,6 +2,8 @@
 
 #[path = "e2e/admitted.rs"]
 mod admitted;
+#[path = "e2e/betrayed.rs"]
+mod betrayed;
 #[path = "e2e/broker.rs"]
 mod broker;
 #[path = "e2e/cli.rs"]
