@@ -261,13 +261,13 @@ impl Conversation {
                 self.refuse(refusal.to_string(), console);
                 return None;
             }
-            self.note(format!("took all the same: {refusal}"), console);
+            self.note(&format!("took all the same: {refusal}"), console);
         }
         Some(received.answer)
     }
 
     fn refuse(&mut self, why: String, console: &mut Console) {
-        self.note(format!("ignored an answer: {why}"), console);
+        self.note(&format!("ignored an answer: {why}"), console);
         // As many kinds as are worth telling.
         if self.refused.len() < 8 || self.refused.contains_key(&why) {
             *self.refused.entry(why).or_default() += 1;
@@ -275,9 +275,10 @@ impl Conversation {
     }
 
     /// Said once for each kind.
-    fn note(&mut self, text: String, console: &mut Console) {
-        if self.trouble.as_ref() != Some(&text) && !self.refused.keys().any(|k| text.ends_with(k)) {
-            console.say(&text);
+    fn note(&self, text: &str, console: &mut Console) {
+        if self.trouble.as_deref() != Some(text) && !self.refused.keys().any(|k| text.ends_with(k))
+        {
+            console.say(text);
         }
     }
 
