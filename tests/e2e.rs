@@ -2,6 +2,8 @@
 
 #[path = "e2e/admitted.rs"]
 mod admitted;
+#[path = "e2e/betrayed.rs"]
+mod betrayed;
 #[path = "e2e/broker.rs"]
 mod broker;
 #[path = "e2e/cli.rs"]
@@ -28,6 +30,8 @@ mod keys;
 mod partition;
 #[path = "e2e/published.rs"]
 mod published;
+#[path = "e2e/queried.rs"]
+mod queried;
 #[path = "e2e/relayed.rs"]
 mod relayed;
 #[path = "e2e/replaced.rs"]
