@@ -36,7 +36,7 @@ impl Room {
                 ..Manner::default()
             };
             let started = Session::random("vmkpi-host").and_then(|session| {
-                Subscription::start_as(broker.clone(), session, topics, manner)
+                Subscription::start_as(broker.clone(), session, topics, &manner)
             });
             match started {
                 Ok(subscription) => self.follow(subscription, &broker).await,
