@@ -10,10 +10,14 @@ mod cli;
 mod collected;
 #[path = "e2e/demo.rs"]
 mod demo;
+#[path = "e2e/directory.rs"]
+mod directory;
 #[path = "e2e/exported.rs"]
 mod exported;
 #[path = "e2e/faults.rs"]
 mod faults;
+#[path = "e2e/forged.rs"]
+mod forged;
 #[path = "e2e/joined.rs"]
 mod joined;
 #[path = "e2e/kept.rs"]
@@ -26,6 +30,8 @@ mod partition;
 mod published;
 #[path = "e2e/queried.rs"]
 mod queried;
+#[path = "e2e/relayed.rs"]
+mod relayed;
 #[path = "e2e/replaced.rs"]
 mod replaced;
 #[path = "e2e/respecified.rs"]
@@ -36,5 +42,7 @@ mod secured;
 mod soak;
 #[path = "e2e/thief.rs"]
 mod thief;
+#[path = "e2e/tree.rs"]
+mod tree;
 #[path = "e2e/vouched.rs"]
 mod vouched;

@@ -11,7 +11,9 @@
 //! | [`chain`] | broker, guest, host and watcher, together |
 //! | [`asking`] | `vmkpi query`, and questions made by hand |
 //! | [`collector`] | `vmkpi collect`, and its database as the judge |
+//! | [`network`], [`sites`] | networks that can be cut, and a chain of three sites in them |
 //! | [`ledger`] | the judge: what was stored arrived, once |
+//! | [`hostile`] | a broker that does what none may |
 //! | [`lab`] | a real virtual machine below a real libvirtd |
 //! | [`pki`] | certificates |
 //! | [`programs`] | how each program is started |
@@ -26,9 +28,11 @@ pub mod chain;
 pub mod collector;
 #[path = "../guest/tests/common/faketime.rs"]
 pub mod faketime;
+pub mod hostile;
 pub mod lab;
 pub mod ledger;
 pub mod mqtt;
+pub mod network;
 pub mod pki;
 pub mod process;
 pub mod programs;
@@ -37,6 +41,7 @@ pub mod schema;
 pub mod scratch;
 #[path = "../guest/tests/common/seed.rs"]
 pub mod seed;
+pub mod sites;
 pub mod soak;
 
 use std::time::{Duration, Instant};

@@ -65,6 +65,11 @@ fn message(path: &Path) -> Result<Option<String>> {
     Ok(Event::decode(&bytes).err().map(|e| e.to_string()))
 }
 
+fn lease(path: &Path) -> Result<Option<String>> {
+    let bytes = serde_json::to_vec(&example(path)?)?;
+    Ok(vmkpi::directory::check(&bytes).err())
+}
+
 /// Who asks whom in all examples.
 fn subject() -> Result<Subject> {
     Ok(Subject {
@@ -98,11 +103,12 @@ fn answer(path: &Path) -> Result<Option<String>> {
     Ok(None)
 }
 
-const KINDS: [(&str, &str, Reader); 4] = [
+const KINDS: [(&str, &str, Reader); 5] = [
     ("descriptor", "descriptor.schema.json", descriptor),
     ("message", "message.schema.json", message),
     ("query", "query.schema.json", question),
     ("answer", "answer.schema.json", answer),
+    ("lease", "lease.schema.json", lease),
 ];
 
 #[test]

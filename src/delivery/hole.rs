@@ -25,10 +25,11 @@ use crate::position::Position;
 pub const PATIENCE_MS: u64 = 180_000;
 /// And how many messages have not connected by then: a clock that jumps is no patience.
 pub const MIN_ASKED: u32 = 3;
-/// Messages behind one hole that are held; over it the oldest goes. A Producer has at most 64 unacknowledged.
-pub const MAX_HELD: usize = 512;
-/// The same, in bytes of samples, about.
-pub const MAX_HELD_BYTES: usize = 1 << 20;
+/// Messages behind one hole that are held; over it the oldest goes, and is part of the gap. Ten a second for twice the
+/// time that it asks.
+pub const MAX_HELD: usize = 4096;
+/// The same, in bytes, about.
+pub const MAX_HELD_BYTES: usize = 4 << 20;
 
 /// A hole in one instance, and what came behind it.
 #[derive(Clone, Debug)]
@@ -92,12 +93,13 @@ impl Hole {
     /// The cursor is there now: what is held of rows before it goes, and patience begins anew if it has moved.
     /// Whether there is still something missing that is known of.
     pub fn settle(&mut self, cursor: Position, now_ms: u64) -> bool {
+        if cursor.seq == self.at.seq {
+            return !self.held.is_empty();
+        }
         let behind = |e: &Event| e.through.seq > cursor.seq;
         self.held.retain(behind);
         self.bytes = self.held.iter().map(size).sum();
-        if cursor.seq != self.at.seq {
-            (self.at, self.since_ms, self.asked) = (cursor, now_ms, 0);
-        }
+        (self.at, self.since_ms, self.asked) = (cursor, now_ms, 0);
         !self.held.is_empty()
     }
 
@@ -282,7 +284,7 @@ mod tests {
         assert_eq!(hole.held.len(), MAX_HELD);
         assert_eq!(hole.held[0].after.seq, 10 + MAX_HELD as u64);
         for n in 0..3 {
-            let mut large = event(5000 + n, 5001 + n);
+            let mut large = event(50_000 + n, 50_001 + n);
             large.body = Body::Gap("x".repeat(MAX_HELD_BYTES / 2).into());
             hole.hold(large);
             assert!(hole.bytes() <= MAX_HELD_BYTES);

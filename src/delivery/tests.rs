@@ -183,6 +183,7 @@ impl World {
             issued: 0,
             always_named: named && !rules.harsh,
             holes: BTreeMap::new(),
+            begun: BTreeMap::new(),
             given_up: BTreeMap::new(),
             heard: BTreeMap::new(),
         });

@@ -9,6 +9,7 @@
 //! Back-pressure: while a producer has too much unacknowledged, its input is not read.
 
 mod lanes;
+mod leasing;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -28,6 +29,7 @@ use vmkpi::position::Nonce;
 use super::ages::Ages;
 use super::answering::Answering;
 use super::envelope::Envelopes;
+use super::lease::Leaseholder;
 use super::report::Report;
 use super::{Shared, Spec};
 use crate::consumers::{self, Ear, Word};
@@ -88,6 +90,9 @@ struct Actor {
     past: Report,
     ages: Ages,
     envelopes: Envelopes,
+    /// The VM's entry in the Directory, and what its messages carry.
+    leaseholder: Leaseholder,
+    lease_lane: u64,
 }
 
 impl Actor {
@@ -98,6 +103,7 @@ impl Actor {
     ) -> Self {
         let spec = follow.borrow_and_update().clone();
         let signer = shared.signer.clone();
+        let (lease_seconds, lease_lane) = (shared.lease_seconds, shared.outbox.next_lane());
         let mut actor = Self {
             link: Client::new(shared.limits),
             asked,
@@ -122,7 +128,9 @@ impl Actor {
             deferred: VecDeque::new(),
             past: Report::default(),
             ages: Ages::default(),
-            envelopes: Envelopes::new(signer),
+            envelopes: Envelopes::new(signer.clone()),
+            leaseholder: Leaseholder::new(signer, lease_seconds),
+            lease_lane,
             spec,
         };
         actor.reside();
@@ -138,6 +146,8 @@ impl Actor {
         let mut tick = interval_at(Instant::now() + TICK.mul_f64(self.phase), TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let jobs = self.shared.publisher.jobs.clone();
+        // Before any message of the VM: who looks it up misses none.
+        self.lease();
         loop {
             self.pump();
             if self.is_over() {
@@ -198,6 +208,7 @@ impl Actor {
         }
         self.reside();
         self.aim();
+        self.lease();
         if self.spec.leaving {
             // What the KPI producer still wants is the next host's: the guest keeps it.
             self.forget_messages(self.kpi_lane);
@@ -383,6 +394,10 @@ impl Actor {
     }
 
     fn on_reply(&mut self, reply: Reply) {
+        if reply.lane == self.lease_lane {
+            let taken = matches!(reply.outcome, Outcome::Acknowledged);
+            return self.leased(reply.token, taken);
+        }
         let now_ms = self.now_ms();
         if !matches!(reply.outcome, Outcome::Deferred(_)) {
             self.ages.settled(reply.lane, reply.token);
@@ -429,6 +444,7 @@ impl Actor {
             self.outbox
                 .extend(self.deferred.pop_front().map(|(_, job)| job));
         }
+        self.lease();
         self.report();
     }
 
@@ -474,6 +490,10 @@ impl Actor {
         report.count(self.kpi.counters());
         report.in_flight = self.kpi.outstanding();
         report.clock_skew_ms = self.kpi.clock_skew_ms();
+        (report.leases, report.leased_time) = (
+            self.leaseholder.counts,
+            self.leaseholder.taken.map(Timestamp::as_seconds_f64),
+        );
         report.sealed = self.envelopes.sealed;
         report.seal_failures = self.envelopes.failures;
         report.guest_rows += self.kpi.counters().rows;

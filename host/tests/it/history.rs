@@ -36,6 +36,7 @@ fn start(broker: &Mosquitto, socket: Option<&Path>) -> (Handle, tempfile::TempDi
             joining: false,
         }),
         leaving: false,
+        ended: None,
     };
     let state = tempfile::tempdir().unwrap();
     let (outbox, left) = Outbox::open(state.path(), DEFAULT_MAX_BYTES).unwrap();
@@ -48,6 +49,7 @@ fn start(broker: &Mosquitto, socket: Option<&Path>) -> (Handle, tempfile::TempDi
         limits: Limits::default(),
         poll_interval: None,
         signer: watch::channel(None).1,
+        lease_seconds: 60,
     };
     (vm::start(spec, shared, left), state)
 }

@@ -14,6 +14,8 @@ pub(super) struct Site {
     /// Its word counts all the time, for all that is specified.
     pub(super) always_named: bool,
     pub(super) holes: BTreeMap<InstanceId, Hole>,
+    /// Where its cursors began.
+    pub(super) begun: BTreeMap<InstanceId, u64>,
     /// Rows that it has given up: after, through.
     pub(super) given_up: BTreeMap<InstanceId, Vec<(u64, u64)>>,
     /// Rows that messages spoke of which it got.
@@ -33,6 +35,7 @@ impl Site {
             .cursors
             .entry(id.clone())
             .or_insert_with(|| first_cursor(event, false));
+        self.begun.entry(id.clone()).or_insert(cursor.seq);
         let verdict = judge(cursor, event);
         if verdict == Verdict::Accept {
             self.keep(&id, event);
@@ -94,6 +97,10 @@ impl Site {
                     Step::GiveUp(through) => {
                         let after = self.cursors.insert(id.clone(), through);
                         let rows = (after.map_or(0, |p| p.seq), through.seq);
+                        let lost = rows.0 + 1..=rows.1;
+                        let came: Vec<_> = self.heard[id].range(lost).collect();
+                        let checked = id.1.as_str() == "m0";
+                        assert!(!checked || came.is_empty(), "{id:?}: {came:?} came");
                         self.given_up.entry(id.clone()).or_default().push(rows);
                     }
                 }

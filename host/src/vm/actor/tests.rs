@@ -24,6 +24,7 @@ fn spec(genid: &str) -> Spec {
         descriptor: Arc::new(Descriptor::parse(text, Spelling::Toml, &no_files).unwrap()),
         link: None,
         leaving: false,
+        ended: None,
     }
 }
 
@@ -42,6 +43,7 @@ fn actor(dir: &std::path::Path) -> (Actor, watch::Sender<Spec>) {
         limits: crate::link::Limits::default(),
         poll_interval: None,
         signer: watch::channel(None).1,
+        lease_seconds: 60,
     };
     let (tell, follow) = watch::channel(spec("before"));
     (Actor::new(follow, shared, HistoryClient::new()), tell)
@@ -88,7 +90,8 @@ fn publish(actor: &mut Actor, history: u128) -> Job {
     actor.on_message(hello);
     actor.on_message(rows);
     actor.pump();
-    actor.outbox.pop_front().expect("a message")
+    let mut messages = actor.outbox.drain(..).filter(|job| !job.retain);
+    messages.next().expect("a message")
 }
 
 fn acknowledge(actor: &mut Actor, job: &Job) {
