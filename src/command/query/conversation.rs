@@ -1,7 +1,7 @@
 //! Questions and answers over the broker. A question that is not answered is asked again, from where the rows that
 //! have come end: a host that is killed in the middle costs time and no row.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
@@ -27,6 +27,8 @@ use super::words;
 
 /// A question is asked again after so long without a word, and then each so long.
 const AGAIN: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(10));
+/// Kinds of answers that are not as they should be, of which anything is said.
+const MAX_KINDS: usize = 8;
 /// After a reason that may pass.
 const SOON: Duration = Duration::from_secs(2);
 
@@ -45,6 +47,8 @@ pub struct Conversation {
     reason: Option<Reason>,
     /// Answers that nobody who is believed has signed, or that are none.
     refused: BTreeMap<String, u64>,
+    /// What was said of answers, each once.
+    said: BTreeSet<String>,
     unopened: u64,
 }
 
@@ -97,6 +101,7 @@ impl Conversation {
             trouble: None,
             reason: None,
             refused: BTreeMap::new(),
+            said: BTreeSet::new(),
             unopened: 0,
         })
     }
@@ -268,16 +273,14 @@ impl Conversation {
 
     fn refuse(&mut self, why: String, console: &mut Console) {
         self.note(&format!("ignored an answer: {why}"), console);
-        // As many kinds as are worth telling.
-        if self.refused.len() < 8 || self.refused.contains_key(&why) {
+        if self.refused.len() < MAX_KINDS || self.refused.contains_key(&why) {
             *self.refused.entry(why).or_default() += 1;
         }
     }
 
-    /// Said once for each kind.
-    fn note(&self, text: &str, console: &mut Console) {
-        if self.trouble.as_deref() != Some(text) && !self.refused.keys().any(|k| text.ends_with(k))
-        {
+    /// Said once for each kind, of as many kinds as are worth telling.
+    fn note(&mut self, text: &str, console: &mut Console) {
+        if self.said.len() < MAX_KINDS && self.said.insert(text.to_owned()) {
             console.say(text);
         }
     }
