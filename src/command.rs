@@ -8,6 +8,7 @@
 //! | [`relay`] | forwards between two sites' brokers |
 //! | [`database`] | SQLite files of commands that keep something |
 //! | [`broker`] | an embedded MQTT broker for a laptop, and the configuration of a real one |
+//! | [`directory`] | finds who delivers and who takes |
 //! | [`descriptor`] | checks a VM descriptor |
 //! | [`key`] | makes a site's keys and certificates, and shows what they are called |
 //! | [`envelope`] | seals and opens by hand |
@@ -24,6 +25,7 @@ mod collect;
 mod database;
 mod demo;
 mod descriptor;
+mod directory;
 mod envelope;
 mod folder;
 mod key;
@@ -36,6 +38,7 @@ mod watch;
 
 use std::process::ExitCode;
 
+use clap::error::{ContextKind, ContextValue};
 use clap::{Parser, Subcommand, ValueEnum};
 
 use print::Console;
@@ -67,6 +70,8 @@ enum Command {
     Collect(Box<collect::Args>),
     /// Forward between two sites' brokers, one way per branch.
     Relay(Box<relay::Args>),
+    /// Find who delivers and who takes: VMs and their data points, and Consumers.
+    Directory(Box<directory::Args>),
     /// Run the embedded broker, for a laptop: loopback only, nothing kept on disk. Or print a real one's configuration.
     Broker(broker::Args),
     /// Look at VM descriptors.
@@ -118,12 +123,13 @@ type Outcome = Result<(), Failure>;
 
 /// Reads the command line and does what it says.
 pub fn run() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::try_parse().unwrap_or_else(|error| without_login(error).exit());
     let mut console = Console::new();
     let outcome = match cli.command {
         Command::Watch(args) => watch::run(*args, &mut console),
         Command::Collect(args) => collect::run(*args, &mut console),
         Command::Relay(args) => relay::run(*args, &mut console),
+        Command::Directory(args) => directory::run(*args, &mut console),
         Command::Broker(args) => broker::run(&args, &mut console),
         Command::Descriptor(command) => descriptor::run(&command, &mut console),
         Command::Key(command) => key::run(&command, &mut console),
@@ -134,6 +140,17 @@ pub fn run() -> ExitCode {
         Command::DemoKeeper(args) => demo::keeper::run(&args),
     };
     exit_code(outcome.and_then(|()| Ok(console.flush()?)), &mut console)
+}
+
+/// A wrong value is repeated, but not a URL with a login in it: who looks at the terminal, or at a log of it,
+/// would read the password.
+fn without_login(mut error: clap::Error) -> clap::Error {
+    let is_login = |value: &ContextValue| matches!(value, ContextValue::String(text) if text.contains("://") && text.contains('@'));
+    if error.get(ContextKind::InvalidValue).is_some_and(is_login) {
+        let hidden = ContextValue::String("(a URL with a login)".into());
+        error.insert(ContextKind::InvalidValue, hidden);
+    }
+    error
 }
 
 fn exit_code(outcome: Outcome, console: &mut Console) -> ExitCode {

@@ -19,6 +19,7 @@
 //! | `seal` | making the envelope that only the owner opens (feature `seal`; it takes random bytes of the kernel) |
 //! | `sign` | who said it: detached signatures over messages and confirmations (feature `sign`) |
 //! | `confirm` | what a Consumer says of what it has on disk, signed (feature `sign`) |
+//! | `directory` | who delivers and who takes: leases of Producers and Consumers, signed (feature `sign`) |
 //! | `web` | a small web server for `/metrics` and questions (feature `web`) |
 //! | [`when`] | predicates: which samples are delivered |
 //!
@@ -39,6 +40,8 @@ pub mod clock;
 pub mod confirm;
 pub mod delivery;
 pub mod descriptor;
+#[cfg(feature = "sign")]
+pub mod directory;
 #[cfg(feature = "seal")]
 mod envelope;
 #[cfg(any(feature = "broker", feature = "open", feature = "sign"))]

@@ -236,6 +236,46 @@ impl PointPattern {
         }
     }
 
+    /// Whether there can be a point that both patterns name.
+    ///
+    /// ```
+    /// use vmkpi::name::PointPattern;
+    /// # fn main() -> Result<(), vmkpi::name::NameError> {
+    /// let (mine, theirs): (PointPattern, PointPattern) = ("unencrypted/web-*".parse()?, "unencrypted/*-load".parse()?);
+    /// assert!(mine.overlaps(&theirs));
+    /// assert!(!mine.overlaps(&"unencrypted/db".parse()?));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn overlaps(&self, other: &Self) -> bool {
+        match (&self.0, &other.0) {
+            (DataPoint::Kpi(a, mine), DataPoint::Kpi(b, theirs)) => {
+                a == b && globs_overlap(mine.as_str(), theirs.as_str())
+            }
+            (DataPoint::Infra(mine, of), DataPoint::Infra(theirs, other)) => {
+                globs_overlap(mine.as_str(), theirs.as_str())
+                    // A group alone names its devices too.
+                    && of.as_ref().zip(other.as_ref()).is_none_or(|(of, other)| {
+                        globs_overlap(of.as_str(), other.as_str())
+                    })
+            }
+            _ => false,
+        }
+    }
+
+    /// The narrowest MQTT filter, below the topic of a specifier, of all points that the pattern names.
+    pub fn topic_filter(&self) -> String {
+        let plain = |label: &Label| !label.as_str().contains('*');
+        match &self.0 {
+            DataPoint::Kpi(area, name) if name.as_str().contains('*') => format!("{area}/#"),
+            DataPoint::Infra(group, _) if !plain(group) => "infra/#".into(),
+            DataPoint::Infra(group, device) if !device.as_ref().is_some_and(plain) => {
+                format!("infra/{}/#", topic_level(group.as_str()))
+            }
+            point => point.topic_levels(),
+        }
+    }
+
     /// Whether the pattern can match KPIs (rather than infrastructure measurements).
     pub fn is_kpi(&self) -> bool {
         matches!(self.0, DataPoint::Kpi(..))
@@ -284,6 +324,26 @@ fn glob(pattern: &str, name: &str) -> bool {
         }
     }
     pattern[p..].iter().all(|b| *b == b'*')
+}
+
+/// Whether some name matches both patterns: from their ends, whether what is left of both does.
+fn globs_overlap(mine: &str, theirs: &str) -> bool {
+    let (mine, theirs) = (mine.as_bytes(), theirs.as_bytes());
+    // Of what is left of `mine` from the row on: for each rest of `theirs`.
+    let mut below: Vec<bool> = Vec::new();
+    for m in (0..=mine.len()).rev() {
+        let mut row = vec![false; theirs.len() + 1];
+        for t in (0..=theirs.len()).rev() {
+            row[t] = match (mine.get(m), theirs.get(t)) {
+                (None, None) => true,
+                (Some(b'*'), _) => below[t] || t < theirs.len() && row[t + 1],
+                (_, Some(b'*')) => row[t + 1] || m < mine.len() && below[t],
+                (a, b) => a == b && below[t + 1],
+            };
+        }
+        below = row;
+    }
+    below[0]
 }
 
 /// One MQTT topic level: `+`, `#`, `/`, `%` and control characters percent-encoded (UTF-8 bytes,
@@ -367,7 +427,54 @@ mod tests {
         assert_eq!(topic_level("größe"), "größe");
     }
 
+    #[test]
+    fn a_filter_is_as_narrow_as_mqtt_allows() {
+        for (pattern, filter) in [
+            ("unencrypted/a+b", "unencrypted/a%2Bb"),
+            ("unencrypted/web-*", "unencrypted/#"),
+            ("infra/*", "infra/#"),
+            ("infra/*/vda", "infra/#"),
+            ("infra/block", "infra/block/#"),
+            ("infra/block/vd*", "infra/block/#"),
+            ("infra/block/vda", "infra/block/vda"),
+        ] {
+            let parsed: PointPattern = pattern.parse().unwrap();
+            assert_eq!(parsed.topic_filter(), filter, "{pattern}");
+        }
+    }
+
+    #[test]
+    fn patterns_overlap_within_their_area_and_groups_with_their_devices() {
+        let o = |a: &str, b: &str| {
+            let (a, b): (PointPattern, PointPattern) = (a.parse().unwrap(), b.parse().unwrap());
+            assert_eq!(a.overlaps(&b), b.overlaps(&a));
+            a.overlaps(&b)
+        };
+        assert!(o("unencrypted/*", "unencrypted/web"));
+        assert!(!o("unencrypted/*", "encrypted/*"));
+        assert!(o("infra/block", "infra/block/vda"));
+        assert!(o("infra/*", "infra/block/vd*"));
+        assert!(!o("infra/block/vda", "infra/block/vdb"));
+        assert!(!o("infra/block", "infra/net"));
+    }
+
     proptest! {
+        #[test]
+        fn globs_overlap_where_some_name_matches_both(a in "[ab*]{0,4}", b in "[ab*]{0,4}") {
+            // A shortest common name is no longer than both patterns together.
+            let mut names = vec![String::new()];
+            for at in 0.. {
+                if names[at].len() == 8 {
+                    break;
+                }
+                for c in ["a", "b"] {
+                    names.push(names[at].clone() + c);
+                }
+            }
+            let both = names.iter().any(|n| glob(&a, n) && glob(&b, n));
+            prop_assert_eq!(globs_overlap(&a, &b), both);
+        }
+
         #[test]
         fn glob_agrees_with_a_plain_recursive_matcher(p in "[ab*]{0,6}", n in "[ab]{0,8}") {
             fn plain(p: &[u8], n: &[u8]) -> bool {

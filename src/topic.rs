@@ -15,6 +15,12 @@ use crate::name::{Label, topic_level};
 /// What every topic begins with: the application and the version of the tree.
 pub const ROOT: &str = "vmkpi/v1";
 
+/// How long a broker that speaks MQTT 5 keeps a retained lease that nobody renews, in seconds: long enough that who
+/// comes later sees that it has expired.
+pub const KEPT_SECONDS: u32 = 86_400;
+/// What retained leases are, as a media type.
+pub const LEASE_TYPE: &str = "application/json";
+
 /// A part of a site's tree, with rights and a direction of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Branch {

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::chain::{Broker, Chain, query};
 use crate::ledger::Writer;
+use crate::network::Place;
 use crate::process::{Process, program};
 use crate::wait_for;
 
@@ -56,6 +57,24 @@ impl Key {
     }
 }
 
+/// What a collect stands in: the guest whose rows it keeps, and what everybody says.
+pub trait Around {
+    /// Where the guest's state is, in `guest`.
+    fn folder(&self) -> &Path;
+    /// What the programs said on standard error, for a failed test.
+    fn words(&self) -> String;
+}
+
+impl Around for Chain {
+    fn folder(&self) -> &Path {
+        Self::folder(self)
+    }
+
+    fn words(&self) -> String {
+        Self::words(self)
+    }
+}
+
 /// A running collect.
 pub struct Collector {
     /// The process.
@@ -79,19 +98,31 @@ impl Collector {
         more: &[&str],
     ) -> Result<Self> {
         let db = place.join("collect.db");
-        let mut arguments = vec![
-            "collect".to_owned(),
-            format!("--broker={}", broker.url()),
-            format!("--db={}", db.display()),
-            format!("--name={NAME}"),
-            format!("--sign-key-file={}", key.file.display()),
-        ];
-        arguments.extend(more.iter().map(ToString::to_string));
+        let more: Vec<_> = more.iter().map(ToString::to_string).collect();
+        let arguments = arguments(&broker.url(), &db, key, &more);
         Ok(Self {
             process: begin(folder, &arguments)?,
             db,
             arguments,
             folder: folder.to_owned(),
+        })
+    }
+
+    /// Starts one in a place of a chain of sites.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn start_in(place: &Place, url: &str, key: &Key, more: &[String]) -> Result<Self> {
+        let folder = place.folder().to_owned();
+        let db = folder.join("collect.db");
+        let arguments = arguments(url, &db, key, more);
+        let process = place.start("collect", &program("vmkpi")?, &arguments)?;
+        wait_until_it_listens(&process, 0)?;
+        Ok(Self {
+            process,
+            db,
+            arguments,
+            folder,
         })
     }
 
@@ -133,7 +164,7 @@ impl Collector {
     ///
     /// # Errors
     /// One is missing, twice, changed or invented.
-    pub fn judge(&self, chain: &Chain, writer: &Writer, seconds: u64) -> Result<usize> {
+    pub fn judge(&self, chain: &impl Around, writer: &Writer, seconds: u64) -> Result<usize> {
         let stored = writer.stored()?;
         ensure!(
             stored.len() > 20,
@@ -191,24 +222,40 @@ impl Collector {
     }
 }
 
+fn arguments(url: &str, db: &Path, key: &Key, more: &[String]) -> Vec<String> {
+    let mut arguments = vec![
+        "collect".to_owned(),
+        format!("--broker={url}"),
+        format!("--db={}", db.display()),
+        format!("--name={NAME}"),
+        format!("--sign-key-file={}", key.file.display()),
+    ];
+    arguments.extend_from_slice(more);
+    arguments
+}
+
 fn begin(folder: &Path, arguments: &[String]) -> Result<Process> {
     // What an earlier one said is not this one's.
     let said = folder.join("collect.err");
     let before = std::fs::read_to_string(&said).unwrap_or_default().len();
     let process = Process::start(folder, "collect", &program("vmkpi")?, arguments)?;
+    wait_until_it_listens(&process, before)?;
+    Ok(process)
+}
+
+fn wait_until_it_listens(process: &Process, before: usize) -> Result<()> {
     wait_for(20, "collect to listen", || {
-        let text = std::fs::read_to_string(&said).ok()?;
+        let text = process.words();
         text.get(before..)?.contains("connected to").then_some(())
     })
-    .with_context(|| process.words())?;
-    Ok(process)
+    .with_context(|| process.words())
 }
 
 /// Rows of the writer's that the guest keeps as nobody has acknowledged them.
 ///
 /// # Errors
 /// The guest's database cannot be asked.
-pub fn unacknowledged(chain: &Chain) -> Result<u64> {
+pub fn unacknowledged(chain: &impl Around) -> Result<u64> {
     let output = Command::new(program("vmkpi-guest")?)
         .args(["status", "--format=json"])
         .arg(format!(

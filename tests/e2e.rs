@@ -10,6 +10,8 @@ mod cli;
 mod collected;
 #[path = "e2e/demo.rs"]
 mod demo;
+#[path = "e2e/directory.rs"]
+mod directory;
 #[path = "e2e/exported.rs"]
 mod exported;
 #[path = "e2e/faults.rs"]
@@ -24,6 +26,8 @@ mod keys;
 mod partition;
 #[path = "e2e/published.rs"]
 mod published;
+#[path = "e2e/relayed.rs"]
+mod relayed;
 #[path = "e2e/replaced.rs"]
 mod replaced;
 #[path = "e2e/respecified.rs"]

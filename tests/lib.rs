@@ -10,6 +10,7 @@
 //! | [`admitted`] | a broker as vmkpi configures it, and who is let in |
 //! | [`chain`] | broker, guest, host and watcher, together |
 //! | [`collector`] | `vmkpi collect`, and its database as the judge |
+//! | [`network`], [`sites`] | networks that can be cut, and a chain of three sites in them |
 //! | [`ledger`] | the judge: what was stored arrived, once |
 //! | [`lab`] | a real virtual machine below a real libvirtd |
 //! | [`pki`] | certificates |
@@ -27,6 +28,7 @@ pub mod faketime;
 pub mod lab;
 pub mod ledger;
 pub mod mqtt;
+pub mod network;
 pub mod pki;
 pub mod process;
 pub mod programs;
@@ -35,6 +37,7 @@ pub mod schema;
 pub mod scratch;
 #[path = "../guest/tests/common/seed.rs"]
 pub mod seed;
+pub mod sites;
 pub mod soak;
 
 use std::time::{Duration, Instant};

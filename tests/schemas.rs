@@ -63,7 +63,13 @@ fn message(path: &Path) -> Result<Option<String>> {
     Ok(Event::decode(&bytes).err().map(|e| e.to_string()))
 }
 
-const KINDS: [(&str, &str, Reader); 2] = [
+fn lease(path: &Path) -> Result<Option<String>> {
+    let bytes = serde_json::to_vec(&example(path)?)?;
+    Ok(vmkpi::directory::check(&bytes).err())
+}
+
+const KINDS: [(&str, &str, Reader); 3] = [
+    ("lease", "lease.schema.json", lease),
     ("descriptor", "descriptor.schema.json", descriptor),
     ("message", "message.schema.json", message),
 ];

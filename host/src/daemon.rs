@@ -26,7 +26,7 @@ use vmkpi::sign::SigningKey;
 
 use crate::confirm::Confirmations;
 use crate::descriptors::{Descriptors, named, read_file};
-use crate::libvirt::{Domain, Libvirt};
+use crate::libvirt::{Domain, Domains, Ended, Libvirt};
 use crate::link::Limits;
 use crate::outbox::{Left, Outbox};
 use crate::reload::Changes;
@@ -70,6 +70,8 @@ pub struct Config {
     pub poll_interval: Option<Duration>,
     /// The site's key, which every message is signed with; `None` signs none.
     pub signer: Option<Arc<SigningKey>>,
+    /// How long a VM's entry in the Directory lasts, in seconds.
+    pub lease_seconds: u64,
 }
 
 /// Runs until `shutdown` is ready, with nobody who runs it.
@@ -178,6 +180,7 @@ impl Daemon {
                 limits: config.limits,
                 poll_interval: config.poll_interval,
                 signer: signs,
+                lease_seconds: config.lease_seconds,
             },
             libvirt,
             vms: BTreeMap::new(),
@@ -302,7 +305,7 @@ impl Daemon {
         }
         let gone = self.vms.keys().filter(|uuid| !in_force.contains_key(*uuid));
         for uuid in gone.cloned().collect::<Vec<_>>() {
-            self.let_go(&uuid);
+            self.let_go(&uuid, &domains);
         }
         for (uuid, descriptor) in &in_force {
             if let Some(domain) = domains.by_uuid.get(uuid) {
@@ -326,6 +329,7 @@ impl Daemon {
             domain: Arc::clone(domain),
             descriptor: Arc::clone(descriptor),
             leaving: false,
+            ended: None,
         };
         match self.vms.get(&domain.uuid) {
             Some(handle) if !handle.task.is_finished() => {
@@ -380,17 +384,25 @@ impl Daemon {
                 descriptor: Arc::new(descriptor),
                 link: None,
                 leaving: true,
+                ended: None,
             };
             self.leaving.push(start(spec, self.shared.clone(), streams));
         }
     }
 
-    fn let_go(&mut self, uuid: &Arc<str>) {
+    fn let_go(&mut self, uuid: &Arc<str>, domains: &Domains) {
         let Some(handle) = self.vms.remove(uuid) else {
             return;
         };
         tracing::info!(domain = %handle.spec.borrow().domain.name, %uuid, "VM let go");
-        handle.spec.send_modify(|spec| spec.leaving = true);
+        // Still there, and without a descriptor: it delivers no more.
+        let ended = match domains.by_uuid.contains_key(uuid) {
+            true => Some(Ended::Stopped),
+            false => domains.ended.get(uuid).copied(),
+        };
+        handle
+            .spec
+            .send_modify(|spec| (spec.leaving, spec.ended) = (true, ended));
         self.shared.reports.remove(uuid);
         self.leaving.push(handle);
     }

@@ -105,6 +105,7 @@ const MONITOR: &[&str] = &["domain", "uuid", "monitor"];
 const COLUMN: &[&str] = &["domain", "uuid", "point", "column"];
 const POINT: &[&str] = &["domain", "uuid", "point"];
 const REASON: &[&str] = &["domain", "uuid", "reason"];
+const BECAME: &[&str] = &["domain", "uuid", "became"];
 const ERROR: &[&str] = &["reason"];
 const VERSION: &[&str] = &["version"];
 
@@ -280,6 +281,8 @@ metrics! {
     Confirmations Counter "vmkpi_confirmations_total" NONE "count" "confirmations" "Confirmations of named Consumers that counted, one for each instance in a message.";
     ConfirmRefused Counter "vmkpi_confirmations_refused_total" ERROR "count" "confirmations" "Confirmations that did not count, by reason: malformed, for another_topic, retained, unsigned, malformed_signature, wrong_algorithm, unknown_key, bad_signature, stale (sent again, or overtaken), of an unknown stream, point or specifier, or too_many in a second.";
     ConfirmTime Gauge "vmkpi_confirmations_timestamp_seconds" VM "seconds since 1970" "confirmations" "When a named Consumer last confirmed anything of the VM.";
+    Leases Counter "vmkpi_directory_leases_total" BECAME "count" "directory" "The VM's entries in the Directory by what became of them: published (renewals included), removed, or refused by the broker.";
+    LeaseTime Gauge "vmkpi_directory_lease_timestamp_seconds" VM "seconds since 1970" "directory" "When the broker last took the VM's lease.";
     BrokerKept Gauge "vmkpi_broker_messages_kept" NONE "count" "publisher" "Messages of all VMs in the publisher, sent or about to be, and not acknowledged.";
     OutboxBatches Gauge "vmkpi_outbox_batches" VM "count" "outbox" "Batches of infrastructure measurements, each of one moment, on disk and not acknowledged yet.";
     OutboxStreams Gauge "vmkpi_outbox_streams" VM "count" "outbox" "Residences of the VM whose measurements are on their way.";

@@ -85,6 +85,7 @@ mod tests {
             "broker.password_file" => "/password",
             "broker.credentials_file" => "/login",
             "sign.key_file" => "/signing",
+            "directory.lease" => "7",
             "web.listen_address" => "127.0.0.1:1",
             "outbox.max_bytes" => "2097152",
             "link.poll_interval" => "7",

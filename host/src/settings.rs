@@ -42,6 +42,8 @@ pub struct Settings {
     pub poll_interval: Option<Duration>,
     /// The site's key, which every message is signed with.
     pub sign_key_file: Option<PathBuf>,
+    /// How long a VM's entry in the Directory lasts, in seconds.
+    pub lease_seconds: u64,
     /// What is logged.
     pub log_level: String,
     /// Links that are not the one of the live XML, by domain name or UUID.
@@ -61,6 +63,7 @@ impl Default for Settings {
             outbox_bytes: crate::outbox::DEFAULT_MAX_BYTES,
             poll_interval: None,
             sign_key_file: None,
+            lease_seconds: vmkpi::directory::DEFAULT_LEASE_SECONDS,
             log_level: "info".into(),
             guests: BTreeMap::new(),
             descriptors: BTreeMap::new(),

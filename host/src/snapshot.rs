@@ -14,7 +14,7 @@ use crate::libvirt::{Domains, Sampling, VmStats};
 use crate::link::Fault;
 use crate::metrics::{Labels, Metric, Page};
 use crate::outbox;
-use crate::vm::Report;
+use crate::vm::{BECAME, Report};
 use vmkpi::broker::publisher::{Refusal, Status};
 
 /// Statistics older than this are no longer shown: a stale number is never served as new.
@@ -264,6 +264,9 @@ fn add_report(page: &mut Page, vm: &Labels, report: &Report) {
     ] {
         page.add(metric, vm, count as f64);
     }
+    for (became, count) in BECAME.iter().zip(report.leases) {
+        page.add(Metric::Leases, &vm.with("became", became), count as f64);
+    }
     if let Some(skew_ms) = report.clock_skew_ms {
         page.add(Metric::ClockSkew, vm, f64::from(skew_ms) / 1000.0);
     }
@@ -273,6 +276,7 @@ fn add_report(page: &mut Page, vm: &Labels, report: &Report) {
         (Metric::MessagesOldest, report.oldest_time),
         (Metric::MessagesAckedTime, report.acknowledged_time),
         (Metric::ConfirmTime, report.confirmed_time),
+        (Metric::LeaseTime, report.leased_time),
     ] {
         if let Some(time) = time {
             page.add(metric, vm, time);

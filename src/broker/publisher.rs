@@ -26,6 +26,7 @@ use tokio::task::JoinHandle;
 use super::{Broker, Kind};
 use crate::delivery::producer::Token;
 use crate::message::CONTENT_TYPE;
+use crate::topic::{KEPT_SECONDS, LEASE_TYPE};
 
 pub use rumqttc::PublishProperties as Properties;
 
@@ -63,6 +64,15 @@ pub fn event_properties() -> Properties {
         payload_format_indicator: Some(1),
         content_type: Some(CONTENT_TYPE.to_owned()),
         ..Properties::default()
+    }
+}
+
+/// What is said beside a lease ([`crate::directory`]), which the broker keeps, and lets go after a day.
+pub fn lease_properties() -> Properties {
+    Properties {
+        message_expiry_interval: Some(KEPT_SECONDS),
+        content_type: Some(LEASE_TYPE.to_owned()),
+        ..event_properties()
     }
 }
 

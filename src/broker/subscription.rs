@@ -17,15 +17,15 @@ use std::time::Duration;
 
 use rumqttc::{
     AckMode, AsyncClient, ConnectionError, DisconnectProperties, DisconnectReasonCode, Event,
-    EventLoop, Incoming, ManualAck, MqttOptions, NetworkOptions, Outgoing, PubAck, Publish, QoS,
-    RetainForwardRule, SessionMode, SubscribeFilter, SubscribeReasonCode,
+    EventLoop, Incoming, ManualAck, MqttOptions, NetworkOptions, Outgoing, PubAck, Publish,
+    PublishProperties, QoS, RetainForwardRule, SessionMode, SubscribeFilter, SubscribeReasonCode,
 };
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::resumed::{NothingPending, OUTGOING};
 use super::{Broker, BrokerUrl, Failure, Keeper};
-use crate::topic::Branch;
+use crate::topic::{Branch, KEPT_SECONDS, LEASE_TYPE as CONTENT_TYPE};
 
 /// How long the broker keeps what it could not deliver, in seconds.
 const SESSION_EXPIRY_SECONDS: u32 = 300;
@@ -96,6 +96,11 @@ impl Session {
     /// One that is the same in every life of the program, so that the broker keeps nothing for an earlier one.
     pub fn named(id: String) -> Self {
         Self(id)
+    }
+
+    /// The client id.
+    pub fn id(&self) -> &str {
+        &self.0
     }
 }
 
@@ -209,7 +214,22 @@ impl Subscription {
         self.client.try_publish(topic, payload, options).is_ok()
     }
 
-    /// Ends the session, so that the broker keeps nothing for us; one that goes on is only left.
+    /// The same, and the broker keeps it for who comes later, until another one comes on the topic; an empty one
+    /// takes back what is there. A lease that nobody renews is let go after a day.
+    pub fn publish_retained(&self, topic: &str, payload: Vec<u8>) -> bool {
+        let properties = PublishProperties {
+            payload_format_indicator: Some(1),
+            message_expiry_interval: Some(KEPT_SECONDS),
+            content_type: Some(CONTENT_TYPE.to_owned()),
+            ..PublishProperties::default()
+        };
+        let options = rumqttc::PublishOptions::at_least_once();
+        let options = options.retained().properties(properties);
+        self.client.try_publish(topic, payload, options).is_ok()
+    }
+
+    /// Ends the session, so that the broker keeps nothing for us. What was published before is sent first. One that
+    /// goes on is only left.
     pub async fn end(self) {
         drop(self.steps);
         // That it panicked has been said on standard error.
@@ -312,13 +332,10 @@ impl Filters {
         self.asked.retain(|filter| wanted.contains(filter));
         for filters in missing.chunks(FILTERS_AT_ONCE) {
             let as_published = self.as_published;
-            let asked = filters.iter().map(|name| {
-                let mut filter = SubscribeFilter::new(name, QoS::AtLeastOnce);
+            let asked = filters.iter().map(|filter| {
+                let mut filter = SubscribeFilter::new(filter, QoS::AtLeastOnce);
                 filter.preserve_retain = as_published;
-                // Samples are never retained; one that is would be stale.
-                if !as_published || !Branch::of(name).is_some_and(Branch::is_retained) {
-                    filter.retain_forward_rule = RetainForwardRule::Never;
-                }
+                filter.retain_forward_rule = retained(&filter.path);
                 filter
             });
             if client.try_subscribe_many(asked).is_err() {
@@ -461,8 +478,8 @@ impl Subscriber {
         let reason = DisconnectReasonCode::NormalDisconnection;
         let client = &self.client;
         let left = match self.resumes {
-            true => client.try_disconnect_now(),
-            false => client.try_disconnect_now_with_properties(reason, forgotten()),
+            true => client.try_disconnect(),
+            false => client.try_disconnect_with_properties_timeout(reason, forgotten(), FAREWELL),
         };
         if self.waiting || left.is_err() {
             return;
@@ -470,6 +487,14 @@ impl Subscriber {
         let drained = async { while self.events.poll().await.is_ok() {} };
         // A broker that does not answer lets the session expire by itself.
         let _ = tokio::time::timeout(FAREWELL, drained).await;
+    }
+}
+
+/// The Directory is what the broker retains. Samples are never retained; one that is would be stale.
+fn retained(filter: &str) -> RetainForwardRule {
+    match Branch::of(filter).is_some_and(Branch::is_retained) {
+        true => RetainForwardRule::OnEverySubscribe,
+        false => RetainForwardRule::Never,
     }
 }
 

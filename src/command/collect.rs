@@ -10,6 +10,7 @@
 //! | module | job |
 //! | --- | --- |
 //! | [`keeper`], [`kept`] | a batch of messages in one transaction: what connects, and cursors; what came of it |
+//! | [`leases`] | what the Directory says of Producers |
 //! | [`writer`] | the thread that owns the database |
 //! | [`retention`] | what bounds it |
 //! | [`keys`] | whose messages are kept and what opens them, read again while it runs |
@@ -23,6 +24,7 @@ mod confirming;
 mod keeper;
 mod kept;
 mod keys;
+mod leases;
 mod metrics;
 mod page;
 mod query;
@@ -33,6 +35,7 @@ mod writer;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{ArgMatches, FromArgMatches, Subcommand as _};
@@ -50,10 +53,13 @@ use super::{Failure, Outcome, runtime};
 use keys::Keys;
 use retention::Limits;
 
-/// A collect's database; `schemas/collect.sql` documents it.
+/// A collect's database; the first migration is what `schemas/collect.sql` documents.
 pub(super) const SCHEMA: Schema = Schema {
     program: "vmkpi collect",
-    migrations: &[include_str!("../../schemas/collect.sql")],
+    migrations: &[
+        include_str!("../../schemas/collect.sql"),
+        include_str!("../../schemas/collect.2.sql"),
+    ],
 };
 /// What the database may hold unless the operator says otherwise, in bytes.
 const DEFAULT_BYTES: &str = "10GiB";
@@ -181,7 +187,7 @@ pub(super) fn run(args: Args, console: &mut Console) -> Outcome {
         db: args.db,
         site: args.site,
         listen: args.listen,
-        named: args.name.zip(key),
+        named: args.name.zip(key.map(Arc::new)),
         restored: args.restored,
         limits: Limits {
             bytes: args.retain.bytes,
@@ -202,7 +208,7 @@ struct Plan {
     db: PathBuf,
     site: Option<Label>,
     listen: Option<SocketAddr>,
-    named: Option<(Label, SigningKey)>,
+    named: Option<(Label, Arc<SigningKey>)>,
     restored: bool,
     limits: Limits,
 }

@@ -35,6 +35,9 @@ pub enum OpenError {
     /// A later version made it.
     #[error("{0}: schema {1}, and this version knows up to {2}; use the newer vmkpi")]
     Newer(PathBuf, usize, usize),
+    /// An earlier version made it, and nobody has brought it to this one.
+    #[error("{0}: schema {1}; run {2} on it once, which brings it to schema {3}")]
+    Older(PathBuf, usize, &'static str, usize),
     /// It is no database of ours.
     #[error("{0}: a database of something else than {1}")]
     Foreign(PathBuf, &'static str),
@@ -207,6 +210,12 @@ pub fn open_to_read(path: &Path, schema: &Schema) -> Result<Connection, OpenErro
             version,
             schema.migrations.len(),
         )),
+        version if version < schema.migrations.len() => Err(OpenError::Older(
+            path.to_owned(),
+            version,
+            schema.program,
+            schema.migrations.len(),
+        )),
         _ => Ok(connection),
     }
 }
@@ -238,6 +247,35 @@ mod tests {
     }
 
     #[test]
+    fn a_database_of_the_first_version_is_brought_to_the_newest() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("old.db");
+        let old = Connection::open(&path).unwrap();
+        old.execute_batch(SCHEMA.migrations[0]).unwrap();
+        old.execute_batch("INSERT INTO vm VALUES (1, 'acme', 'shop'); PRAGMA user_version = 1")
+            .unwrap();
+        assert!(matches!(
+            open_to_read(&path, &SCHEMA),
+            Err(OpenError::Older(..))
+        ));
+        drop(old);
+        let schema = |path: &Path| {
+            let connection = open_to_read(path, &SCHEMA).unwrap();
+            let sql = "SELECT group_concat(sql, char(10)) FROM (SELECT sql FROM sqlite_schema ORDER BY name)";
+            connection
+                .query_row(sql, [], |r| r.get::<_, String>(0))
+                .unwrap()
+        };
+        let opened = Database::open(&path, &SCHEMA).unwrap();
+        let sql = "SELECT count(*) FROM vm";
+        let kept: u64 = opened.connection.query_row(sql, [], |r| r.get(0)).unwrap();
+        assert_eq!(kept, 1);
+        let new = dir.path().join("new.db");
+        drop(Database::open(&new, &SCHEMA).unwrap());
+        assert_eq!(schema(&path), schema(&new));
+    }
+
+    #[test]
     fn what_is_not_ours_is_refused_and_left_alone() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("other.db");
@@ -252,7 +290,7 @@ mod tests {
             .unwrap();
         assert!(matches!(
             Database::open(&path, &SCHEMA),
-            Err(OpenError::Newer(_, 99, 1))
+            Err(OpenError::Newer(_, 99, _))
         ));
         std::fs::write(dir.path().join("text.db"), "x".repeat(5000)).unwrap();
         let text = Database::open(&dir.path().join("text.db"), &SCHEMA);

@@ -37,8 +37,10 @@ use tokio::net::lookup_host;
 use tracing_subscriber::filter::Targets;
 use vmkpi::broker::publisher::QUIET;
 use vmkpi::broker::{Broker, BrokerUrl};
+use vmkpi::key_file::signing_key;
 use vmkpi::logging;
 use vmkpi::name::Label;
+use vmkpi::sign::SigningKey;
 
 use super::access::{FromArgs, ToArgs};
 use super::collect::parse_size;
@@ -136,6 +138,12 @@ pub struct RunArgs {
     /// Serve /metrics and /-/healthy there; there is no login, so keep it where only you come.
     #[arg(long, env = "VMKPI_RELAY_LISTEN", value_name = "ADDRESS")]
     listen: Option<SocketAddr>,
+    /// The name by which it registers in the Directory at --from, as one more Consumer.
+    #[arg(long, value_name = "NAME", requires = "sign_key_file")]
+    name: Option<Label>,
+    /// The Ed25519 private key that signs its lease, PEM, not readable by everybody.
+    #[arg(long, value_name = "FILE", requires = "name")]
+    sign_key_file: Option<PathBuf>,
     /// The most bytes of what waits; over it nothing is taken, and the broker of --from keeps it.
     #[arg(long = "spool.max-bytes", env = "VMKPI_RELAY_SPOOL_MAX_BYTES", value_name = "SIZE",
           default_value = DEFAULT_BYTES, value_parser = parse_spool)]
@@ -159,6 +167,8 @@ pub(super) fn run(args: Args, console: &mut Console) -> Outcome {
         let error = anyhow!("--site: at most {MAX_SITES} sites; run a second relay");
         return Err(Failure::Usage(error));
     }
+    let key = args.sign_key_file.as_deref().map(signing_key).transpose();
+    let key = key.map_err(|e| Failure::Usage(e.into()))?;
     let plan = Plan {
         sites: Sites::new(args.sites),
         from: args.from.broker()?,
@@ -166,6 +176,7 @@ pub(super) fn run(args: Args, console: &mut Console) -> Outcome {
         state: args.state,
         listen: args.listen,
         max_bytes: args.max_bytes,
+        named: args.name.zip(key),
     };
     for broker in [&plan.from, &plan.to] {
         if let Some(warning) = broker.warning() {
@@ -193,6 +204,7 @@ struct Plan {
     state: PathBuf,
     listen: Option<SocketAddr>,
     max_bytes: u64,
+    named: Option<(Label, SigningKey)>,
 }
 
 /// What is in it is its owner's.

@@ -22,10 +22,14 @@ use anyhow::{Context as _, anyhow};
 
 use vmkpi::broker::Broker;
 use vmkpi::broker::subscription::{Session, Step, Subscription};
+use vmkpi::clock::Timestamp;
+use vmkpi::directory::{Heard, Query};
 use vmkpi::message::data_filter;
 use vmkpi::name::{Label, PointPattern};
 
 use super::access;
+use super::directory::producers;
+use super::directory::reader::Reader;
 use super::print::Console;
 use super::stop::{Stop, parse_seconds};
 use super::trust::{Trust, TrustArgs};
@@ -37,12 +41,16 @@ pub(super) use view::View;
 /// How often a table is drawn anew.
 const REDRAW: Duration = Duration::from_millis(250);
 
+/// The most filters of what was found; beyond, everything of the site and VM is subscribed to.
+const MAX_FOUND: usize = 5000;
+
 /// What to show, and how long.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
   vmkpi watch --broker mqtt://127.0.0.1
   vmkpi watch --broker mqtts://broker.acme.example --broker.credentials-file login.toml --trust sites/ --key seal.key.pem
+  vmkpi watch --broker mqtt://127.0.0.1 --lookup --point 'unencrypted/*'
   vmkpi watch --broker mqtt://127.0.0.1 --format json --count 10 | jq .values")]
 pub struct Args {
     #[command(flatten)]
@@ -54,6 +62,9 @@ pub struct Args {
     /// A table for people, or one JSON object a line.
     #[arg(long, value_enum, default_value = "table")]
     format: Format,
+    /// Look the data points up in the Directory, and subscribe to what is found alone, as it changes.
+    #[arg(long)]
+    lookup: bool,
     /// Show ranges that never came on standard output: {"missing":{"after","through"}}.
     #[arg(long)]
     show_gaps: bool,
@@ -89,7 +100,10 @@ pub(super) fn run(args: Args, console: &mut Console) -> Outcome {
     runtime()?.block_on(async {
         let mut stop = Stop::new(args.seconds)?;
         let view = View::new(args.format, args.show_gaps);
-        let watch = Watch::start(broker, args.select, trust, view, args.count)?;
+        let mut watch = Watch::start(broker, args.select, trust, view, args.count)?;
+        if args.lookup {
+            watch.look_up();
+        }
         Ok(watch.run(console, &mut stop).await?)
     })
 }
@@ -99,6 +113,11 @@ pub(super) struct Watch {
     broker: Broker,
     subscription: Subscription,
     intake: Intake,
+    /// Who delivers; and what of that is asked for.
+    reader: Reader,
+    query: Query,
+    /// Whether only what is found there is subscribed to.
+    lookup: bool,
     cursors: Cursors,
     view: View,
     left: Option<u64>,
@@ -117,14 +136,22 @@ impl Watch {
         view: View,
         count: Option<u64>,
     ) -> anyhow::Result<Self> {
-        let filter = data_filter(select.site.as_ref(), select.vm.as_ref());
+        let (site, vm) = (select.site.as_ref(), select.vm.as_ref());
+        let filters = [data_filter(site, vm), producers(site, vm)];
         Ok(Self {
             subscription: Subscription::start(
                 broker.clone(),
                 Session::random("vmkpi-watch")?,
-                [filter].into(),
+                filters.into(),
             )?,
             broker,
+            reader: Reader::new(&trust),
+            lookup: false,
+            query: Query {
+                site: select.site,
+                vm: select.vm,
+                point: select.point.clone(),
+            },
             intake: Intake::new(select.point, trust),
             cursors: Cursors::default(),
             view,
@@ -133,6 +160,33 @@ impl Watch {
             trouble: None,
             connected: false,
         })
+    }
+
+    /// From now on only what is found in the Directory is subscribed to.
+    fn look_up(&mut self) {
+        self.lookup = true;
+        self.want_found();
+    }
+
+    /// Subscribes to what is found now.
+    fn want_found(&mut self) {
+        let (site, vm) = (self.query.site.as_ref(), self.query.vm.as_ref());
+        let mut filters = self.reader.directory.filters(&self.query, Timestamp::now());
+        if filters.len() > MAX_FOUND {
+            // Beyond, one filter costs the broker less than all of them.
+            filters = [data_filter(site, vm)].into();
+        }
+        filters.insert(producers(site, vm));
+        self.subscription.want(filters);
+    }
+
+    /// Who delivers has changed.
+    fn take_entry(&mut self, publish: &rumqttc::Publish, console: &mut Console) {
+        let heard = self.reader.take(publish, Timestamp::now(), console);
+        let changed = matches!(heard, Some((_, Heard::New | Heard::Changed | Heard::Left)));
+        if changed && self.lookup {
+            self.want_found();
+        }
     }
 
     /// Waits until the subscription stands: what is published from then on is not missed.
@@ -156,6 +210,9 @@ impl Watch {
             tokio::select! {
                 () = stop.wait() => break self.at_the_end(),
                 _ = redraw.tick() => {
+                    if self.reader.say_lapsed(&self.query, Timestamp::now(), console) && self.lookup {
+                        self.want_found();
+                    }
                     if let Err(error) = self.view.redraw(console) {
                         break Err(error.into());
                     }
@@ -169,6 +226,7 @@ impl Watch {
         };
         let result = result.and_then(|()| Ok(self.view.redraw(console)?));
         self.intake.report(console);
+        self.reader.report(console);
         self.subscription.end().await;
         result
     }
@@ -176,12 +234,20 @@ impl Watch {
     /// Whether there is more to wait for.
     fn take(&mut self, step: Option<Step>, console: &mut Console) -> anyhow::Result<bool> {
         match step.context("the subscription has ended")? {
+            Step::Message(publish) if Reader::is_entry(&publish) => {
+                self.take_entry(&publish, console);
+                Ok(true)
+            }
             Step::Message(publish) => self.take_message(&publish, console),
             Step::Listening => {
                 if self.trouble.take().is_some() {
                     console.say(&format!("connected to {}", self.broker));
                 }
                 self.connected = true;
+                Ok(true)
+            }
+            Step::Denied(filter) if Reader::is_filter(&filter) && !self.lookup => {
+                console.say(&format!("{}: the broker does not let us read {filter}: whose lease expires is not shown", self.broker));
                 Ok(true)
             }
             Step::Denied(filter) => Err(denied(&self.broker, &filter)),

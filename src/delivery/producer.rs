@@ -311,6 +311,12 @@ impl Producer {
         &self.counters
     }
 
+    /// The data points that are followed, those of earlier streams included.
+    pub fn points(&self) -> impl Iterator<Item = &DataPoint> {
+        let points = self.tables.keys().map(|id| &id.point);
+        points.filter(|point| self.follows(point))
+    }
+
     /// The newest row of each point.
     pub fn latest(&self) -> impl Iterator<Item = (&DataPoint, &Latest)> {
         self.tables

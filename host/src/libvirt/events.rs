@@ -12,6 +12,8 @@ use virt::connect::Connect;
 use virt::error::Error;
 use virt_sys as sys;
 
+use super::Ended;
+
 /// Something happened to a domain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct DomainEvent {
@@ -19,6 +21,8 @@ pub(super) struct DomainEvent {
     pub uuid: String,
     /// Whether it was started, or arrived: its counters begin anew.
     pub started: bool,
+    /// How it ended, if that is what happened.
+    pub ended: Option<Ended>,
 }
 
 /// Registered callbacks. Dropping it takes them back: a callback holds a reference to the connection,
@@ -97,12 +101,12 @@ unsafe extern "C" fn on_lifecycle(
     _: sys::virConnectPtr,
     domain: sys::virDomainPtr,
     event: c_int,
-    _detail: c_int,
+    detail: c_int,
     opaque: *mut c_void,
 ) {
-    let started = event as sys::virDomainEventType == sys::VIR_DOMAIN_EVENT_STARTED;
+    let (started, ended) = meaning(event, detail);
     // SAFETY: libvirt passes a valid domain and the `opaque` of the registration.
-    unsafe { forward(domain, started, opaque) };
+    unsafe { forward(domain, started, ended, opaque) };
 }
 
 unsafe extern "C" fn on_metadata(
@@ -113,10 +117,27 @@ unsafe extern "C" fn on_metadata(
     opaque: *mut c_void,
 ) {
     // SAFETY: as above.
-    unsafe { forward(domain, false, opaque) };
+    unsafe { forward(domain, false, None, opaque) };
 }
 
-unsafe fn forward(domain: sys::virDomainPtr, started: bool, opaque: *mut c_void) {
+/// Whether a lifecycle event is a start, and what kind of end it is.
+fn meaning(event: c_int, detail: c_int) -> (bool, Option<Ended>) {
+    let migrated =
+        detail as sys::virDomainEventStoppedDetailType == sys::VIR_DOMAIN_EVENT_STOPPED_MIGRATED;
+    match event as sys::virDomainEventType {
+        sys::VIR_DOMAIN_EVENT_STARTED => (true, None),
+        sys::VIR_DOMAIN_EVENT_STOPPED if migrated => (false, Some(Ended::Migrated)),
+        sys::VIR_DOMAIN_EVENT_STOPPED => (false, Some(Ended::Stopped)),
+        _ => (false, None),
+    }
+}
+
+unsafe fn forward(
+    domain: sys::virDomainPtr,
+    started: bool,
+    ended: Option<Ended>,
+    opaque: *mut c_void,
+) {
     let mut uuid = [0 as c_char; sys::VIR_UUID_STRING_BUFLEN as usize];
     // SAFETY: the buffer has the documented size; the call reads the domain object only.
     if unsafe { sys::virDomainGetUUIDString(domain, uuid.as_mut_ptr()) } != 0 {
@@ -130,6 +151,7 @@ unsafe fn forward(domain: sys::virDomainPtr, started: bool, opaque: *mut c_void)
     let _ = to.try_send(DomainEvent {
         uuid: uuid.to_string_lossy().into_owned(),
         started,
+        ended,
     });
 }
 

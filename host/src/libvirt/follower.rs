@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use virt::connect::Connect;
+use virt::domain::DomainStateReason;
 use virt::error::{Error, ErrorNumber};
 use vmkpi::clock::Timestamp;
 use vmkpi::descriptor::METADATA_NAMESPACE;
@@ -16,11 +17,21 @@ use vmkpi::link::url::KPI_PORT;
 
 use super::events::{DomainEvent, Registration};
 use super::{
-    Domain, Domains, LibvirtError, RECONCILE_EVERY, RECONNECT_EVERY, State, connect, is_gone, xml,
+    Domain, Domains, Ended, LibvirtError, RECONCILE_EVERY, RECONNECT_EVERY, State, connect,
+    is_gone, xml,
 };
 
 /// How many events may wait; more are lost, and found by the next reconciliation.
 const MAX_WAITING_EVENTS: usize = 10_000;
+
+/// The most domains that are gone of which it is remembered how they ended.
+const MAX_ENDED: usize = 10_000;
+
+/// Why a domain is paused that is migrated away, or arrives (virDomainPausedReason).
+const TRANSIT: [u32; 2] = [
+    virt_sys::VIR_DOMAIN_PAUSED_MIGRATION,
+    virt_sys::VIR_DOMAIN_PAUSED_STARTING_UP,
+];
 
 /// How often to see whether the connection lives and whether to stop.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -33,6 +44,7 @@ pub(super) fn start(
     let mut follower = Follower {
         uri: uri.to_owned(),
         known: BTreeMap::new(),
+        ended: BTreeMap::new(),
         residences: 0,
         connected: false,
         reconciled: None,
@@ -50,6 +62,7 @@ pub(super) fn start(
 struct Follower {
     uri: String,
     known: BTreeMap<Arc<str>, Arc<Domain>>,
+    ended: BTreeMap<Arc<str>, Ended>,
     residences: u64,
     connected: bool,
     reconciled: Option<Timestamp>,
@@ -114,10 +127,12 @@ impl Follower {
         };
         let mut touched = BTreeMap::new();
         for event in std::iter::once(first).chain(events.try_iter()) {
-            *touched.entry(event.uuid).or_insert(false) |= event.started;
+            let (started, ended) = touched.entry(event.uuid).or_insert((false, None));
+            *started |= event.started;
+            *ended = event.ended.or(*ended);
         }
         let mut changed = false;
-        for (uuid, started) in touched {
+        for (uuid, (started, ended)) in touched {
             let domain = match connection.lookup_domain_by_uuid_string(&uuid) {
                 Ok(domain) => self.describe(&domain, started)?,
                 Err(error) if is_gone(&error) => None,
@@ -125,7 +140,7 @@ impl Follower {
             };
             changed |= match domain {
                 Some(domain) => self.keep(domain),
-                None => self.known.remove(&*uuid).is_some(),
+                None => self.forget(&uuid, ended),
             };
         }
         Ok(changed)
@@ -138,10 +153,35 @@ impl Follower {
                 found.insert(Arc::clone(&domain.uuid), Arc::new(domain));
             }
         }
+        let gone: Vec<_> = self
+            .known
+            .keys()
+            .filter(|uuid| !found.contains_key(*uuid))
+            .cloned()
+            .collect();
+        for uuid in gone {
+            self.forget(&uuid, None);
+        }
         (self.known, self.connected) = (found, true);
         self.reconciled = Some(Timestamp::now());
         self.publish();
         Ok(())
+    }
+
+    /// The domain is gone, perhaps by an event that said how its run ended; whether it was known.
+    fn forget(&mut self, uuid: &str, ended: Option<Ended>) -> bool {
+        let Some((uuid, domain)) = self.known.remove_entry(uuid) else {
+            return false;
+        };
+        if self.ended.len() >= MAX_ENDED {
+            // What was of use has been used: who was told has acted at once.
+            self.ended.clear();
+        }
+        match ended.or(domain.ended) {
+            Some(ended) => self.ended.insert(uuid, ended),
+            None => self.ended.remove(&uuid),
+        };
+        true
     }
 
     fn keep(&mut self, domain: Domain) -> bool {
@@ -158,6 +198,7 @@ impl Follower {
         self.out.send_replace(Arc::new(Domains {
             connected: self.connected,
             by_uuid: self.known.clone(),
+            ended: self.ended.clone(),
             reconciled: self.reconciled,
             connects: self.connects,
             failures: self.failures,
@@ -187,7 +228,7 @@ impl Follower {
     ) -> Result<Domain, LibvirtError> {
         let uuid: Arc<str> = domain.uuid_string()?.into();
         let text = domain.xml_desc(0)?;
-        let state = state(domain)?;
+        let (state, reason) = state(domain)?;
         let (id, xml) = (domain.id(), xml::read(&text, KPI_PORT)?);
         let residence = match self.known.get(&uuid) {
             Some(before) if !started && before.id == id => before.residence,
@@ -205,6 +246,8 @@ impl Follower {
             interfaces: xml.interfaces,
             infos: xml.infos,
             uuid,
+            ended: ended(state, reason),
+            in_transit: state == State::Paused && TRANSIT.contains(&reason),
             state,
             residence,
             id,
@@ -212,9 +255,25 @@ impl Follower {
     }
 }
 
-fn state(domain: &virt::domain::Domain) -> Result<State, Error> {
-    let (state, _reason) = domain.state()?;
-    Ok(State::from_raw(state.to_raw()))
+/// What a domain does, and why: the number means another thing in each state; 0 where it is unknown.
+fn state(domain: &virt::domain::Domain) -> Result<(State, u32), Error> {
+    let (state, reason) = domain.state()?;
+    let reason = match Result::<DomainStateReason, _>::from(reason) {
+        Ok(DomainStateReason::Paused(reason)) => reason.to_raw(),
+        Ok(DomainStateReason::Shutoff(reason)) => reason.to_raw(),
+        _ => 0,
+    };
+    Ok((State::from_raw(state.to_raw()), reason))
+}
+
+/// How the last run of a domain that is off ended (virDomainShutoffReason).
+fn ended(state: State, reason: u32) -> Option<Ended> {
+    match reason {
+        _ if state != State::Off => None,
+        virt_sys::VIR_DOMAIN_SHUTOFF_MIGRATED => Some(Ended::Migrated),
+        virt_sys::VIR_DOMAIN_SHUTOFF_UNKNOWN => None,
+        _ => Some(Ended::Stopped),
+    }
 }
 
 fn metadata(domain: &virt::domain::Domain) -> Result<Option<String>, Error> {

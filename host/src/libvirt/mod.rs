@@ -83,6 +83,15 @@ impl State {
     }
 }
 
+/// How a domain's last run on this host ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// It was shut down, destroyed or saved, or has crashed: it runs nowhere.
+    Stopped,
+    /// It runs on another host.
+    Migrated,
+}
+
 /// A domain as it is now.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Domain {
@@ -94,6 +103,10 @@ pub struct Domain {
     pub state: State,
     /// Another number for each time it was started or came to this host: its counters begin anew.
     pub residence: u64,
+    /// How its last run ended, while it is off and libvirt knows.
+    pub ended: Option<Ended>,
+    /// It is paused as it is migrated: it may never run here, or never again.
+    pub in_transit: bool,
     /// The id libvirt gave this run; `None` when it is off.
     pub id: Option<u32>,
     /// Its generation id, if it has one.
@@ -117,6 +130,8 @@ pub struct Domains {
     pub connected: bool,
     /// The domains by UUID.
     pub by_uuid: BTreeMap<Arc<str>, Arc<Domain>>,
+    /// How the last runs ended of domains that libvirt does not know any more; of the latest of them.
+    pub ended: BTreeMap<Arc<str>, Ended>,
     /// When all of them were last looked at.
     pub reconciled: Option<Timestamp>,
     /// Connections to libvirt that were opened.

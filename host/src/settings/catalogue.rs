@@ -4,6 +4,7 @@ use std::fmt::Display;
 use std::path::Path;
 use std::time::Duration;
 
+use vmkpi::directory::{MAX_LEASE_SECONDS, MIN_LEASE_SECONDS};
 use vmkpi::settings::units::{number, path};
 use vmkpi::settings::{Catalogue, Kind, Setting};
 
@@ -158,6 +159,19 @@ static SETTINGS: &[Setting<Settings>] = &[
         set: |s, text| path(text).map(|p| s.sign_key_file = Some(p)),
         get: |s| shown(s.sign_key_file.as_deref()),
         sample: "\"/etc/vmkpi/site-signing.key.pem\"",
+    },
+    Setting {
+        key: "directory.lease",
+        flag: "directory.lease",
+        value: "SECONDS",
+        help: "How long a VM's entry in the Directory lasts without being renewed, 3 to 3600; it is renewed each third of that",
+        kind: Kind::Integer,
+        reloads: false,
+        set: |s, text| {
+            number(text, MIN_LEASE_SECONDS, MAX_LEASE_SECONDS).map(|n| s.lease_seconds = n)
+        },
+        get: |s| Some(s.lease_seconds.to_string()),
+        sample: "",
     },
     Setting {
         key: "web.listen_address",

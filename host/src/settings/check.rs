@@ -60,6 +60,7 @@ fn config(settings: &Settings, broker: Broker, signer: Option<Arc<SigningKey>>) 
         outbox_bytes: settings.outbox_bytes,
         poll_interval: settings.poll_interval,
         signer,
+        lease_seconds: settings.lease_seconds,
     }
 }
 

@@ -58,6 +58,8 @@ fn report() -> Report {
         messages_acknowledged: 9,
         acknowledged_time: Some(1_795_194_000.75),
         confirmed_time: Some(1_795_194_000.875),
+        leases: [7, 1, 2],
+        leased_time: Some(1_795_194_000.625),
         in_flight: 1,
         suppressed: 3,
         when_errors: 2,
@@ -96,6 +98,7 @@ fn snapshot() -> Snapshot {
     Snapshot {
         domains: Arc::new(Domains {
             connected: true,
+            ended: std::collections::BTreeMap::new(),
             by_uuid: [(Arc::clone(&uuid), Arc::new(domain))].into(),
             reconciled: Some(time),
             connects: 1,

@@ -9,6 +9,7 @@
 //! Back-pressure: while a producer has too much unacknowledged, its input is not read.
 
 mod lanes;
+mod leasing;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -27,6 +28,7 @@ use vmkpi::position::Nonce;
 
 use super::ages::Ages;
 use super::envelope::Envelopes;
+use super::lease::Leaseholder;
 use super::report::Report;
 use super::{Shared, Spec};
 use crate::confirm::{Ear, Word};
@@ -85,12 +87,16 @@ struct Actor {
     past: Report,
     ages: Ages,
     envelopes: Envelopes,
+    /// The VM's entry in the Directory, and what its messages carry.
+    leaseholder: Leaseholder,
+    lease_lane: u64,
 }
 
 impl Actor {
     fn new(mut follow: watch::Receiver<Spec>, shared: Shared, asked: mpsc::Receiver<Ask>) -> Self {
         let spec = follow.borrow_and_update().clone();
         let signer = shared.signer.clone();
+        let (lease_seconds, lease_lane) = (shared.lease_seconds, shared.outbox.next_lane());
         let mut actor = Self {
             link: Client::new(shared.limits),
             asked,
@@ -114,7 +120,9 @@ impl Actor {
             deferred: VecDeque::new(),
             past: Report::default(),
             ages: Ages::default(),
-            envelopes: Envelopes::new(signer),
+            envelopes: Envelopes::new(signer.clone()),
+            leaseholder: Leaseholder::new(signer, lease_seconds),
+            lease_lane,
             spec,
         };
         actor.reside();
@@ -130,6 +138,8 @@ impl Actor {
         let mut tick = interval_at(Instant::now() + TICK.mul_f64(self.phase), TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let jobs = self.shared.publisher.jobs.clone();
+        // Before any message of the VM: who looks it up misses none.
+        self.lease();
         loop {
             self.pump();
             if self.is_over() {
@@ -188,6 +198,7 @@ impl Actor {
         }
         self.reside();
         self.aim();
+        self.lease();
         if self.spec.leaving {
             // What the KPI producer still wants is the next host's: the guest keeps it.
             self.forget_messages(self.kpi_lane);
@@ -364,6 +375,10 @@ impl Actor {
     }
 
     fn on_reply(&mut self, reply: Reply) {
+        if reply.lane == self.lease_lane {
+            let taken = matches!(reply.outcome, Outcome::Acknowledged);
+            return self.leased(reply.token, taken);
+        }
         let now_ms = self.now_ms();
         if !matches!(reply.outcome, Outcome::Deferred(_)) {
             self.ages.settled(reply.lane, reply.token);
@@ -409,6 +424,7 @@ impl Actor {
             self.outbox
                 .extend(self.deferred.pop_front().map(|(_, job)| job));
         }
+        self.lease();
         self.report();
     }
 
@@ -454,6 +470,10 @@ impl Actor {
         report.count(self.kpi.counters());
         report.in_flight = self.kpi.outstanding();
         report.clock_skew_ms = self.kpi.clock_skew_ms();
+        (report.leases, report.leased_time) = (
+            self.leaseholder.counts,
+            self.leaseholder.taken.map(Timestamp::as_seconds_f64),
+        );
         report.sealed = self.envelopes.sealed;
         report.seal_failures = self.envelopes.failures;
         report.guest_rows += self.kpi.counters().rows;

@@ -4,6 +4,7 @@
 mod actor;
 mod ages;
 mod envelope;
+mod lease;
 mod report;
 
 use std::collections::HashMap;
@@ -15,12 +16,13 @@ use tokio::task::JoinHandle;
 use vmkpi::descriptor::Descriptor;
 
 use crate::confirm::Confirmations;
-use crate::libvirt::{Domain, Sampling};
+use crate::libvirt::{Domain, Ended, Sampling};
 use crate::link::{Endpoint, HistoryClient, Limits};
 use crate::outbox::{Left, Outbox};
 use vmkpi::broker::publisher::Publisher;
 
 pub use envelope::Signer;
+pub use lease::BECAME;
 pub use report::{KpiColumn, KpiRow, MAX_KPI_SERIES, Report};
 
 /// What a VM is, as the daemon knows it now.
@@ -34,6 +36,8 @@ pub struct Spec {
     pub link: Option<Endpoint>,
     /// The VM has left this host, or its descriptor was withdrawn: finish what is under way.
     pub leaving: bool,
+    /// Of one that is leaving: how its run on this host ended, if that is known.
+    pub ended: Option<Ended>,
 }
 
 /// The last report of each VM, by UUID.
@@ -80,6 +84,8 @@ pub struct Shared {
     pub poll_interval: Option<Duration>,
     /// The site's key, which may be replaced.
     pub signer: Signer,
+    /// How long a VM's entry in the Directory lasts, in seconds.
+    pub lease_seconds: u64,
 }
 
 /// A running VM.

@@ -89,6 +89,10 @@ pub struct Report {
     pub acknowledged_time: Option<f64>,
     /// When a named Consumer last confirmed anything, in seconds since 1970.
     pub confirmed_time: Option<f64>,
+    /// Entries in the Directory by what became of them, in the order of [`super::lease::BECAME`].
+    pub leases: [u64; 3],
+    /// When the broker last took one, in seconds since 1970.
+    pub leased_time: Option<f64>,
     /// Messages that can never be delivered.
     pub messages_refused: u64,
     /// Messages on their way.

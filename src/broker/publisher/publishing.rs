@@ -286,7 +286,10 @@ impl Publishing {
                 if self.denied.is_over(&job.topic) {
                     tracing::info!(topic = %job.topic, "the broker takes messages on this topic again");
                 }
-                self.recent.add(Instant::now(), serial, job.clone());
+                // A lease is said anew after each connection; an old one is not worth repeating.
+                if !job.retain {
+                    self.recent.add(Instant::now(), serial, job.clone());
+                }
                 reply(job, |_| Outcome::Acknowledged);
             }
             PubAckReason::TopicNameInvalid | PubAckReason::PayloadFormatInvalid => {

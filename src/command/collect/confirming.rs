@@ -21,7 +21,7 @@ const LEAP_US: u64 = 10_000_000;
 #[derive(Debug)]
 pub struct Confirmer {
     name: Label,
-    key: SigningKey,
+    key: Arc<SigningKey>,
     issued: Arc<AtomicU64>,
     waiting: BTreeMap<Instance, Stand>,
 }
@@ -41,7 +41,7 @@ impl fmt::Display for Confirmer {
 impl Confirmer {
     /// A named Consumer. Numbers go on from `issued`, as the database has it, and are never lower than the clock:
     /// so they grow also where the database is an older one.
-    pub fn new(name: Label, key: SigningKey, issued: u64) -> Self {
+    pub fn new(name: Label, key: Arc<SigningKey>, issued: u64) -> Self {
         let next = (issued + LEAP_US).max(Timestamp::now().as_micros().unsigned_abs());
         Self {
             name,

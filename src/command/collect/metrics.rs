@@ -30,6 +30,7 @@ pub struct Shared {
     /// Those that could not be queued: what they said is said again.
     pub unsaid: AtomicU64,
     intake: Mutex<BTreeMap<(&'static str, &'static str), u64>>,
+    entries: Mutex<BTreeMap<&'static str, u64>>,
 }
 
 impl Shared {
@@ -43,6 +44,7 @@ impl Shared {
             confirmations: AtomicU64::new(0),
             unsaid: AtomicU64::new(0),
             intake: Mutex::default(),
+            entries: Mutex::default(),
         }
     }
 
@@ -53,10 +55,21 @@ impl Shared {
         }
     }
 
+    /// What the Directory says, to be written down.
+    pub fn leases(&self) -> &super::leases::Leases {
+        &self.writer.leases
+    }
+
     /// Takes over what the intake has counted.
     pub fn note_intake(&self, counts: impl Iterator<Item = (&'static str, &'static str, u64)>) {
         let mut intake = self.intake.lock().unwrap_or_else(PoisonError::into_inner);
         intake.extend(counts.map(|(done, why, count)| ((done, why), count)));
+    }
+
+    /// Takes over how many entries of the Directory did not count.
+    pub fn note_entries(&self, refused: impl Iterator<Item = (&'static str, u64)>) {
+        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        entries.extend(refused);
     }
 
     /// Whether what comes is kept.
@@ -68,6 +81,7 @@ impl Shared {
     pub fn page(&self, vms: &[Vm]) -> String {
         let mut page = Page::new("vmkpi_collect_");
         self.add_connection(&mut page);
+        self.add_entries(&mut page);
         self.add_messages(&mut page);
         self.add_database(&mut page);
         add_vms(&mut page, vms);
@@ -111,6 +125,19 @@ impl Shared {
         for ((done, why), count) in intake.iter() {
             let labels = [("what", *done), ("reason", *why)];
             page.line("messages_irregular_total", &labels, *count as f64);
+        }
+    }
+
+    fn add_entries(&self, page: &mut Page) {
+        let help = "Entries of the Directory that did not count, by reason.";
+        page.head("directory_refused_total", help, "counter");
+        let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        for (why, count) in entries.iter() {
+            page.line(
+                "directory_refused_total",
+                &[("reason", *why)],
+                *count as f64,
+            );
         }
     }
 
@@ -216,7 +243,7 @@ fn add_vms(page: &mut Page, vms: &[Vm]) {
         ),
         (
             "producer_silent",
-            "Whether nothing has come of the VM for three minutes: its Producer is dead or cut off.",
+            "Whether nothing has come of the VM for three minutes, whatever its lease says.",
             |vm| f64::from(vm.silent),
         ),
         (
@@ -225,6 +252,30 @@ fn add_vms(page: &mut Page, vms: &[Vm]) {
             |vm| vm.missing as f64,
         ),
     ];
+    let help = "Whether the VM's lease in the Directory has expired: its Producer is dead or cut off. Absent of a VM that never had one.";
+    page.head("producer_lease_expired", help, "gauge");
+    for vm in shown {
+        if let Some(lease) = &vm.lease {
+            let labels = [("site", &*vm.site), ("vm", &*vm.vm)];
+            page.line(
+                "producer_lease_expired",
+                &labels,
+                f64::from(lease == "expired"),
+            );
+        }
+    }
+    let help = "When the VM's lease in the Directory ends or ended, by the clock of who said it.";
+    page.head("producer_lease_expires_timestamp_seconds", help, "gauge");
+    for vm in shown {
+        if let Some(expires) = vm.lease_expires {
+            let labels = [("site", &*vm.site), ("vm", &*vm.vm)];
+            page.line(
+                "producer_lease_expires_timestamp_seconds",
+                &labels,
+                expires.as_seconds_f64(),
+            );
+        }
+    }
     for (name, help, value) in series {
         page.head(name, help, "gauge");
         for vm in shown {

@@ -95,7 +95,10 @@ impl Page {
 
 /// Columns that are times.
 fn is_time(name: &str) -> bool {
-    matches!(name, "time" | "heard" | "window_from" | "window_to")
+    matches!(
+        name,
+        "time" | "heard" | "window_from" | "window_to" | "lease_expires"
+    )
 }
 
 /// Columns that hold JSON.

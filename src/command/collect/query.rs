@@ -46,7 +46,7 @@ pub const VIEWS: [View; 9] = [
     },
     View {
         name: "vms",
-        select: "site, vm, points, instances, heard, missing",
+        select: "site, vm, points, instances, heard, missing, lease, lease_expires",
         from: "vms",
         filters: &["site", "vm"],
         time: None,

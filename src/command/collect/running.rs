@@ -12,6 +12,8 @@ use tokio::time::{MissedTickBehavior, interval};
 use vmkpi::broker::Broker;
 use vmkpi::broker::subscription::{Session, Step, Subscription};
 use vmkpi::clock::Timestamp;
+use vmkpi::directory::registrar::Message;
+use vmkpi::directory::{DEFAULT_LEASE_SECONDS, Heard, Registrar, Role};
 use vmkpi::message::data_filter;
 
 use super::Plan;
@@ -22,6 +24,8 @@ use super::keys::{self, Keys};
 use super::metrics::Shared;
 use super::writer::{Said, Writer};
 use crate::command::database::{Database, number};
+use crate::command::directory::producers;
+use crate::command::directory::reader::Reader;
 use crate::command::print::Console;
 use crate::command::stop::Stop;
 use crate::command::watch::denied;
@@ -42,6 +46,14 @@ pub(super) async fn run(plan: Plan, console: &mut Console, stop: &mut Stop) -> a
         restored: plan.restored,
     };
     let last = number(&database.connection, "issued").context(plan.db.display().to_string())?;
+    let registrar = plan.named.as_ref().map(|(name, key)| {
+        let (name, key) = (name.clone(), Arc::clone(key));
+        let lease = DEFAULT_LEASE_SECONDS;
+        // Everything is taken: of the site that is named, or of each that is heard of.
+        let mut registrar = Registrar::new(name, Role::Collect, Vec::new(), key, lease);
+        plan.site.iter().for_each(|site| registrar.join(site));
+        registrar
+    });
     let confirmer = plan
         .named
         .map(|(name, key)| Confirmer::new(name, key, last));
@@ -51,8 +63,9 @@ pub(super) async fn run(plan: Plan, console: &mut Console, stop: &mut Stop) -> a
     let (said, hears) = mpsc::unbounded_channel();
     let keeper = Keeper::new(database.connection, rules).context(plan.db.display().to_string())?;
     let writer = Writer::start(keeper, plan.limits, issued, said)?;
-    let filter = data_filter(plan.site.as_ref(), None);
-    let subscription = Subscription::start(plan.broker.clone(), session, [filter].into())?;
+    let site = plan.site.as_ref();
+    let filters = [data_filter(site, None), producers(site, None)];
+    let subscription = Subscription::start(plan.broker.clone(), session, filters.into())?;
     let shared = Arc::new(Shared::new(Arc::clone(&writer.status)));
     let serving = match plan.listen {
         Some(address) => Some(api::start(address, &plan.db, Arc::clone(&shared), console).await?),
@@ -62,6 +75,8 @@ pub(super) async fn run(plan: Plan, console: &mut Console, stop: &mut Stop) -> a
     let trust = keys.take();
     let mut collect = Collect {
         broker: plan.broker,
+        reader: Reader::new(&trust),
+        registrar,
         intake: Intake::new(None, trust),
         keys,
         writer,
@@ -76,6 +91,7 @@ pub(super) async fn run(plan: Plan, console: &mut Console, stop: &mut Stop) -> a
         serving.abort();
     }
     collect.intake.report(console);
+    collect.reader.report(console);
     collect.writer.end();
     drop(database.lock);
     result
@@ -83,6 +99,10 @@ pub(super) async fn run(plan: Plan, console: &mut Console, stop: &mut Stop) -> a
 
 struct Collect {
     broker: Broker,
+    /// Who delivers.
+    reader: Reader,
+    /// How we are found, if we have a name.
+    registrar: Option<Registrar>,
     intake: Intake,
     keys: Keys,
     writer: Writer,
@@ -120,11 +140,15 @@ impl Collect {
             tokio::select! {
                 () = stop.wait() => break Ok(()),
                 _ = look.tick() => self.keys.begin(),
-                Some(trust) = self.keys.read_again(console) => self.intake.believe(trust),
+                Some(trust) = self.keys.read_again(console) => {
+                    self.reader.believe(&trust);
+                    self.intake.believe(trust);
+                }
                 Some(said) = hears.recv() => self.hear(said, console),
                 _ = gather.tick() => {
                     self.shared.note_intake(self.intake.counts());
                     self.confirm(&subscription);
+                    self.register(&subscription);
                 }
                 step = subscription.step() => {
                     let step = step.context("the subscription has ended")?;
@@ -135,20 +159,33 @@ impl Collect {
             }
         };
         self.confirm(&subscription);
+        if let Some(registrar) = &mut self.registrar {
+            say(registrar.farewell(Timestamp::now()), &subscription);
+        }
         subscription.end().await;
         result
     }
 
     async fn take(&mut self, step: Step, console: &mut Console) -> anyhow::Result<()> {
         match step {
+            Step::Message(publish) if Reader::is_entry(&publish) => {
+                self.take_entry(&publish, console);
+            }
             Step::Message(publish) => self.take_message(&publish, console).await,
             Step::Listening => {
                 let was = self.shared.connected.swap(true, Relaxed);
                 self.ever = true;
+                if let Some(registrar) = &mut self.registrar {
+                    registrar.again();
+                }
                 if self.trouble.take().is_some() || !was {
                     console.say(&format!("connected to {}", self.broker));
                 }
             }
+            Step::Denied(filter) if Reader::is_filter(&filter) => console.say(&format!(
+                "{}: the broker does not let us read {filter}: whose lease expires is not known",
+                self.broker
+            )),
             Step::Denied(filter) => return Err(denied(&self.broker, &filter)),
             Step::Notice(text) => console.say(&format!("{}: {text}", self.broker)),
             Step::Lost(reason) => {
@@ -173,6 +210,9 @@ impl Collect {
     async fn take_message(&mut self, publish: &Publish, console: &mut Console) {
         let read = self.intake.read(publish, console);
         let Some(event) = read else { return };
+        if let Some(registrar) = &mut self.registrar {
+            registrar.join(&event.site);
+        }
         let bytes = publish.payload.len();
         let room = match self.confirmer {
             // What finds no room is asked for again; the broker must not wait for a full disk.
@@ -182,6 +222,29 @@ impl Collect {
         };
         if !room.is_some_and(|room| self.writer.put(event, room)) {
             self.shared.dropped.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// Who delivers has changed: it is written down, and we are found at its site from now on.
+    fn take_entry(&mut self, publish: &Publish, console: &mut Console) {
+        let Some((topic, heard)) = self.reader.take(publish, Timestamp::now(), console) else {
+            return;
+        };
+        let lease = self.reader.directory.lease(&topic);
+        if let Some(lease) = lease.filter(|_| heard != Heard::Repeated) {
+            let left = heard == Heard::Left || lease.term.is_farewell();
+            self.shared.leases().note(lease, left);
+            if let Some(registrar) = &mut self.registrar {
+                registrar.join(&lease.subject.site);
+            }
+        }
+    }
+
+    /// Says that we are here, where that is to be said again.
+    fn register(&mut self, subscription: &Subscription) {
+        self.shared.note_entries(self.reader.directory.refused());
+        if let Some(registrar) = &mut self.registrar {
+            say(registrar.due(Timestamp::now()), subscription);
         }
     }
 
@@ -210,5 +273,12 @@ impl Collect {
             };
             count.fetch_add(1, Relaxed);
         }
+    }
+}
+
+/// Publishes entries of our own. One that cannot be queued expires, and is said again with the next connection.
+fn say(messages: Vec<Message>, subscription: &Subscription) {
+    for (topic, payload) in messages {
+        subscription.publish_retained(&topic, payload);
     }
 }

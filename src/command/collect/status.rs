@@ -64,6 +64,10 @@ pub struct Vm {
     pub heard: Timestamp,
     /// Whether that is longer ago than a Producer is silent.
     pub silent: bool,
+    /// What its lease in the Directory is: live, expired, left; it may never have had one.
+    pub lease: Option<String>,
+    /// When that ends or ended, by the clock of who said it.
+    pub lease_expires: Option<Timestamp>,
     /// Instances with rows that have not come.
     pub missing: u64,
 }
@@ -136,7 +140,8 @@ pub fn summary(connection: &Connection, now: Timestamp) -> rusqlite::Result<Summ
 /// # Errors
 /// SQLite says so.
 pub fn vms(connection: &Connection, now: Timestamp) -> rusqlite::Result<Vec<Vm>> {
-    let sql = "SELECT site, vm, points, heard, missing FROM vms ORDER BY site, vm";
+    let sql =
+        "SELECT site, vm, points, heard, missing, lease, lease_expires FROM vms ORDER BY site, vm";
     let mut statement = connection.prepare(sql)?;
     let vms = statement.query_map([], |row| {
         let heard = Timestamp::from_micros(row.get(3)?);
@@ -147,6 +152,8 @@ pub fn vms(connection: &Connection, now: Timestamp) -> rusqlite::Result<Vec<Vm>>
             heard,
             silent: is_silent(heard, now),
             missing: row.get(4)?,
+            lease: row.get(5)?,
+            lease_expires: row.get::<_, Option<i64>>(6)?.map(Timestamp::from_micros),
         })
     })?;
     vms.collect()
@@ -190,11 +197,7 @@ fn table(summary: &Summary, now: Timestamp) -> Vec<String> {
     lines.push(row(head.map(String::from)));
     for vm in &summary.vms {
         let seconds = now.as_seconds_f64() - vm.heard.as_seconds_f64();
-        let state = match (vm.silent, vm.missing) {
-            (true, _) => "silent: its Producer is dead or cut off".to_owned(),
-            (false, 0) => "complete".to_owned(),
-            (false, missing) => format!("rows missing in {missing} instances"),
-        };
+        let state = state(vm, now);
         let heard = format!("{} ago", age(seconds));
         lines.push(row([
             vm.site.clone(),
@@ -226,6 +229,27 @@ fn table(summary: &Summary, now: Timestamp) -> Vec<String> {
     lines
 }
 
+/// How a VM is: a lease that has expired says more than silence does, and sooner.
+fn state(vm: &Vm, now: Timestamp) -> String {
+    let expired = || {
+        let expires = vm.lease_expires.unwrap_or_default().as_seconds_f64();
+        age(now.as_seconds_f64() - expires)
+    };
+    match (vm.lease.as_deref(), vm.silent, vm.missing) {
+        (Some("expired"), ..) => {
+            format!(
+                "lease expired {} ago: its Producer is dead or cut off",
+                expired()
+            )
+        }
+        (Some("left"), ..) => "left the Directory: it has stopped".to_owned(),
+        (Some(_), true, _) => "silent, with a live lease: its messages do not come".to_owned(),
+        (None, true, _) => "silent: its Producer is dead or cut off".to_owned(),
+        (_, false, 0) => "complete".to_owned(),
+        (_, false, missing) => format!("rows missing in {missing} instances"),
+    }
+}
+
 fn row([site, vm, points, heard, state]: [String; 5]) -> String {
     let cells = [
         fit(&site, 16),
@@ -240,6 +264,31 @@ fn row([site, vm, points, heard, state]: [String; 5]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_expired_lease_is_told_from_silence() {
+        let now = Timestamp::from_micros(1000 * 1_000_000);
+        let shown = |lease: Option<&str>, silent| {
+            let vm = Vm {
+                site: "acme".into(),
+                vm: "shop".into(),
+                points: 1,
+                heard: now,
+                silent,
+                lease: lease.map(Into::into),
+                lease_expires: lease.map(|_| Timestamp::from_micros(940 * 1_000_000)),
+                missing: 0,
+            };
+            state(&vm, now)
+        };
+        assert!(shown(Some("expired"), false).starts_with("lease expired 1.0 min ago"));
+        assert!(shown(Some("expired"), true).starts_with("lease expired"));
+        assert!(shown(Some("live"), true).starts_with("silent, with a live lease"));
+        assert!(shown(None, true).starts_with("silent: "));
+        assert!(shown(Some("left"), true).starts_with("left"));
+        assert_eq!(shown(Some("live"), false), "complete");
+        assert_eq!(shown(None, false), "complete");
+    }
 
     #[test]
     fn a_producer_that_missed_three_heartbeats_is_silent() {

@@ -16,6 +16,7 @@ use vmkpi::message::Event;
 
 use super::keeper::Keeper;
 use super::kept::{Counts, Kept};
+use super::leases::Leases;
 use super::retention::{Limits, TABLES, Taken, ids, step, used_bytes};
 
 /// Messages that wait to be kept, in KiB as they came; the same again may be in the batch under way.
@@ -49,6 +50,8 @@ pub struct Status {
     pub bytes: AtomicU64,
     /// Rows of each of [`TABLES`] that are there.
     pub rows: [AtomicU64; TABLES.len()],
+    /// What the Directory says, to be written down.
+    pub leases: Leases,
 }
 
 impl Status {
@@ -234,6 +237,13 @@ impl Desk {
     fn look_after(&mut self) {
         if self.looked.is_some_and(|at| at.elapsed() < LOOK) {
             return;
+        }
+        let written = self
+            .status
+            .leases
+            .write(self.keeper.connection(), Timestamp::now());
+        if let Err(error) = written {
+            self.fail(&error);
         }
         match step(self.keeper.connection(), &self.limits, Timestamp::now()) {
             Ok(taken) if taken.all() > 0 => self.totals(|(_, all)| all.add(&taken)),

@@ -187,7 +187,7 @@ mod tests {
     use vmkpi::topic::Direction::{Down, Up};
 
     fn sites() -> Sites {
-        Sites::new(vec!["acme".parse().unwrap(), "b/c".parse().unwrap()])
+        Sites::new(vec!["acme".parse().unwrap(), "b+c".parse().unwrap()])
     }
 
     fn judged(topic: &str, direction: Direction) -> Result<Branch, Refusal> {
@@ -200,7 +200,7 @@ mod tests {
     fn each_branch_crosses_one_way_and_only_of_our_sites() {
         for branch in Branch::ALL {
             let vm = "vm".parse().unwrap();
-            let ours = branch.topic(&"b/c".parse().unwrap(), &[&vm]);
+            let ours = branch.topic(&"b+c".parse().unwrap(), &[&vm]);
             let (way, back) = match branch.direction() {
                 Up => (Up, Down),
                 Down => (Down, Up),
@@ -278,7 +278,7 @@ mod tests {
     fn filters_are_of_one_direction_and_every_site() {
         let up = sites().filters(Up);
         assert_eq!(up.len(), 6);
-        assert!(up.contains("vmkpi/v1/b%2Fc/directory/producer/#"), "{up:?}");
+        assert!(up.contains("vmkpi/v1/b%2Bc/directory/producer/#"), "{up:?}");
         assert!(up.is_disjoint(&sites().filters(Down)));
     }
 

@@ -19,12 +19,15 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use vmkpi::broker::Broker;
-use vmkpi::broker::publisher::{Job, Outcome, Publisher, Reply};
+use vmkpi::broker::publisher::{Job, Outcome, Publisher, Reply, lease_properties};
 use vmkpi::broker::subscription::{
     MAX_UNACKNOWLEDGED, Manner, Receipt, Session, Step, Subscription,
 };
 use vmkpi::clock::Timestamp;
 use vmkpi::delivery::producer::Token;
+use vmkpi::directory::{DEFAULT_LEASE_SECONDS, Registrar, Role, Take, registrar};
+use vmkpi::name::Label;
+use vmkpi::sign::SigningKey;
 use vmkpi::topic::{Branch, Direction};
 
 use super::Plan;
@@ -56,8 +59,9 @@ const FAREWELL: Duration = Duration::from_secs(2);
 /// # Errors
 /// The state cannot be used, or nobody can listen there.
 pub(super) async fn run(plan: Plan, stop: &mut Stop) -> anyhow::Result<()> {
-    let (mut relay, lock) = Relay::start(&plan)?;
-    let serving = match plan.listen {
+    let listen = plan.listen;
+    let (mut relay, lock) = Relay::start(plan)?;
+    let serving = match listen {
         Some(address) => Some(super::api::start(address, Arc::clone(&relay.shared)).await?),
         None => None,
     };
@@ -155,11 +159,13 @@ struct Relay {
     down: usize,
     /// Forwarded lately: up, and down.
     lately: [Forwarded; 2],
+    /// Who registers as a Consumer at the broker nearer to the VMs.
+    registrar: Option<Registrar>,
     ticks: u64,
 }
 
 impl Relay {
-    fn start(plan: &Plan) -> anyhow::Result<(Self, std::fs::File)> {
+    fn start(plan: Plan) -> anyhow::Result<(Self, std::fs::File)> {
         let file = spool::file(&plan.state);
         let place = || file.display().to_string();
         let database = Database::open(&file, &SCHEMA)?;
@@ -202,6 +208,7 @@ impl Relay {
             latest: Latest::default(),
             down: 0,
             lately: <[Forwarded; 2]>::default(),
+            registrar: plan.named.map(|named| register(named, &plan.sites)),
             ticks: 0,
         };
         relay.say_who(&plan.state);
@@ -263,6 +270,9 @@ impl Relay {
     /// What the broker nearer to the VMs says.
     fn take_from(&mut self, step: Step) {
         let Step::Message(publish) = step else {
+            if let (Step::Listening, Some(registrar)) = (&step, &mut self.registrar) {
+                registrar.again();
+            }
             self.from.note(step);
             self.shared.up.listening.store(self.from.listening, Relaxed);
             return;
@@ -435,6 +445,12 @@ impl Relay {
 
     fn look(&mut self) {
         self.ticks += 1;
+        if let Some(registrar) = &mut self.registrar {
+            let due = registrar.due(Timestamp::now());
+            for message in due {
+                self.latest.add(lease_of(message));
+            }
+        }
         // Where reading has failed it is tried again.
         self.sending.news();
         let waiting = (self.latest.len() + self.down) as u64;
@@ -477,6 +493,15 @@ impl Relay {
             }
         };
         let _ = timeout(FAREWELL, arrive).await;
+        let farewell = self
+            .registrar
+            .as_mut()
+            .map(|r| r.farewell(Timestamp::now()));
+        for message in farewell.into_iter().flatten() {
+            let job = job_of(lease_of(message), self.from.reply.clone());
+            // One that finds no room ends by itself.
+            let _ = self.from.publisher.jobs.try_send(job);
+        }
         self.write_vms();
         self.keeper.end();
         tokio::join!(self.from.end(), self.to.end());
@@ -490,6 +515,27 @@ fn message_of(passed: Passed, publish: Publish) -> Message {
         payload: publish.payload,
         retain: publish.retain,
         properties: hops::encode(&hops::forwarded(properties, passed.hops)),
+    }
+}
+
+/// Who takes everything of these sites, to hand it on.
+fn register((name, key): (Label, SigningKey), sites: &Sites) -> Registrar {
+    let (key, all) = (Arc::new(key), vec![Take::default()]);
+    let mut registrar = Registrar::new(name, Role::Relay, all, key, DEFAULT_LEASE_SECONDS);
+    for site in sites.names() {
+        registrar.join(site);
+    }
+    registrar
+}
+
+/// A lease of our own, on its way to the broker nearer to the VMs.
+fn lease_of((topic, payload): registrar::Message) -> Word {
+    Word {
+        branch: Branch::Consumers,
+        topic,
+        payload: payload.into(),
+        retain: true,
+        properties: lease_properties(),
     }
 }
 

@@ -24,6 +24,7 @@ fn spec(genid: &str) -> Spec {
         descriptor: Arc::new(Descriptor::parse(text, Spelling::Toml, &no_files).unwrap()),
         link: None,
         leaving: false,
+        ended: None,
     }
 }
 
@@ -42,6 +43,7 @@ fn actor(dir: &std::path::Path) -> (Actor, watch::Sender<Spec>) {
         limits: crate::link::Limits::default(),
         poll_interval: None,
         signer: watch::channel(None).1,
+        lease_seconds: 60,
     };
     let (tell, follow) = watch::channel(spec("before"));
     (Actor::new(follow, shared, mpsc::channel(1).1), tell)
