@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | [`access`] | which broker, and how to be let in |
 //! | [`watch`] | subscribes and shows what arrives, each row once |
+//! | [`query`] | asks a VM for rows of an earlier time |
 //! | [`collect`] | keeps what arrives, durably, and confirms it |
 //! | [`relay`] | forwards between two sites' brokers |
 //! | [`database`] | SQLite files of commands that keep something |
@@ -30,6 +31,7 @@ mod envelope;
 mod folder;
 mod key;
 mod print;
+mod query;
 mod relay;
 mod series;
 mod stop;
@@ -68,6 +70,8 @@ enum Command {
     Watch(Box<watch::Args>),
     /// Keep everything that arrives at a primary site, durably, and confirm it.
     Collect(Box<collect::Args>),
+    /// Ask a VM for rows of an earlier time, from its guest's store.
+    Query(Box<query::Args>),
     /// Forward between two sites' brokers, one way per branch.
     Relay(Box<relay::Args>),
     /// Find who delivers and who takes: VMs and their data points, and Consumers.
@@ -128,6 +132,7 @@ pub fn run() -> ExitCode {
     let outcome = match cli.command {
         Command::Watch(args) => watch::run(*args, &mut console),
         Command::Collect(args) => collect::run(*args, &mut console),
+        Command::Query(args) => query::run(*args, &mut console),
         Command::Relay(args) => relay::run(*args, &mut console),
         Command::Directory(args) => directory::run(*args, &mut console),
         Command::Broker(args) => broker::run(&args, &mut console),

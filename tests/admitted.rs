@@ -81,7 +81,7 @@ impl Admitted {
         arguments.extend([
             format!("--server={SERVER}"),
             format!("--listen={address}"),
-            format!("--tls={}", place.display()),
+            format!("--etc={}", place.display()),
             format!("--dir={}", place.display()),
             format!("--state={}", state.display()),
         ]);

@@ -2,6 +2,8 @@
 
 #[path = "e2e/admitted.rs"]
 mod admitted;
+#[path = "e2e/betrayed.rs"]
+mod betrayed;
 #[path = "e2e/broker.rs"]
 mod broker;
 #[path = "e2e/cli.rs"]
@@ -16,6 +18,8 @@ mod directory;
 mod exported;
 #[path = "e2e/faults.rs"]
 mod faults;
+#[path = "e2e/forged.rs"]
+mod forged;
 #[path = "e2e/joined.rs"]
 mod joined;
 #[path = "e2e/kept.rs"]
@@ -26,6 +30,8 @@ mod keys;
 mod partition;
 #[path = "e2e/published.rs"]
 mod published;
+#[path = "e2e/queried.rs"]
+mod queried;
 #[path = "e2e/relayed.rs"]
 mod relayed;
 #[path = "e2e/replaced.rs"]
@@ -38,5 +44,7 @@ mod secured;
 mod soak;
 #[path = "e2e/thief.rs"]
 mod thief;
+#[path = "e2e/tree.rs"]
+mod tree;
 #[path = "e2e/vouched.rs"]
 mod vouched;

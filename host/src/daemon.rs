@@ -24,7 +24,7 @@ use vmkpi::descriptor::{Descriptor, Spelling};
 use vmkpi::link::LinkUrl;
 use vmkpi::sign::SigningKey;
 
-use crate::confirm::Confirmations;
+use crate::consumers::Consumers;
 use crate::descriptors::{Descriptors, named, read_file};
 use crate::libvirt::{Domain, Domains, Ended, Libvirt};
 use crate::link::Limits;
@@ -109,14 +109,14 @@ pub async fn serve(
         .with_context(|| format!("listening on {}", config.listen))?;
     let libvirt = Libvirt::start(&config.libvirt_uri)?;
     let (publisher, publishing) = Publisher::start(config.broker.clone());
-    let (confirmations, hearing) = Confirmations::start(config.broker.clone());
+    let (consumers, hearing) = Consumers::start(config.broker.clone(), &config.state);
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"), libvirt = %config.libvirt_uri, broker = %config.broker,
         metrics = %listener.local_addr()?, "vmkpi-host started"
     );
     let uptime = Uptime::new(&config, listener.local_addr()?);
     let state = config.state.clone();
-    let mut daemon = Daemon::new(config, libvirt, (publisher, confirmations), outbox, uptime);
+    let mut daemon = Daemon::new(config, libvirt, (publisher, consumers), outbox, uptime);
     for stream in left {
         let uuid = Arc::from(&*stream.0.uuid);
         daemon.left.entry(uuid).or_default().push(stream);
@@ -162,7 +162,7 @@ impl Daemon {
     fn new(
         config: Config,
         libvirt: Libvirt,
-        (publisher, confirmations): (Publisher, Confirmations),
+        (publisher, consumers): (Publisher, Consumers),
         outbox: Outbox,
         uptime: Uptime,
     ) -> Self {
@@ -174,7 +174,7 @@ impl Daemon {
             shared: Shared {
                 sampling: libvirt.sampling.clone(),
                 publisher,
-                confirmations,
+                consumers,
                 reports: Reports::default(),
                 outbox,
                 limits: config.limits,
@@ -202,7 +202,7 @@ impl Daemon {
         );
         let status = Arc::clone(&self.status);
         let outbox = Arc::clone(&self.shared.outbox.status);
-        let confirmations = Arc::clone(&self.shared.confirmations.status);
+        let consumers = Arc::clone(&self.shared.consumers.status);
         Arc::new(move || Snapshot {
             domains: Arc::clone(&domains.borrow()),
             sampling: sampling.borrow().clone(),
@@ -212,7 +212,7 @@ impl Daemon {
                 .unwrap_or_else(PoisonError::into_inner)
                 .clone(),
             broker: Arc::clone(&broker),
-            confirmations: Arc::clone(&confirmations),
+            consumers: Arc::clone(&consumers),
             outbox: Arc::clone(&outbox),
             exporter: Scraped::default(),
         })

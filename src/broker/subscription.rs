@@ -24,7 +24,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::resumed::{NothingPending, OUTGOING};
-use super::{Broker, BrokerUrl, Failure, Keeper};
+use super::{Broker, BrokerUrl, Failure, Keeper, Kind};
 use crate::topic::{Branch, KEPT_SECONDS, LEASE_TYPE as CONTENT_TYPE};
 
 /// How long the broker keeps what it could not deliver, in seconds.
@@ -81,7 +81,10 @@ pub enum StartError {
 
 /// Who subscribes.
 #[derive(Clone, Debug)]
-pub struct Session(String);
+pub struct Session {
+    name: String,
+    id: String,
+}
 
 impl Session {
     /// A new random id that begins with `name`. Nobody can guess it to take it over, and it names no host.
@@ -90,17 +93,23 @@ impl Session {
     /// There are no random numbers.
     pub fn random(name: &str) -> Result<Self, StartError> {
         let random = getrandom::u64().map_err(StartError::Random)?;
-        Ok(Self(format!("{name}-{random:016x}")))
+        Ok(Self {
+            name: name.to_owned(),
+            id: format!("{name}-{random:016x}"),
+        })
     }
 
     /// One that is the same in every life of the program, so that the broker keeps nothing for an earlier one.
     pub fn named(id: String) -> Self {
-        Self(id)
+        Self {
+            name: id.clone(),
+            id,
+        }
     }
 
     /// The client id.
     pub fn id(&self) -> &str {
-        &self.0
+        &self.id
     }
 }
 
@@ -145,7 +154,7 @@ impl Subscription {
         session: Session,
         filters: BTreeSet<String>,
     ) -> Result<Self, StartError> {
-        Self::start_as(broker, session, filters, Manner::default())
+        Self::start_as(broker, session, filters, &Manner::default())
     }
 
     /// The same, in a manner of its own.
@@ -156,10 +165,10 @@ impl Subscription {
         broker: Broker,
         session: Session,
         filters: BTreeSet<String>,
-        manner: Manner,
+        manner: &Manner,
     ) -> Result<Self, StartError> {
-        let filters = Shared::new(filters, &manner);
-        let subscriber = Subscriber::new(broker, session, filters.clone(), &manner)?;
+        let filters = Shared::new(filters, manner);
+        let subscriber = Subscriber::new(broker, session, filters.clone(), manner)?;
         let client = subscriber.client.clone();
         let (sender, steps) = mpsc::channel(WAITING_STEPS);
         let task = tokio::spawn(subscriber.run(sender));
@@ -253,6 +262,8 @@ struct Subscriber {
     client: AsyncClient,
     events: EventLoop,
     keeper: Keeper,
+    /// What our client ids begin with.
+    name: String,
     phase: Phase,
     waiting: bool,
     filters: Shared,
@@ -365,7 +376,7 @@ impl Subscriber {
         filters: Shared,
         manner: &Manner,
     ) -> Result<Self, StartError> {
-        let (client, events) = AsyncClient::builder(options(session.0, broker.url(), manner))
+        let (client, events) = AsyncClient::builder(options(session.id, broker.url(), manner))
             .capacity(WAITING_REQUESTS)
             .try_build()
             .map_err(|error| StartError::Options(error.to_string()))?;
@@ -373,6 +384,7 @@ impl Subscriber {
             client,
             events,
             keeper: Keeper::new(broker),
+            name: session.name,
             phase: Phase::Apart,
             waiting: false,
             filters,
@@ -417,9 +429,22 @@ impl Subscriber {
                 }
                 let connected = self.phase == Phase::Connected;
                 let failure = Failure::of(&error, self.keeper.broker(), connected);
+                if failure.kind == Kind::TakenOver && !self.resumes {
+                    self.become_another();
+                }
                 vec![self.lost(failure)]
             }
         }
+    }
+
+    /// Somebody knows our client id: with another one he cannot end our next connection too. What the broker held for
+    /// us is his to read then, as far as its ACL lets him, or gone. A session that is to go on has no other id.
+    fn become_another(&mut self) {
+        let Ok(other) = Session::random(&self.name) else {
+            return;
+        };
+        let options = &mut self.events.options;
+        options.set_client_id(other.id).set_clean_start(true);
     }
 
     fn take(&mut self, event: Event) -> Vec<Step> {

@@ -1,5 +1,8 @@
 //! The broker that `vmkpi broker --print-config mosquitto` makes: each role can do what it must, and nothing else.
 
+#[path = "admitted/table.rs"]
+mod table;
+
 use std::collections::BTreeSet;
 use std::process::Command;
 use std::time::Duration;
@@ -14,133 +17,7 @@ use vmkpi_tests::process::{Process, program, vmkpi};
 use vmkpi_tests::scratch::Scratch;
 use vmkpi_tests::wait_for;
 
-/// Everybody who has a certificate. `nobody` is not in the ACL.
-const USERS: [&str; 9] = [
-    "hosts", "collect", "other", "reader", "out", "in", "guests", "globex", "nobody",
-];
-/// Who they are. `guests` and `globex` are a host and a Consumer of another site.
-const OPTIONS: [&str; 10] = [
-    "--site=acme",
-    "--site=glo bex+",
-    "--host=hosts@acme",
-    "--consumer=collect@acme",
-    "--consumer=other@acme",
-    "--reader=reader@acme",
-    "--relay-out=out@acme",
-    "--relay-in=in@acme",
-    "--host=guests@glo bex+",
-    "--consumer=globex@glo bex+",
-];
-
-/// A topic, who may write it, and who may read it; all others may not.
-type Row = (
-    &'static str,
-    &'static [&'static str],
-    &'static [&'static str],
-);
-const TABLE: [Row; 27] = [
-    (
-        "vmkpi/v1/acme/data/shop/load/unencrypted/web",
-        &["hosts", "in"],
-        &["collect", "other", "reader", "out"],
-    ),
-    (
-        "vmkpi/v1/acme/directory/producer/shop",
-        &["hosts", "in"],
-        &["collect", "other", "reader", "out"],
-    ),
-    (
-        "vmkpi/v1/acme/answer/collect/shop",
-        &["hosts", "in"],
-        &["collect", "out"],
-    ),
-    (
-        "vmkpi/v1/acme/answer/other/shop",
-        &["hosts", "in"],
-        &["other", "out"],
-    ),
-    (
-        "vmkpi/v1/acme/directory/consumer/collect",
-        &["collect", "out"],
-        &["collect", "other", "reader", "in"],
-    ),
-    (
-        "vmkpi/v1/acme/directory/consumer/other",
-        &["other", "out"],
-        &["collect", "other", "reader", "in"],
-    ),
-    (
-        "vmkpi/v1/acme/directory/consumer/collect/more",
-        &["out"],
-        &["collect", "other", "reader", "in"],
-    ),
-    (
-        "vmkpi/v1/acme/directory/consumer/hosts",
-        &["out"],
-        &["collect", "other", "reader", "in"],
-    ),
-    (
-        "vmkpi/v1/acme/confirm/collect/shop",
-        &["collect", "out"],
-        &["hosts", "in"],
-    ),
-    (
-        "vmkpi/v1/acme/confirm/other/shop",
-        &["other", "out"],
-        &["hosts", "in"],
-    ),
-    (
-        "vmkpi/v1/acme/query/collect/shop",
-        &["collect", "out"],
-        &["hosts", "in"],
-    ),
-    (
-        "vmkpi/v1/acme/query/other/shop",
-        &["other", "out"],
-        &["hosts", "in"],
-    ),
-    // The other site, whose name has a space and a character of MQTT's own.
-    (
-        "vmkpi/v1/glo bex%2B/data/shop/load/infra/cpu",
-        &["guests"],
-        &["globex"],
-    ),
-    (
-        "vmkpi/v1/glo bex%2B/directory/producer/shop",
-        &["guests"],
-        &["globex"],
-    ),
-    (
-        "vmkpi/v1/glo bex%2B/answer/globex/shop",
-        &["guests"],
-        &["globex"],
-    ),
-    (
-        "vmkpi/v1/glo bex%2B/directory/consumer/globex",
-        &["globex"],
-        &["globex"],
-    ),
-    (
-        "vmkpi/v1/glo bex%2B/confirm/globex/shop",
-        &["globex"],
-        &["guests"],
-    ),
-    (
-        "vmkpi/v1/glo bex%2B/query/globex/shop",
-        &["globex"],
-        &["guests"],
-    ),
-    ("vmkpi/v1/glo bex%2B/confirm/collect/shop", &[], &["guests"]),
-    // What is nobody's.
-    ("vmkpi/v1/third/data/shop/load/unencrypted/web", &[], &[]),
-    ("vmkpi/v1/acme/directory/shop", &[], &[]),
-    ("vmkpi/v1/acme/other/shop", &[], &[]),
-    ("vmkpi/v1/acme", &[], &[]),
-    ("vmkpi/v2/acme/data/shop/load/unencrypted/web", &[], &[]),
-    ("data/shop", &[], &[]),
-    ("$SYS/broker/version", &[], &[]),
-    ("$CONTROL/dynamic-security/v1", &[], &[]),
-];
+use table::{OPTIONS, TABLE, USERS};
 
 /// Publishes `mark` until everybody who hears anything has heard it.
 fn mark(site: &Admitted, broker: &Broker, ears: &[(&str, Process)], mark: &str) -> Result<()> {
@@ -238,8 +115,6 @@ fn who_has_no_certificate_of_the_ca_is_not_let_in() -> Result<()> {
 
 /// A chain whose parts all come by certificates to a generated broker.
 fn chain(key: &Key) -> Result<(Chain, Admitted)> {
-    let scratch = Scratch::new()?;
-    let site = Admitted::new(scratch.path(), &["hosts", NAME, "dashboard"])?;
     let consumer = format!("--consumer={NAME}");
     let options = [
         "--site=acme",
@@ -247,7 +122,14 @@ fn chain(key: &Key) -> Result<(Chain, Admitted)> {
         &consumer,
         "--reader=dashboard",
     ];
-    let broker = site.start(&options)?;
+    chain_at(key, &["hosts", NAME, "dashboard"], &options)
+}
+
+/// The same with a broker made of `options`, for who is named by `clients`.
+fn chain_at(key: &Key, clients: &[&str], options: &[&str]) -> Result<(Chain, Admitted)> {
+    let scratch = Scratch::new()?;
+    let site = Admitted::new(scratch.path(), clients)?;
+    let broker = site.start(options)?;
     let mut arguments = ["watch", "--format=json", "--show-gaps"]
         .map(String::from)
         .to_vec();
@@ -292,10 +174,64 @@ fn the_whole_chain_works_through_it_and_confirms() -> Result<()> {
     chain.wait_for_lines(20, "the last row to be watched", |lines| {
         lines.iter().any(|l| l["values"]["n"] == last)
     })?;
+    let page = chain.scrape()?;
+    let deferred = "vmkpi_broker_messages_deferred_total 0";
+    ensure!(
+        page.lines().any(|l| l == deferred),
+        "the ACL denies: {page}"
+    );
     let log = chain.broker.log();
-    for trouble in ["Denied", "Error:", "Warning:"] {
-        ensure!(!log.contains(trouble), "{log}");
+    ensure!(
+        !log.contains("Error:") && !log.contains("Warning:"),
+        "{log}"
+    );
+    Ok(())
+}
+
+/// Two sites with a broker, a CA and an ACL each; the relay has a certificate of both.
+#[test]
+fn a_relay_carries_everything_between_two_generated_brokers() -> Result<()> {
+    let keys = Scratch::new()?;
+    let key = Key::make(keys.path(), "collect.key")?;
+    let lower = [
+        "--site=acme",
+        "--host=hosts",
+        "--reader=dashboard",
+        "--relay-out=relay",
+    ];
+    let (chain, site) = chain_at(&key, &["hosts", "dashboard", "relay"], &lower)?;
+    let scratch = Scratch::new()?;
+    let primary = Admitted::new(scratch.path(), &["relay", NAME])?;
+    let consumer = format!("--consumer={NAME}");
+    let broker = primary.start(&["--site=acme", "--relay-in=relay", &consumer])?;
+    let mut arguments = ["relay", "--site=acme"].map(String::from).to_vec();
+    arguments.push(format!(
+        "--state={}",
+        scratch.path().join("spool").display()
+    ));
+    for (end, url, site) in [
+        ("from", chain.broker.url(), &site),
+        ("to", broker.url(), &primary),
+    ] {
+        arguments.push(format!("--{end}={url}"));
+        let options = site.options("relay");
+        let of_end = |o: String| o.replacen("--broker.", &format!("--{end}."), 1);
+        arguments.extend(options.map(of_end));
     }
+    let relay = Process::start(scratch.path(), "relay", &program("vmkpi")?, arguments)?;
+    let options = primary.options(NAME);
+    let options = options.each_ref().map(String::as_str);
+    let collector = Collector::start(scratch.path(), &broker, scratch.path(), &key, &options)?;
+    let file = chain.mount().join("unencrypted/load");
+    let mut writer = Writer::start(chain.folder(), &[file], Duration::from_millis(2))?;
+    wait_for(60, "rows to be kept", || {
+        (collector.count() > 300).then_some(())
+    })
+    .with_context(|| relay.words() + &chain.words())?;
+    writer.stop()?;
+    collector
+        .judge(&chain, &writer, 120)
+        .with_context(|| relay.words())?;
     Ok(())
 }
 
@@ -306,7 +242,7 @@ fn files_are_written_over_nothing_and_wrong_options_are_refused() -> Result<()> 
     let (tls, dir) = (site.tls("").display().to_string(), site.place());
     let dir = dir.display().to_string();
     let run = |server: &str, more: &[&str]| -> Result<(Option<i32>, String, String)> {
-        let mut arguments = vec!["broker", "--print-config=mosquitto", "--tls", &tls];
+        let mut arguments = vec!["broker", "--print-config=mosquitto", "--etc", &tls];
         arguments.extend(["--site=acme", "--server", server]);
         arguments.extend(more);
         let output = vmkpi(&arguments)?;
@@ -345,6 +281,60 @@ fn files_are_written_over_nothing_and_wrong_options_are_refused() -> Result<()> 
         let (code, out, said) = run(server, &more)?;
         ensure!(code == Some(2) && said.contains(words), "{more:?}: {said}");
         ensure!(out.is_empty(), "{out}");
+    }
+    Ok(())
+}
+
+/// The commands of the documentation, as they stand there.
+#[test]
+fn the_documented_commands_make_what_is_documented() -> Result<()> {
+    let documentation = include_str!("../../docs/BROKER.md").replace("\\\n", " ");
+    let scratch = Scratch::new()?;
+    for begin in [
+        "vmkpi key new tls",
+        "vmkpi broker --print-config",
+        "cp tls/",
+    ] {
+        let line = documentation.lines().find(|l| l.starts_with(begin));
+        let line = line.with_context(|| format!("{begin} is not documented"))?;
+        let mut words = line.split_whitespace();
+        let name = words.next().context("a program")?;
+        let program = match name {
+            "vmkpi" => program(name)?,
+            name => name.into(),
+        };
+        let output = Command::new(program)
+            .args(words)
+            .current_dir(scratch.path())
+            .output()?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "{line}: {said}");
+    }
+    let made = |name: &str| std::fs::read_to_string(scratch.path().join("vmkpi").join(name));
+    let (configuration, acl) = (made("vmkpi.conf")?, made("acl")?);
+    for (name, text) in [("vmkpi.conf", &configuration), ("acl", &acl)] {
+        // The documentation shows what they say, without comments.
+        let says = |l: &&str| !l.is_empty() && !l.starts_with('#');
+        let missing: Vec<_> = text
+            .lines()
+            .filter(says)
+            .filter(|l| !documentation.contains(l))
+            .collect();
+        ensure!(
+            missing.is_empty(),
+            "{name} is documented without {missing:?}"
+        );
+    }
+    for name in [
+        "ca.cert.pem",
+        "broker.acme.example.cert.pem",
+        "broker.acme.example.key.pem",
+    ] {
+        ensure!(
+            configuration.contains(&format!("/etc/mosquitto/vmkpi/{name}")),
+            "{name}"
+        );
+        made(name)?;
     }
     Ok(())
 }

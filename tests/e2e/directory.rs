@@ -102,7 +102,7 @@ fn publish(broker: &Broker, options: &[&str], topic: &str, payload: &[u8]) -> Re
     let mut client = Command::new("/usr/bin/mosquitto_pub")
         .args(["-p", &broker.port().to_string(), "-q", "1", "-t", topic])
         .args(options)
-        .arg("-s")
+        .arg(if payload.is_empty() { "-n" } else { "-s" })
         .stdin(Stdio::piped())
         .spawn()?;
     client.stdin.take().context("a pipe")?.write_all(payload)?;

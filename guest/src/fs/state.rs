@@ -173,11 +173,11 @@ impl State {
 
     /// A handle's draft has changed: it is the one that `stat` shows.
     pub fn drafted(&mut self, fh: Fh, ino: Ino) {
-        if let Ok(node) = self.tree.node_mut(ino) {
-            if node.drafts.last() != Some(&fh) {
-                node.drafts.retain(|other| *other != fh);
-                node.drafts.push(fh);
-            }
+        if let Ok(node) = self.tree.node_mut(ino)
+            && node.drafts.last() != Some(&fh)
+        {
+            node.drafts.retain(|other| *other != fh);
+            node.drafts.push(fh);
         }
         if let Ok(handle) = self.handle(fh) {
             handle.touched = Timestamp::now();

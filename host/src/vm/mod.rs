@@ -3,6 +3,7 @@
 
 mod actor;
 mod ages;
+mod answering;
 mod envelope;
 mod lease;
 mod report;
@@ -15,7 +16,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use vmkpi::descriptor::Descriptor;
 
-use crate::confirm::Confirmations;
+use crate::consumers::Consumers;
 use crate::libvirt::{Domain, Ended, Sampling};
 use crate::link::{Endpoint, HistoryClient, Limits};
 use crate::outbox::{Left, Outbox};
@@ -72,8 +73,8 @@ pub struct Shared {
     pub sampling: watch::Receiver<Sampling>,
     /// The broker.
     pub publisher: Publisher,
-    /// What Consumers confirm.
-    pub confirmations: Confirmations,
+    /// What Consumers confirm and ask.
+    pub consumers: Consumers,
     /// Where reports go.
     pub reports: Reports,
     /// Where measurements are kept.
@@ -103,7 +104,8 @@ pub struct Handle {
 pub fn start(spec: Spec, shared: Shared, left: Vec<Left>) -> Handle {
     let (spec, follow) = watch::channel(spec);
     let (history, asked) = HistoryClient::new();
-    let task = tokio::spawn(actor::run(follow, shared, asked, left));
+    let asking = (history.clone(), asked);
+    let task = tokio::spawn(actor::run(follow, shared, asking, left));
     Handle {
         spec,
         task,

@@ -42,7 +42,7 @@ pub struct Configure {
     /// The name for which the broker's certificate was made (vmkpi key new tls --server).
     #[arg(long, value_name = "NAME", value_parser = server_name, requires = "print_config", help_heading = HEADING)]
     server: Option<String>,
-    /// The folder with the CA's and the broker's certificate and the broker's key, at the broker.
+    /// The folder, at the broker, with the CA's and the broker's certificate, the broker's key and the ACL.
     #[arg(
         long,
         value_name = "DIR",
@@ -50,7 +50,7 @@ pub struct Configure {
         requires = "print_config",
         help_heading = HEADING
     )]
-    tls: PathBuf,
+    etc: PathBuf,
     /// Where the broker keeps what must outlive it.
     #[arg(
         long,
@@ -113,7 +113,7 @@ impl Configure {
     }
 
     fn places(&self, listen: Option<SocketAddr>) -> anyhow::Result<Places> {
-        let tls = absolute("--tls", &self.tls)?;
+        let etc = absolute("--etc", &self.etc)?;
         let server = self.server.as_deref().unwrap_or_default();
         let server = server.replace(':', "-");
         let [ca, _] = CA;
@@ -122,11 +122,10 @@ impl Configure {
             format!("{server}.cert.pem"),
             format!("{server}.key.pem"),
         ];
-        let acl = absolute("--dir", self.dir.as_deref().unwrap_or(&self.tls))?.join(ACL);
         Ok(Places {
             listen,
-            tls: names.map(|name| tls.join(name)),
-            acl,
+            acl: etc.join(ACL),
+            tls: names.map(|name| etc.join(name)),
             state: absolute("--state", &self.state)?,
         })
     }
@@ -155,7 +154,10 @@ pub fn run(args: &Configure, listen: Option<SocketAddr>, console: &mut Console) 
     check(&places, console)?;
     let (configuration, acl) = (configuration(&places), acl(&users));
     match &args.dir {
-        Some(dir) => write(dir, configuration, acl, args.overwrite, console),
+        Some(dir) => {
+            write(dir, configuration, acl, args.overwrite, console)?;
+            advise(&places, console)
+        }
         None => {
             let path = places.acl.with_file_name(CONFIGURATION);
             for (path, text) in [(&path, &configuration), (&places.acl, &acl)] {
@@ -216,9 +218,21 @@ fn write(
         let path = dir.join(&file.name);
         console.line(&format!("{}  {}", path.display(), file.purpose))?;
     }
+    Ok(())
+}
+
+/// What is left to do.
+fn advise(places: &Places, console: &mut Console) -> Outcome {
+    let [ca, cert, key] = &places.tls;
+    let name = |path: &Path| path.file_name().unwrap_or_default().display().to_string();
+    let etc = ca.with_file_name("");
     console.line(&format!(
-        "\nThe user of mosquitto must be able to read them, and the files of TLS: chown -R mosquitto: {}",
-        dir.display()
+        "\nBoth belong into {} at the broker, beside {}, {} and {}; then chown -R mosquitto: {}",
+        etc.display(),
+        name(ca),
+        name(cert),
+        name(key),
+        etc.display()
     ))?;
     Ok(())
 }
@@ -230,9 +244,9 @@ mod tests {
     #[test]
     fn a_path_that_would_be_more_than_one_line_is_refused() {
         for bad in ["/a\nallow_anonymous true", "/a\rb", "/a\tb", "/a "] {
-            assert!(absolute("--tls", Path::new(bad)).is_err(), "{bad:?}");
+            assert!(absolute("--etc", Path::new(bad)).is_err(), "{bad:?}");
         }
-        let here = absolute("--tls", Path::new("a b")).unwrap();
+        let here = absolute("--etc", Path::new("a b")).unwrap();
         assert!(here.is_absolute() && here.ends_with("a b"));
     }
 }

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use vmkpi::name::Label;
+use vmkpi::topic::echo;
 
 use super::party::Grant;
 use super::rights::Access;
@@ -80,8 +81,8 @@ max_queued_messages {queued}
 max_queued_bytes {queued_bytes}
 # Who has said nothing for one and a half times this is gone.
 max_keepalive 120
-# MQTT 3.1.1 has sessions without an end; nobody else fills memory with them for longer.
-persistent_client_expiration 1d
+# MQTT 3.1.1 has sessions without an end. A relay that is away has a week; nobody fills memory for longer.
+persistent_client_expiration 8d
 
 # The Directory's leases and the queues of who is away, over a restart. It is no durability: what came since the last
 # save dies with a killed mosquitto. That is what confirmations are for ([[confirm]] in descriptors).
@@ -96,13 +97,18 @@ log_timestamp_format %Y-%m-%dT%H:%M:%S%z
     )
 }
 
-/// The ACL. No `pattern` lines: those count for every user, also for those who have no business there.
+/// The ACL. A `pattern` counts for every user, also for those who have no business there: there is one, for what
+/// nobody else hears.
 pub fn acl(users: &BTreeMap<Label, Vec<Grant>>) -> String {
-    let mut text = String::from(
+    let mut text = format!(
         "\
 # Who may do what, by the common name of its certificate. What is not here is denied.
 # Made by `vmkpi broker --print-config mosquitto`; mosquitto reads it again on SIGHUP.
+
+# Everybody's own messages come back: so `vmkpi directory` knows that everything retained has come.
+pattern readwrite {}
 ",
+        echo("%c")
     );
     for (name, grants) in users {
         // Writing to a string cannot fail.
@@ -128,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_acl_has_a_section_for_each_user_and_no_patterns() {
+    fn an_acl_has_a_section_for_each_user_and_one_pattern() {
         let sites: Vec<Label> = vec!["ac me".parse().unwrap(), "a+#%".parse().unwrap()];
         let of = |text: &str| text.parse::<Party>().unwrap();
         let (hosts, collect) = (of("hosts@*"), of("collect@ac me"));
@@ -138,6 +144,8 @@ mod tests {
             .lines()
             .filter(|l| !l.is_empty() && !l.starts_with('#'))
             .collect();
+        assert_eq!(rules[0], "pattern readwrite vmkpi/v1/echo/%c");
+        let rules = &rules[1..];
         assert_eq!(rules[0], "user collect");
         assert_eq!(rules[1], "topic read vmkpi/v1/ac me/data/#");
         assert_eq!(rules[8], "user hosts");

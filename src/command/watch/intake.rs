@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 
 use rumqttc::Publish;
 
-use vmkpi::message::{Body, Event, Received, SampleBody};
-use vmkpi::name::PointPattern;
+use vmkpi::message::{Body, Event, Received, Sample, SampleBody};
+use vmkpi::name::{DataPoint, Label, PointPattern};
 use vmkpi::open::OpeningKeys;
 use vmkpi::seal::Bound;
 use vmkpi::sign::Refusal;
@@ -188,28 +188,40 @@ fn opened(event: Event, keys: &OpeningKeys) -> (Event, u64) {
     opened_samples(event, keys)
 }
 
-/// What the application sealed below `encrypted/`; it may hold anything else as well, which stays as it is.
+/// The same for samples; see [`open_samples`].
 fn opened_samples(mut event: Event, keys: &OpeningKeys) -> (Event, u64) {
     let mut unopened = 0;
-    let bound = Bound {
-        vm: &event.vm,
-        point: &event.point,
-        message: None,
-    };
     if let Body::Raw(samples) = &mut event.body {
-        for sample in samples {
-            let SampleBody::Data(bytes) = &mut sample.body else {
-                continue;
-            };
-            let text = std::str::from_utf8(&bytes.0).map(str::trim_end);
-            let Some(envelope) = text.ok().filter(|text| text.starts_with("eyJ")) else {
-                continue;
-            };
-            match keys.open(&bound, envelope) {
-                Ok(content) => bytes.0 = content,
-                Err(_) => unopened += 1,
-            }
-        }
+        unopened = open_samples(samples, (&event.vm, &event.point), keys);
     }
     (event, unopened)
+}
+
+/// Opens what the application sealed below `encrypted/`; it may hold anything else as well, which stays as it is.
+/// How much does not open.
+pub fn open_samples(
+    samples: &mut [Sample],
+    (vm, point): (&Label, &DataPoint),
+    keys: &OpeningKeys,
+) -> u64 {
+    let mut unopened = 0;
+    let bound = Bound {
+        vm,
+        point,
+        message: None,
+    };
+    for sample in samples {
+        let SampleBody::Data(bytes) = &mut sample.body else {
+            continue;
+        };
+        let text = std::str::from_utf8(&bytes.0).map(str::trim_end);
+        let Some(envelope) = text.ok().filter(|text| text.starts_with("eyJ")) else {
+            continue;
+        };
+        match keys.open(&bound, envelope) {
+            Ok(content) => bytes.0 = content,
+            Err(_) => unopened += 1,
+        }
+    }
+    unopened
 }

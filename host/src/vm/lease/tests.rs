@@ -1,6 +1,7 @@
+use tokio::sync::watch;
 use vmkpi::descriptor::Spelling;
 use vmkpi::directory::{Directory, Heard, Query};
-use vmkpi::sign::Keyring;
+use vmkpi::sign::{Keyring, SigningKey};
 
 use super::*;
 use crate::libvirt::Domain;
@@ -32,7 +33,7 @@ impl Pair {
         let key = Arc::new(SigningKey::from_pem(SIGN).unwrap());
         let ring = Keyring::from_iter([key.public().clone()]);
         Self {
-            holder: Leaseholder::new(Some(key), 60),
+            holder: Leaseholder::new(watch::channel(Some(key)).1, 60),
             directory: Directory::new(ring, false),
         }
     }
@@ -115,7 +116,7 @@ fn who_moved_leaves_the_lease_to_the_next_host() {
 
 #[test]
 fn while_the_broker_says_nothing_one_entry_waits_and_what_it_refuses_is_tried_again() {
-    let mut holder = Leaseholder::new(None, 60);
+    let mut holder = Leaseholder::new(watch::channel(None).1, 60);
     let shop = descriptor("shop");
     let first = holder.step(Fate::Held, &shop, vec![], at(0, 0));
     assert_eq!(first.len(), 1);
