@@ -2,6 +2,8 @@
 
 #[path = "e2e/broker.rs"]
 mod broker;
+#[path = "e2e/chained.rs"]
+mod chained;
 #[path = "e2e/cli.rs"]
 mod cli;
 #[path = "e2e/collected.rs"]
