@@ -95,7 +95,7 @@ pub enum Outcome {
     /// It can never be delivered: too large, or of a form the broker refuses.
     Refused,
     /// The broker refuses it for now, for want of permission or room; hand it in again later.
-    Deferred(Job),
+    Deferred(Box<Job>),
 }
 
 /// Why a message can never be delivered.

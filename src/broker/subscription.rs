@@ -146,7 +146,7 @@ impl Subscription {
         session: Session,
         filters: BTreeSet<String>,
     ) -> Result<Self, StartError> {
-        Self::start_as(broker, session, filters, Manner::default())
+        Self::start_as(broker, session, filters, &Manner::default())
     }
 
     /// The same, in a manner of its own.
@@ -157,10 +157,10 @@ impl Subscription {
         broker: Broker,
         session: Session,
         filters: BTreeSet<String>,
-        manner: Manner,
+        manner: &Manner,
     ) -> Result<Self, StartError> {
-        let filters = Shared::new(filters, &manner);
-        let subscriber = Subscriber::new(broker, session, filters.clone(), &manner)?;
+        let filters = Shared::new(filters, manner);
+        let subscriber = Subscriber::new(broker, session, filters.clone(), manner)?;
         let client = subscriber.client.clone();
         let (sender, steps) = mpsc::channel(WAITING_STEPS);
         let task = tokio::spawn(subscriber.run(sender));

@@ -398,7 +398,7 @@ impl Actor {
                 self.past.acknowledged_time = Some(Timestamp::now().as_seconds_f64());
             }
             Outcome::Refused => producer.on_refused(reply.token, now_ms),
-            Outcome::Deferred(job) => self.deferred.push_back((Instant::now() + DEFER, job)),
+            Outcome::Deferred(job) => self.deferred.push_back((Instant::now() + DEFER, *job)),
         }
     }
 

@@ -303,7 +303,7 @@ impl Publishing {
                 if self.denied.is_news(&job.topic) {
                     tracing::warn!(topic = %job.topic, ?reason, "the broker refuses messages on this topic; they are kept and tried again. Its ACL must let us write there");
                 }
-                reply(job, Outcome::Deferred);
+                reply(job, |job| Outcome::Deferred(Box::new(job)));
             }
         }
     }

@@ -115,9 +115,9 @@ impl Relay {
             ..Manner::default()
         };
         let session = |way: &str| Session::named(format!("vmkpi-relay-{}-{way}", database.id));
-        let from = Subscription::start_as(plan.from.clone(), session("up"), filters, up)?;
+        let from = Subscription::start_as(plan.from.clone(), session("up"), filters, &up)?;
         let filters = plan.sites.filters(Direction::Down);
-        let to = Subscription::start_as(plan.to.clone(), session("down"), filters, down)?;
+        let to = Subscription::start_as(plan.to.clone(), session("down"), filters, &down)?;
         let (from, to) = (End::new(&plan.from, from), End::new(&plan.to, to));
         let shared = Shared::new(
             Arc::clone(&to.publisher.status),
