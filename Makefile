@@ -39,7 +39,7 @@ lint: ## Clippy, warnings denied
 fuzz: ## Fuzz everything that reads what others wrote, FUZZ_SECONDS for each target
 	@CARGO="$(CARGO)" TARGET="$(TARGET)" tools/fuzz.sh $(FUZZ_SECONDS)
 
-bench: ## What stores, scrapes, the outbox and a fleet of VMs cost; stores beside the floors of the same run
+bench: ## What stores, scrapes, the outbox, bytes on the wire and a fleet of VMs cost; stores beside the floors of the same run
 	@tools/setup.sh demo
 	$(CARGO) build --release --locked -p vmkpi-guest
 	$(CARGO) build --release --locked -p vmkpi-benches
@@ -49,6 +49,7 @@ bench: ## What stores, scrapes, the outbox and a fleet of VMs cost; stores besid
 	$(TARGET)/release/vmkpi-bench outbox
 	$(CARGO) build --release --locked -p vmkpi-host
 	$(TARGET)/release/vmkpi-bench fleet --host $(TARGET)/release/vmkpi-host --guest $(TARGET)/release/vmkpi-guest
+	$(TARGET)/release/vmkpi-bench wire --host $(TARGET)/release/vmkpi-host --guest $(TARGET)/release/vmkpi-guest
 
 bench-peers: ## vmkpi-host beside prometheus-libvirt-exporter and collectd's virt, as root
 	@tools/setup.sh peers

@@ -73,8 +73,8 @@ CREATE TABLE result (
 ) STRICT;
 CREATE INDEX result_time ON result (series, window_from, id);
 
--- Rows (after, through] that will never come, and why: as its Producer announced it, or `not_sent`: a collect
--- that confirms nothing has missed them, and nobody sends them again.
+-- Rows (after, through] that will never come, and why: as its Producer announced it, or `not_sent`: this
+-- collect has missed them, and nobody sends them again, as it confirms nothing, or as no descriptor names it.
 CREATE TABLE gap (
     id INTEGER PRIMARY KEY,
     series INTEGER NOT NULL REFERENCES series,

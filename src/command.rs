@@ -4,14 +4,16 @@
 //! | --- | --- |
 //! | [`access`] | which broker, and how to be let in |
 //! | [`watch`] | subscribes and shows what arrives, each row once |
+//! | [`query`] | asks a VM for rows of an earlier time |
 //! | [`collect`] | keeps what arrives, durably, and confirms it |
 //! | [`relay`] | forwards between two sites' brokers |
 //! | [`database`] | SQLite files of commands that keep something |
+//! | [`broker`] | an embedded MQTT broker for a laptop, and the configuration of a real one |
 //! | [`directory`] | finds who delivers and who takes |
-//! | [`broker`] | an embedded MQTT broker for a laptop |
 //! | [`descriptor`] | checks a VM descriptor |
 //! | [`key`] | makes a site's keys and certificates, and shows what they are called |
 //! | [`envelope`] | seals and opens by hand |
+//! | [`folder`] | files written all or nothing, with safe modes |
 //! | [`trust`] | whose signatures count, and what envelopes are opened with |
 //! | [`demo`] | the whole chain on this machine |
 //! | [`series`] | pages of numbers for Prometheus |
@@ -26,8 +28,10 @@ mod demo;
 mod descriptor;
 mod directory;
 mod envelope;
+mod folder;
 mod key;
 mod print;
+mod query;
 mod relay;
 mod series;
 mod stop;
@@ -36,6 +40,7 @@ mod watch;
 
 use std::process::ExitCode;
 
+use clap::error::{ContextKind, ContextValue};
 use clap::{Parser, Subcommand, ValueEnum};
 
 use print::Console;
@@ -65,11 +70,13 @@ enum Command {
     Watch(Box<watch::Args>),
     /// Keep everything that arrives at a primary site, durably, and confirm it.
     Collect(Box<collect::Args>),
+    /// Ask a VM for rows of an earlier time, from its guest's store.
+    Query(Box<query::Args>),
     /// Forward between two sites' brokers, one way per branch.
     Relay(Box<relay::Args>),
     /// Find who delivers and who takes: VMs and their data points, and Consumers.
     Directory(Box<directory::Args>),
-    /// Run the embedded broker, for a laptop: loopback only, nothing kept on disk.
+    /// Run the embedded broker, for a laptop: loopback only, nothing kept on disk. Or print a real one's configuration.
     Broker(broker::Args),
     /// Look at VM descriptors.
     #[command(subcommand)]
@@ -120,11 +127,12 @@ type Outcome = Result<(), Failure>;
 
 /// Reads the command line and does what it says.
 pub fn run() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::try_parse().unwrap_or_else(|error| without_login(error).exit());
     let mut console = Console::new();
     let outcome = match cli.command {
         Command::Watch(args) => watch::run(*args, &mut console),
         Command::Collect(args) => collect::run(*args, &mut console),
+        Command::Query(args) => query::run(*args, &mut console),
         Command::Relay(args) => relay::run(*args, &mut console),
         Command::Directory(args) => directory::run(*args, &mut console),
         Command::Broker(args) => broker::run(&args, &mut console),
@@ -137,6 +145,17 @@ pub fn run() -> ExitCode {
         Command::DemoKeeper(args) => demo::keeper::run(&args),
     };
     exit_code(outcome.and_then(|()| Ok(console.flush()?)), &mut console)
+}
+
+/// A wrong value is repeated, but not a URL with a login in it: who looks at the terminal, or at a log of it,
+/// would read the password.
+fn without_login(mut error: clap::Error) -> clap::Error {
+    let is_login = |value: &ContextValue| matches!(value, ContextValue::String(text) if text.contains("://") && text.contains('@'));
+    if error.get(ContextKind::InvalidValue).is_some_and(is_login) {
+        let hidden = ContextValue::String("(a URL with a login)".into());
+        error.insert(ContextKind::InvalidValue, hidden);
+    }
+    error
 }
 
 fn exit_code(outcome: Outcome, console: &mut Console) -> ExitCode {

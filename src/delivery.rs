@@ -11,10 +11,12 @@
 //! | [`skew`] | how far the guest's clock is from the host's |
 //! | [`waiting`] | how long the oldest has waited |
 //! | [`consumer`] | what a message is to a Consumer |
+//! | [`hole`] | what a Consumer does about a hole that nobody fills |
 
 pub mod consumer;
 pub mod function;
 pub mod head;
+pub mod hole;
 pub mod producer;
 pub mod skew;
 pub mod spool;

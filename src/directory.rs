@@ -1,4 +1,4 @@
-//! The Directory Service (GGF GWD-GP-16-3, "A Grid Monitoring Architecture", section 3.2): where Producers and
+//! The Directory Service of the Grid Monitoring Architecture (GGF GWD-GP-16-3): where Producers and
 //! Consumers say that they are there, and find each other. It lives in the broker, as retained messages; each is
 //! a *lease*, which ends by itself unless it is renewed (docs/DIRECTORY.md). It informs, and authorises nothing.
 //!

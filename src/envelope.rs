@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use crate::message::Attribute;
 use crate::name::{DataPoint, Label};
-use crate::position::{Seq, StreamId};
+use crate::position::{QueryId, Seq, StreamId};
 
 /// The one algorithm that wraps a content key (RFC 7518, section 4.3).
 pub(crate) const ALG: &str = "RSA-OAEP-256";
@@ -28,24 +28,40 @@ pub struct Bound<'a> {
     pub message: Option<BoundMessage<'a>>,
 }
 
-/// Which message a host has sealed.
+/// What a host has sealed: which message, or which page of which answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct BoundMessage<'a> {
-    stream: StreamId,
-    specifier: &'a Label,
-    after: Attribute,
-    through: Attribute,
+#[serde(transparent)]
+pub struct BoundMessage<'a>(Content<'a>);
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+enum Content<'a> {
+    Message {
+        stream: StreamId,
+        specifier: &'a Label,
+        after: Attribute,
+        through: Attribute,
+    },
+    Answer {
+        answer: QueryId,
+        page: u32,
+    },
 }
 
 impl<'a> BoundMessage<'a> {
     /// The message of a specifier's rows (after, through] of a stream.
     pub fn new(stream: StreamId, specifier: &'a Label, (after, through): (Seq, Seq)) -> Self {
-        Self {
+        Self(Content::Message {
             stream,
             specifier,
             after: Attribute(after),
             through: Attribute(through),
-        }
+        })
+    }
+
+    /// A page of the answer to a question.
+    pub fn answer(answer: QueryId, page: u32) -> Self {
+        Self(Content::Answer { answer, page })
     }
 }
 
@@ -73,6 +89,8 @@ pub(crate) struct HeaderIn {
     specifier: Option<Label>,
     after: Option<Attribute>,
     through: Option<Attribute>,
+    answer: Option<QueryId>,
+    page: Option<u32>,
 }
 
 #[cfg(feature = "open")]
@@ -80,13 +98,15 @@ impl HeaderIn {
     /// Whether it has our algorithms and binds the content to `expected` and to nothing else.
     pub(crate) fn is_for(&self, expected: &Bound<'_>) -> bool {
         let message = match (self.stream, &self.specifier, self.after, self.through) {
-            (Some(stream), Some(specifier), Some(after), Some(through)) => Some(BoundMessage {
-                stream,
-                specifier,
-                after,
-                through,
-            }),
+            (Some(stream), Some(specifier), Some(after), Some(through)) => {
+                Some(BoundMessage::new(stream, specifier, (after.0, through.0)))
+            }
             (None, None, None, None) => None,
+            _ => return false,
+        };
+        let message = match (self.answer, self.page, message) {
+            (None, None, message) => message,
+            (Some(answer), Some(page), None) => Some(BoundMessage::answer(answer, page)),
             _ => return false,
         };
         let bound = Bound {

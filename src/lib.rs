@@ -20,6 +20,7 @@
 //! | `sign` | who said it: detached signatures over messages and confirmations (feature `sign`) |
 //! | `confirm` | what a Consumer says of what it has on disk, signed (feature `sign`) |
 //! | `directory` | who delivers and who takes: leases of Producers and Consumers, signed (feature `sign`) |
+//! | `query` | history on demand: the question, signed by who asks, and the answer, by the site (feature `sign`) |
 //! | `web` | a small web server for `/metrics` and questions (feature `web`) |
 //! | [`when`] | predicates: which samples are delivered |
 //!
@@ -56,6 +57,8 @@ pub mod notify;
 #[cfg(feature = "open")]
 pub mod open;
 pub mod position;
+#[cfg(feature = "sign")]
+pub mod query;
 mod rsa_key;
 #[cfg(feature = "seal")]
 pub mod seal;
@@ -63,6 +66,8 @@ pub mod seal;
 pub mod settings;
 #[cfg(feature = "sign")]
 pub mod sign;
+#[cfg(feature = "sign")]
+mod spoken;
 #[cfg(feature = "daemon")]
 pub mod terminal;
 mod text;

@@ -17,10 +17,13 @@ use sha2::{Digest, Sha256};
 
 #[cfg(feature = "sign")]
 pub use signed::Received;
-#[cfg(feature = "seal")]
+#[cfg(any(feature = "seal", feature = "sign"))]
 pub(crate) use wire::Attribute;
+#[cfg(feature = "sign")]
+pub(crate) use wire::{Published64, SampleIn, SampleOut, is_compact_jwe, sample_in, sample_out};
 
 use crate::clock::Timestamp;
+use crate::link::{Payload, Row};
 use crate::name::{DataPoint, Label, topic_level};
 use crate::position::{Position, RowKey, Seq, StreamId};
 use crate::topic::{Branch, ROOT};
@@ -94,6 +97,23 @@ pub struct Sample {
 }
 
 impl Sample {
+    /// A row as it came over the link, with its table's columns.
+    pub fn of_row(columns: &Arc<[Box<str>]>, row: &Row) -> Self {
+        let body = match &row.payload {
+            Payload::Values(values) => SampleBody::Values(Values {
+                columns: Arc::clone(columns),
+                row: values.clone(),
+            }),
+            Payload::Data(bytes) => SampleBody::Data(bytes.clone()),
+        };
+        Self {
+            seq: row.seq,
+            key: row.key,
+            time: row.time,
+            body,
+        }
+    }
+
     /// About how many bytes the sample takes in a message; never less than it does.
     pub fn size_bytes(&self) -> usize {
         const FRAME: usize = 110;

@@ -67,6 +67,11 @@ hex_id! {
     /// lines of an earlier session are dropped. 32 hexadecimal digits as text.
     Nonce(u128), 32
 }
+hex_id! {
+    /// A question for history: 128 random bits of who asks, repeated in each page of the answer. 32
+    /// hexadecimal digits as text.
+    QueryId(u128), 32
+}
 
 /// A row's number in its table and stream: 1, 2, 3, ... without a gap; 0 is before the first.
 pub type Seq = u64;

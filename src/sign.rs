@@ -39,6 +39,8 @@ pub enum Purpose {
     Entry,
     /// A question to a Producer, by the key of who asks.
     Query,
+    /// A page of the answer, by the key of the site whose host it came from.
+    Answer,
 }
 
 impl Purpose {
@@ -49,6 +51,7 @@ impl Purpose {
             Self::Confirmation => "vmkpi-confirmation",
             Self::Entry => "vmkpi-entry",
             Self::Query => "vmkpi-query",
+            Self::Answer => "vmkpi-answer",
         }
     }
 }

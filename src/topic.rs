@@ -9,11 +9,18 @@
 //! | `directory/consumer` | `CONSUMER`, retained | Consumers | down |
 //! | `confirm` | `CONSUMER/VM` | Consumers | down |
 //! | `query` | `CONSUMER/VM` | Consumers | down |
+//!
+//! Beside the sites, `vmkpi/v1/echo/CLIENT-ID` is where a program hears its own messages; they cross no site's border.
 
 use crate::name::{Label, topic_level};
 
 /// What every topic begins with: the application and the version of the tree.
 pub const ROOT: &str = "vmkpi/v1";
+
+/// Where a program hears from its broker what it said itself, behind everything that the broker sent it before.
+pub fn echo(client_id: &str) -> String {
+    format!("{ROOT}/echo/{client_id}")
+}
 
 /// How long a broker that speaks MQTT 5 keeps a retained lease that nobody renews, in seconds: long enough that who
 /// comes later sees that it has expired.

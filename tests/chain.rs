@@ -34,6 +34,7 @@ point = "encrypted/*"
 /// A real broker that keeps its sessions over a restart.
 pub struct Broker {
     folder: PathBuf,
+    config: PathBuf,
     address: SocketAddr,
     scheme: &'static str,
     process: Process,
@@ -62,28 +63,43 @@ impl Broker {
             address.ip(),
             folder.display()
         );
-        std::fs::write(folder.join("mosquitto.conf"), config)?;
-        let process = Self::run(folder, address)?;
+        let file = folder.join("mosquitto.conf");
+        std::fs::write(&file, config)?;
+        Self::start_as(folder, file, scheme, address)
+    }
+
+    /// Starts mosquitto with a configuration that makes it listen at `address`; its log is in `folder`.
+    ///
+    /// # Errors
+    /// It does not listen.
+    pub fn start_as(
+        folder: &Path,
+        config: PathBuf,
+        scheme: &'static str,
+        address: SocketAddr,
+    ) -> Result<Self> {
+        let process = Self::run(folder, &config, address)?;
         Ok(Self {
             folder: folder.to_owned(),
+            config,
             address,
             scheme,
             process,
         })
     }
 
-    fn run(folder: &Path, address: SocketAddr) -> Result<Process> {
+    fn run(folder: &Path, config: &Path, address: SocketAddr) -> Result<Process> {
         // Debian installs it where only root's PATH looks.
         let binary = ["/usr/sbin/mosquitto", "/usr/bin/mosquitto"]
             .into_iter()
             .map(Path::new)
             .find(|p| p.is_file())
             .context("mosquitto is not installed")?;
-        let config = folder.join("mosquitto.conf");
-        let process = Process::start(folder, "mosquitto", binary, [Path::new("-c"), &config])?;
+        let process = Process::start(folder, "mosquitto", binary, [Path::new("-c"), config])?;
         wait_for(10, "mosquitto to listen", || {
             TcpStream::connect(address).ok()
-        })?;
+        })
+        .with_context(|| process.words())?;
         Ok(process)
     }
 
@@ -131,13 +147,18 @@ impl Broker {
     /// # Errors
     /// It does not start.
     pub fn begin(&mut self) -> Result<()> {
-        self.process = Self::run(&self.folder, self.address)?;
+        self.process = Self::run(&self.folder, &self.config, self.address)?;
         Ok(())
     }
 
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// What it has logged.
+    pub fn log(&self) -> String {
+        self.process.words()
     }
 }
 
@@ -176,13 +197,27 @@ impl Chain {
         guest_arguments: &[&str],
         host_options: &[&str],
     ) -> Result<Self> {
+        let scratch = Scratch::new()?;
+        let broker = Broker::start(scratch.path())?;
+        let watch = start_watch(scratch.path(), &broker)?;
+        let further = (guest_arguments, host_options);
+        Self::start_at((scratch, broker), watch, descriptor, further)
+    }
+
+    /// The same with a broker that runs in the folder, and a watcher of it.
+    ///
+    /// # Errors
+    /// A part does not come up.
+    pub fn start_at(
+        (scratch, broker): (Scratch, Broker),
+        watch: Process,
+        descriptor: &str,
+        (guest_arguments, host_options): (&[&str], &[&str]),
+    ) -> Result<Self> {
         let owned = |of: &[&str]| of.iter().map(ToString::to_string).collect::<Vec<_>>();
         let (guest_arguments, host_options) = (owned(guest_arguments), owned(host_options));
-        let scratch = Scratch::new()?;
         let folder = scratch.path();
         std::fs::create_dir(folder.join("kpi"))?;
-        let broker = Broker::start(folder)?;
-        let watch = start_watch(folder, &broker)?;
         std::fs::write(folder.join("descriptor.toml"), descriptor)?;
         let guest = start_guest(folder, &guest_arguments, &[])?;
         let metrics = free_address()?;

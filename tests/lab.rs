@@ -278,6 +278,11 @@ impl Lab {
         .with_context(|| self.words())
     }
 
+    /// The broker's URL.
+    pub fn broker_url(&self) -> String {
+        self.broker.url()
+    }
+
     /// The exporter's page.
     ///
     /// # Errors

@@ -7,10 +7,13 @@
 //! | --- | --- |
 //! | [`process`] | child processes that end with the test |
 //! | [`scratch`] | folders, mounts and ports |
+//! | [`admitted`] | a broker as vmkpi configures it, and who is let in |
 //! | [`chain`] | broker, guest, host and watcher, together |
+//! | [`asking`] | `vmkpi query`, and questions made by hand |
 //! | [`collector`] | `vmkpi collect`, and its database as the judge |
 //! | [`network`], [`sites`] | networks that can be cut, and a chain of three sites in them |
 //! | [`ledger`] | the judge: what was stored arrived, once |
+//! | [`hostile`] | a broker that does what none may |
 //! | [`lab`] | a real virtual machine below a real libvirtd |
 //! | [`pki`] | certificates |
 //! | [`programs`] | how each program is started |
@@ -19,10 +22,13 @@
 //! | [`soak`] | whatever may go wrong, at random |
 //! | [`schema`] | the JSON Schemas |
 
+pub mod admitted;
+pub mod asking;
 pub mod chain;
 pub mod collector;
 #[path = "../guest/tests/common/faketime.rs"]
 pub mod faketime;
+pub mod hostile;
 pub mod lab;
 pub mod ledger;
 pub mod mqtt;

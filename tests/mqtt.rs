@@ -22,12 +22,18 @@ const RETRY: Duration = Duration::from_millis(100);
 pub struct Received {
     /// By this program's monotonic clock.
     pub at: Instant,
+    /// On which topic.
+    pub topic: String,
     /// What was published.
     pub payload: Vec<u8>,
 }
 
+/// Two with one id would end each other's connections.
+static SUBSCRIBERS: AtomicU64 = AtomicU64::new(0);
+
 #[derive(Default)]
 struct Shared {
+    id: String,
     messages: Mutex<Vec<Received>>,
     subscribed: AtomicU64,
     ended: AtomicBool,
@@ -45,7 +51,10 @@ impl Subscriber {
     /// # Errors
     /// The broker does not grant it.
     pub fn start(broker: SocketAddr, filter: &str) -> Result<Self> {
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(Shared {
+            id: format!("ledger{}", SUBSCRIBERS.fetch_add(1, Relaxed)),
+            ..Shared::default()
+        });
         let (of_thread, filter) = (Arc::clone(&shared), filter.to_owned());
         let thread = std::thread::spawn(move || {
             while !of_thread.ended.load(Relaxed) {
@@ -86,7 +95,7 @@ fn session(broker: SocketAddr, filter: &str, shared: &Shared) -> Result<()> {
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(Duration::from_millis(200)))?;
     stream.set_write_timeout(Some(Duration::from_secs(10)))?;
-    stream.write_all(&connect())?;
+    stream.write_all(&connect(&shared.id)?)?;
     let (mut buffer, mut chunk) = (Vec::new(), vec![0; 1 << 16]);
     let mut pinged = Instant::now();
     while !shared.ended.load(Relaxed) {
@@ -129,10 +138,12 @@ fn take(
             shared.subscribed.fetch_add(1, Relaxed);
         }
         3 => {
-            let topic = usize::from(u16::from_be_bytes([body[0], body[1]]));
-            let (id, payload) = body[2 + topic..].split_at(2 * usize::from(kind & 6 != 0));
+            let length = usize::from(u16::from_be_bytes([body[0], body[1]]));
+            let (topic, rest) = body[2..].split_at(length);
+            let (id, payload) = rest.split_at(2 * usize::from(kind & 6 != 0));
             let received = Received {
                 at: Instant::now(),
+                topic: String::from_utf8(topic.to_vec())?,
                 payload: payload.to_vec(),
             };
             let messages = shared.messages.lock();
@@ -149,12 +160,13 @@ fn take(
 }
 
 /// CONNECT with a session that is kept.
-fn connect() -> Vec<u8> {
-    let mut packet = vec![0x10, 18, 0, 4];
+fn connect(id: &str) -> Result<Vec<u8>> {
+    let length = u8::try_from(id.len())?;
+    let mut packet = vec![0x10, 12 + length, 0, 4];
     packet.extend_from_slice(b"MQTT");
-    packet.extend_from_slice(&[4, 0, 0, KEEP_ALIVE_SECONDS, 0, 6]);
-    packet.extend_from_slice(b"ledger");
-    packet
+    packet.extend_from_slice(&[4, 0, 0, KEEP_ALIVE_SECONDS, 0, length]);
+    packet.extend_from_slice(id.as_bytes());
+    Ok(packet)
 }
 
 fn subscribe(filter: &str) -> Result<Vec<u8>> {

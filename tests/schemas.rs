@@ -9,6 +9,8 @@ use vmkpi::clock::Timestamp;
 use vmkpi::descriptor::{Descriptor, Spelling};
 use vmkpi::message::{Body, Event, Processed, Sample, SampleBody, Values};
 use vmkpi::position::{Position, RowKey, StreamId};
+use vmkpi::query::{Question, Received, Subject};
+use vmkpi::sign::{Keyring, Refusal, VerifyingKey};
 use vmkpi::value::Base64Bytes;
 use vmkpi_tests::schema::{check_message, example, folder, load, violations};
 
@@ -63,9 +65,50 @@ fn message(path: &Path) -> Result<Option<String>> {
     Ok(Event::decode(&bytes).err().map(|e| e.to_string()))
 }
 
-const KINDS: [(&str, &str, Reader); 2] = [
+fn lease(path: &Path) -> Result<Option<String>> {
+    let bytes = serde_json::to_vec(&example(path)?)?;
+    Ok(vmkpi::directory::check(&bytes).err())
+}
+
+/// Who asks whom in all examples.
+fn subject() -> Result<Subject> {
+    Ok(Subject {
+        site: "acme".parse()?,
+        consumer: "acme-collect".parse()?,
+        vm: "shop-frontend-1".parse()?,
+    })
+}
+
+/// Whose key the examples are signed with.
+fn ring() -> Result<Keyring> {
+    let key = std::fs::read_to_string(folder().join("vectors/sign.pub.pem"))?;
+    Ok([VerifyingKey::from_text(&key)?].into_iter().collect())
+}
+
+fn question(path: &Path) -> Result<Option<String>> {
+    let bytes = serde_json::to_vec(&example(path)?)?;
+    let heard = Question::decode(&bytes, &subject()?, &ring()?);
+    Ok(heard.err().map(|e| e.as_str().to_owned()))
+}
+
+fn answer(path: &Path) -> Result<Option<String>> {
+    let bytes = serde_json::to_vec(&example(path)?)?;
+    let subject = subject()?;
+    let received = match Received::decode(&bytes, &subject) {
+        Ok(received) => received,
+        Err(error) => return Ok(Some(error.to_string())),
+    };
+    let verified = received.verify(&ring()?).map(drop);
+    assert!(matches!(verified, Ok(()) | Err(Refusal::Unsigned)));
+    Ok(None)
+}
+
+const KINDS: [(&str, &str, Reader); 5] = [
     ("descriptor", "descriptor.schema.json", descriptor),
     ("message", "message.schema.json", message),
+    ("query", "query.schema.json", question),
+    ("answer", "answer.schema.json", answer),
+    ("lease", "lease.schema.json", lease),
 ];
 
 #[test]

@@ -14,6 +14,8 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use vmkpi::value::Base64Bytes;
 use vmkpi_tests::lab::{DOMAIN, Lab};
+use vmkpi_tests::process::vmkpi;
+use vmkpi_tests::wait_for;
 
 const PLAIN: &str = "unencrypted/load";
 const OPAQUE: &str = "encrypted/load";
@@ -203,6 +205,15 @@ fn a_real_vm_on_metrics_may_hang_recovers_and_leaves() -> Result<()> {
         cpu_time(page) > Some(0.0) && kpi(page) > Some(0.0)
     })?;
     promtool(&page)?;
+    let found = |lab: &Lab| -> Option<usize> {
+        let broker = format!("--broker={}", lab.broker_url());
+        let output = vmkpi(&["directory", &broker, "--producers", "--format=json"]).ok()?;
+        let lines = String::from_utf8(output.stdout).ok()?;
+        output.status.success().then_some(lines.lines().count())
+    };
+    wait_for(30, "the VM in the Directory", || {
+        (found(&lab)? == 1).then_some(())
+    })?;
     lab.signal_vm(Signal::STOP)?;
     let stopped = Instant::now();
     // Not a wait but the fault itself: this long the VM answers nothing, and the page all the while.
@@ -222,6 +233,10 @@ fn a_real_vm_on_metrics_may_hang_recovers_and_leaves() -> Result<()> {
         cpu_time(page) > cpu_time(&hung) && kpi(page) > kpi(&hung)
     })?;
     lab.destroy()?;
+    // Taken back: the lease would last most of a minute yet.
+    wait_for(20, "the VM to leave the Directory", || {
+        (found(&lab)? == 0).then_some(())
+    })?;
     let of_vm = format!("domain=\"{DOMAIN}\"");
     let page = lab.wait_for_page("the VM's series to leave", |page| !page.contains(&of_vm))?;
     promtool(&page)?;

@@ -4,8 +4,8 @@
 //! guest and the simulated ones share the others.
 #![expect(clippy::print_stdout, reason = "prints its own results")]
 
-mod guests;
-mod lab;
+pub mod guests;
+pub mod lab;
 mod latency;
 
 use std::net::SocketAddr;

@@ -11,6 +11,7 @@ mod processes;
 mod report;
 mod seal;
 mod sqlite;
+mod wire;
 mod writers;
 
 use std::path::PathBuf;
@@ -57,6 +58,18 @@ enum Command {
     },
     /// Sealing, opening, signing and verifying a message, by the size of the RSA key
     Seal,
+    /// Bytes between host and broker of one minute of measurements: raw and processed, open, signed and sealed
+    Wire {
+        /// The vmkpi-host program
+        #[arg(long, value_name = "FILE")]
+        host: PathBuf,
+        /// The vmkpi-guest program
+        #[arg(long, value_name = "FILE")]
+        guest: PathBuf,
+        /// Where to keep state
+        #[arg(long, value_name = "DIR", default_value = "/var/tmp")]
+        dir: PathBuf,
+    },
     /// A scrape of 10, 100 and 1,000 VMs with every series
     Scrape,
     /// Keeping a sample of 10, 100 and 1,000 VMs on disk
@@ -115,6 +128,7 @@ fn main() -> anyhow::Result<()> {
         Command::Floor { mount, commit } => floor::serve(&mount, commit.as_deref()),
         Command::Scrape => host::scrape(),
         Command::Seal => seal::run(),
+        Command::Wire { host, guest, dir } => wire::run(&wire::Plan { host, guest, dir }),
         Command::Fleet {
             host,
             guest,

@@ -6,6 +6,7 @@
 mod lines;
 mod machines;
 mod texts;
+mod vouched;
 
 // As they are, without the packages around them.
 #[path = "../../guest/src/csv.rs"]
@@ -38,6 +39,10 @@ const TARGETS: &[(&str, Target)] = &[
     ("descriptor", texts::descriptor),
     ("domain_xml", texts::domain_xml),
     ("event", texts::event),
+    ("question", vouched::question),
+    ("answer", vouched::answer),
+    ("envelope", vouched::envelope),
+    ("signature", vouched::signature),
 ];
 
 static TARGET: OnceLock<Target> = OnceLock::new();

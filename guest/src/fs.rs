@@ -317,6 +317,7 @@ impl Partition {
         state.handles.insert(fh, handle);
         if mode.truncate {
             state.drafted(fh, ino);
+            state.forgotten(ino);
         }
         Ok(fh)
     }

@@ -17,14 +17,14 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use vmkpi::broker::Broker;
 use vmkpi::descriptor::{Descriptor, Spelling};
 use vmkpi::link::LinkUrl;
 use vmkpi::sign::SigningKey;
 
-use crate::confirm::Confirmations;
+use crate::consumers::Consumers;
 use crate::descriptors::{Descriptors, named, read_file};
 use crate::libvirt::{Domain, Domains, Ended, Libvirt};
 use crate::link::Limits;
@@ -109,14 +109,14 @@ pub async fn serve(
         .with_context(|| format!("listening on {}", config.listen))?;
     let libvirt = Libvirt::start(&config.libvirt_uri)?;
     let (publisher, publishing) = Publisher::start(config.broker.clone());
-    let (confirmations, hearing) = Confirmations::start(config.broker.clone());
+    let (consumers, hearing) = Consumers::start(config.broker.clone(), &config.state);
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"), libvirt = %config.libvirt_uri, broker = %config.broker,
         metrics = %listener.local_addr()?, "vmkpi-host started"
     );
     let uptime = Uptime::new(&config, listener.local_addr()?);
     let state = config.state.clone();
-    let mut daemon = Daemon::new(config, libvirt, (publisher, confirmations), outbox, uptime);
+    let mut daemon = Daemon::new(config, libvirt, (publisher, consumers), outbox, uptime);
     for stream in left {
         let uuid = Arc::from(&*stream.0.uuid);
         daemon.left.entry(uuid).or_default().push(stream);
@@ -154,16 +154,19 @@ struct Daemon {
     status: Arc<Mutex<DescriptorStatus>>,
     said_unknown: bool,
     uptime: Uptime,
+    /// What every VM signs with.
+    signer: watch::Sender<Option<Arc<SigningKey>>>,
 }
 
 impl Daemon {
     fn new(
         config: Config,
         libvirt: Libvirt,
-        (publisher, confirmations): (Publisher, Confirmations),
+        (publisher, consumers): (Publisher, Consumers),
         outbox: Outbox,
         uptime: Uptime,
     ) -> Self {
+        let (signer, signs) = watch::channel(config.signer);
         Self {
             guests: config.guests,
             descriptors: Descriptors::new(config.descriptors),
@@ -171,12 +174,12 @@ impl Daemon {
             shared: Shared {
                 sampling: libvirt.sampling.clone(),
                 publisher,
-                confirmations,
+                consumers,
                 reports: Reports::default(),
                 outbox,
                 limits: config.limits,
                 poll_interval: config.poll_interval,
-                signer: config.signer,
+                signer: signs,
                 lease_seconds: config.lease_seconds,
             },
             libvirt,
@@ -186,6 +189,7 @@ impl Daemon {
             status: Arc::default(),
             said_unknown: false,
             uptime,
+            signer,
         }
     }
 
@@ -198,7 +202,7 @@ impl Daemon {
         );
         let status = Arc::clone(&self.status);
         let outbox = Arc::clone(&self.shared.outbox.status);
-        let confirmations = Arc::clone(&self.shared.confirmations.status);
+        let consumers = Arc::clone(&self.shared.consumers.status);
         Arc::new(move || Snapshot {
             domains: Arc::clone(&domains.borrow()),
             sampling: sampling.borrow().clone(),
@@ -208,7 +212,7 @@ impl Daemon {
                 .unwrap_or_else(PoisonError::into_inner)
                 .clone(),
             broker: Arc::clone(&broker),
-            confirmations: Arc::clone(&confirmations),
+            consumers: Arc::clone(&consumers),
             outbox: Arc::clone(&outbox),
             exporter: Scraped::default(),
         })
@@ -255,14 +259,30 @@ impl Daemon {
             descriptors,
             read,
             outbox_bytes,
+            signer,
         } = *changes;
         self.guests = guests;
         self.descriptors.set_files(descriptors, read);
         self.shared.outbox.set_max_bytes(outbox_bytes);
+        self.sign_with(signer);
         self.said_unknown = false;
         self.reconcile();
         desk.forget();
         let _ = done.send(());
+    }
+
+    /// Messages made from now on are signed with this key. What is under way keeps its signature.
+    fn sign_with(&self, signer: Option<Arc<SigningKey>>) {
+        let kid = |key: &Option<Arc<SigningKey>>| key.as_ref().map(|key| key.kid().to_owned());
+        let new = kid(&signer);
+        if new == kid(&self.signer.borrow()) {
+            return;
+        }
+        match &new {
+            Some(kid) => tracing::info!(kid, "messages are signed with another key from now on"),
+            None => tracing::warn!("messages are not signed from now on"),
+        }
+        self.signer.send_replace(signer);
     }
 
     /// How the daemon is, in a line.

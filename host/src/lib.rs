@@ -21,14 +21,14 @@
 //! | [`link`] | the link to one guest, which may be hostile |
 //! | [`infra`] | from libvirt's figures to delivered measurements |
 //! | [`outbox`] | measurements on disk until they are acknowledged |
-//! | [`confirm`] | what named Consumers say they have on disk, if it is they who say it |
+//! | [`consumers`] | what named Consumers say they have on disk, and ask for, if it is they who say it |
 //! | [`metrics`] | every metric of the exporter, in one table |
 //! | [`snapshot`] | what is known at one moment, as a page of metrics |
 //! | [`exporter`] | serves that page |
 //! | [`state`] | the state directory |
 
 pub mod cli;
-pub mod confirm;
+pub mod consumers;
 pub mod daemon;
 pub mod descriptors;
 pub mod exporter;

@@ -283,6 +283,13 @@ metrics! {
     ConfirmTime Gauge "vmkpi_confirmations_timestamp_seconds" VM "seconds since 1970" "confirmations" "When a named Consumer last confirmed anything of the VM.";
     Leases Counter "vmkpi_directory_leases_total" BECAME "count" "directory" "The VM's entries in the Directory by what became of them: published (renewals included), removed, or refused by the broker.";
     LeaseTime Gauge "vmkpi_directory_lease_timestamp_seconds" VM "seconds since 1970" "directory" "When the broker last took the VM's lease.";
+    Queries Counter "vmkpi_queries_total" NONE "count" "questions" "Questions of named Consumers for history that counted.";
+    QueriesAnswered Counter "vmkpi_queries_answered_total" NONE "count" "questions" "Those of them that were answered to the end of their answer.";
+    QueriesFailed Counter "vmkpi_queries_failed_total" ERROR "count" "questions" "Those of them that were not, by reason: the guest was unreachable or timed_out, too many asked at once (busy), an unknown_point, infrastructure, whose history is not_kept, unsealed as sealing failed, or failed in the guest or at the broker.";
+    QueriesRefused Counter "vmkpi_queries_refused_total" ERROR "count" "questions" "Questions that did not count, and were not answered, by reason: malformed, for another_topic, retained, unsigned, malformed_signature, wrong_algorithm, unknown_key, bad_signature, stale (sent again, or overtaken), old or ahead (issued more than five minutes from this host's clock), of a VM that is unknown here any more, too_many in a second, or unrecorded as the disk failed.";
+    QueryPages Counter "vmkpi_query_pages_total" NONE "count" "questions" "Pages of answers that the broker has acknowledged.";
+    QueryRows Counter "vmkpi_query_rows_total" NONE "count" "questions" "Rows in them.";
+    QueryBytes Counter "vmkpi_query_bytes_total" NONE "bytes" "questions" "Bytes of them, as published.";
     BrokerKept Gauge "vmkpi_broker_messages_kept" NONE "count" "publisher" "Messages of all VMs in the publisher, sent or about to be, and not acknowledged.";
     OutboxBatches Gauge "vmkpi_outbox_batches" VM "count" "outbox" "Batches of infrastructure measurements, each of one moment, on disk and not acknowledged yet.";
     OutboxStreams Gauge "vmkpi_outbox_streams" VM "count" "outbox" "Residences of the VM whose measurements are on their way.";

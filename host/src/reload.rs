@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use vmkpi::descriptor::Descriptor;
 use vmkpi::link::LinkUrl;
+use vmkpi::sign::SigningKey;
 
 use crate::settings::{CATALOGUE, Checked, Settings};
 
@@ -19,6 +21,8 @@ pub struct Changes {
     pub read: BTreeMap<PathBuf, Descriptor>,
     /// What the outbox may hold on disk, in bytes.
     pub outbox_bytes: u64,
+    /// What messages are signed with: its file has just been read.
+    pub signer: Option<Arc<SigningKey>>,
 }
 
 impl Changes {
@@ -29,6 +33,7 @@ impl Changes {
             descriptors: checked.config.descriptors,
             read: checked.descriptors,
             outbox_bytes: checked.config.outbox_bytes,
+            signer: checked.config.signer,
         }
     }
 }
@@ -54,6 +59,7 @@ pub fn decide(old: &Settings, new: &Settings) -> Decision {
             outbox_bytes: new.outbox_bytes,
             guests: new.guests.clone(),
             descriptors: new.descriptors.clone(),
+            sign_key_file: new.sign_key_file.clone(),
             ..old.clone()
         },
         changed: now.iter().map(|setting| setting.key).collect(),

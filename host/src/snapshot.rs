@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use vmkpi::broker::Kind;
 use vmkpi::clock::Timestamp;
+use vmkpi::query::Reason;
+use vmkpi::topic::Branch;
 
-use crate::confirm::{self, Deaf};
+use crate::consumers::{self, Deaf};
 use crate::libvirt::extra::Extra;
 use crate::libvirt::figures::{Group, Readings};
 use crate::libvirt::{Domains, Sampling, VmStats};
@@ -57,8 +59,8 @@ pub struct Snapshot {
     pub descriptors: DescriptorStatus,
     /// The publisher.
     pub broker: Arc<Status>,
-    /// What named Consumers say.
-    pub confirmations: Arc<confirm::Status>,
+    /// What named Consumers say and ask.
+    pub consumers: Arc<consumers::Status>,
     /// The outbox.
     pub outbox: Arc<outbox::Status>,
     /// The exporter itself.
@@ -103,7 +105,7 @@ impl Snapshot {
         for (metric, on) in [
             (Metric::LibvirtUp, self.domains.connected),
             (Metric::BrokerConnected, broker.is_connected()),
-            (Metric::ConfirmConnected, self.confirmations.is_connected()),
+            (Metric::ConfirmConnected, self.consumers.is_connected()),
         ] {
             page.add(metric, &none, f64::from(on));
         }
@@ -113,7 +115,7 @@ impl Snapshot {
             (Metric::BrokerConnects, broker.connects()),
             (Metric::BrokerRepeated, broker.repeated()),
             (Metric::BrokerRetried, broker.deferred()),
-            (Metric::Confirmations, self.confirmations.taken()),
+            (Metric::Confirmations, self.consumers.confirmed()),
             (Metric::BrokerKept, broker.kept()),
             (Metric::OutboxBytes, self.outbox.bytes()),
             (Metric::OutboxCommits, self.outbox.commits()),
@@ -127,6 +129,7 @@ impl Snapshot {
             page.add(metric, &none, count as f64);
         }
         self.add_errors(page);
+        self.add_questions(page);
         page.add(Metric::OutboxSeconds, &none, self.outbox.commit_seconds());
         let seconds = |time: Timestamp| time.as_seconds_f64();
         for (metric, value) in [
@@ -152,6 +155,20 @@ impl Snapshot {
 }
 
 impl Snapshot {
+    fn add_questions(&self, page: &mut Page) {
+        let metrics = [
+            Metric::Queries,
+            Metric::QueriesAnswered,
+            Metric::QueryPages,
+            Metric::QueryRows,
+            Metric::QueryBytes,
+        ];
+        let counts = self.consumers.questions.counts();
+        for (metric, count) in metrics.into_iter().zip(counts) {
+            page.add(metric, &Labels::default(), count as f64);
+        }
+    }
+
     /// Errors of the daemon's own stages, by reason; every reason is there from the start, so that the
     /// first error is an increase.
     fn add_errors(&self, page: &mut Page) {
@@ -166,9 +183,18 @@ impl Snapshot {
                 self.broker.failures(kind),
             );
         }
-        for reason in Deaf::ALL {
-            let count = self.confirmations.refused(reason);
-            add(Metric::ConfirmRefused, reason.as_str(), count);
+        for (metric, branch, reasons) in [
+            (Metric::ConfirmRefused, Branch::Confirm, Deaf::CONFIRMATION),
+            (Metric::QueriesRefused, Branch::Query, Deaf::QUESTION),
+        ] {
+            for reason in reasons {
+                let count = self.consumers.refused(branch, *reason);
+                add(metric, reason.as_str(), count);
+            }
+        }
+        for reason in Reason::ALL {
+            let count = self.consumers.questions.failed(reason);
+            add(Metric::QueriesFailed, reason.as_str(), count);
         }
         for reason in Refusal::ALL {
             let count = self.broker.refused(reason);

@@ -5,7 +5,7 @@ use std::error::Error;
 use std::fmt;
 use std::io;
 
-use rumqttc::{ConnectReturnCode, ConnectionError, StateError};
+use rumqttc::{ConnectReturnCode, ConnectionError, DisconnectReasonCode, StateError};
 use rustls::{AlertDescription, CertificateError};
 
 use super::{Broker, FileError};
@@ -27,13 +27,15 @@ pub enum Kind {
     Login,
     /// The broker refuses the connection for another reason.
     Refused,
+    /// Somebody else has come with our client id, and the broker has ended our connection for it.
+    TakenOver,
     /// A connection that stood has ended.
     Lost,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Files,
         Self::Unreachable,
         Self::ServerCertificate,
@@ -41,6 +43,7 @@ impl Kind {
         Self::Tls,
         Self::Login,
         Self::Refused,
+        Self::TakenOver,
         Self::Lost,
     ];
 
@@ -54,6 +57,7 @@ impl Kind {
             Self::Tls => "tls",
             Self::Login => "login",
             Self::Refused => "refused",
+            Self::TakenOver => "taken_over",
             Self::Lost => "lost",
         }
     }
@@ -98,6 +102,15 @@ impl Failure {
         }
     }
 
+    /// Somebody else has our client id.
+    pub fn taken_over() -> Self {
+        Self::new(
+            Kind::TakenOver,
+            "somebody else has come with our client id, which only who reads the broker's log can know; look there \
+             who it was",
+        )
+    }
+
     /// What `error` means. `connected` says whether the broker had accepted the connection.
     pub fn of(error: &ConnectionError, broker: &Broker, connected: bool) -> Self {
         if let Some(tls) = tls_error(error) {
@@ -105,6 +118,10 @@ impl Failure {
         }
         match error {
             ConnectionError::ConnectionRefused(code) => of_refusal(*code, broker),
+            ConnectionError::MqttState(StateError::ServerDisconnect {
+                reason_code: DisconnectReasonCode::SessionTakenOver,
+                ..
+            }) => Self::taken_over(),
             _ if connected => Self::new(Kind::Lost, plain(error)),
             ConnectionError::Timeout(_) => Self::new(
                 Kind::Unreachable,

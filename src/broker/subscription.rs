@@ -27,7 +27,7 @@ use tokio::task::JoinHandle;
 use filters::Shared;
 
 use super::resumed::{NothingPending, OUTGOING};
-use super::{Broker, BrokerUrl, Failure, Keeper};
+use super::{Broker, BrokerUrl, Failure, Keeper, Kind};
 use crate::topic::{KEPT_SECONDS, LEASE_TYPE as CONTENT_TYPE};
 
 /// How long the broker keeps what it could not deliver, in seconds.
@@ -82,7 +82,10 @@ pub enum StartError {
 
 /// Who subscribes.
 #[derive(Clone, Debug)]
-pub struct Session(String);
+pub struct Session {
+    name: String,
+    id: String,
+}
 
 impl Session {
     /// A new random id that begins with `name`. Nobody can guess it to take it over, and it names no host.
@@ -91,17 +94,23 @@ impl Session {
     /// There are no random numbers.
     pub fn random(name: &str) -> Result<Self, StartError> {
         let random = getrandom::u64().map_err(StartError::Random)?;
-        Ok(Self(format!("{name}-{random:016x}")))
+        Ok(Self {
+            name: name.to_owned(),
+            id: format!("{name}-{random:016x}"),
+        })
     }
 
     /// One that is the same in every life of the program, so that the broker keeps nothing for an earlier one.
     pub fn named(id: String) -> Self {
-        Self(id)
+        Self {
+            name: id.clone(),
+            id,
+        }
     }
 
     /// The client id.
     pub fn id(&self) -> &str {
-        &self.0
+        &self.id
     }
 }
 
@@ -254,6 +263,8 @@ struct Subscriber {
     client: AsyncClient,
     events: EventLoop,
     keeper: Keeper,
+    /// What our client ids begin with.
+    name: String,
     phase: Phase,
     waiting: bool,
     filters: Shared,
@@ -268,7 +279,7 @@ impl Subscriber {
         filters: Shared,
         manner: &Manner,
     ) -> Result<Self, StartError> {
-        let (client, events) = AsyncClient::builder(options(session.0, broker.url(), manner))
+        let (client, events) = AsyncClient::builder(options(session.id, broker.url(), manner))
             .capacity(WAITING_REQUESTS)
             .try_build()
             .map_err(|error| StartError::Options(error.to_string()))?;
@@ -276,6 +287,7 @@ impl Subscriber {
             client,
             events,
             keeper: Keeper::new(broker),
+            name: session.name,
             phase: Phase::Apart,
             waiting: false,
             filters,
@@ -320,9 +332,22 @@ impl Subscriber {
                 }
                 let connected = self.phase == Phase::Connected;
                 let failure = Failure::of(&error, self.keeper.broker(), connected);
+                if failure.kind == Kind::TakenOver && !self.resumes {
+                    self.become_another();
+                }
                 vec![self.lost(failure)]
             }
         }
+    }
+
+    /// Somebody knows our client id: with another one he cannot end our next connection too. What the broker held for
+    /// us is his to read then, as far as its ACL lets him, or gone. A session that is to go on has no other id.
+    fn become_another(&mut self) {
+        let Ok(other) = Session::random(&self.name) else {
+            return;
+        };
+        let options = &mut self.events.options;
+        options.set_client_id(other.id).set_clean_start(true);
     }
 
     fn take(&mut self, event: Event) -> Vec<Step> {

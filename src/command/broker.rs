@@ -2,11 +2,24 @@
 //! asked who they are, and nothing is kept on disk. At scale any MQTT broker takes its place.
 //!
 //! rumqttd has one listener for each protocol version; [`front`] puts one port before both.
+//!
+//! `--print-config` makes the configuration of a real one instead:
+//!
+//! | module | job |
+//! | --- | --- |
+//! | [`configure`] | its options, and where the files go |
+//! | [`party`] | who may come |
+//! | [`rights`] | and do what, branch by branch |
+//! | [`mosquitto`] | the same as text |
 
+mod configure;
 mod front;
+mod mosquitto;
+mod party;
+mod rights;
 
 use std::collections::HashMap;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
@@ -27,29 +40,42 @@ const SEGMENTS: usize = 64;
 /// How long rumqttd may take to listen.
 const START: Duration = Duration::from_secs(5);
 
+/// Where the embedded broker listens without an option.
+const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 1883);
+
 /// Where to listen.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
   vmkpi broker
   vmkpi broker --listen 127.0.0.1:2883
-  mosquitto_sub -t 'vmkpi/v1/#' -v")]
+  mosquitto_sub -t 'vmkpi/v1/#' -v
+
+  vmkpi broker --print-config mosquitto --site acme --server broker.acme.example \\
+      --host hosts --consumer acme-collect --reader dashboard --dir vmkpi")]
 pub struct Args {
-    /// A loopback address and a port; port 0 takes a free one.
-    #[arg(long, default_value = "127.0.0.1:1883", value_name = "ADDRESS")]
-    listen: SocketAddr,
+    /// A loopback address and a port, 127.0.0.1:1883 without it; port 0 takes a free one. Of a printed configuration any
+    /// address; without it port 8883 on all of them.
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<SocketAddr>,
+    #[command(flatten)]
+    configure: configure::Configure,
 }
 
 /// Runs the command.
 pub fn run(args: &Args, console: &mut Console) -> Outcome {
-    if !args.listen.ip().is_loopback() {
+    if args.configure.is_asked() {
+        return configure::run(&args.configure, args.listen, console);
+    }
+    let listen = args.listen.unwrap_or(LISTEN);
+    if !listen.ip().is_loopback() {
         return Err(Failure::Usage(anyhow::anyhow!(
             "{} is not a loopback address: this broker asks nobody who they are. \
-             Use a broker such as mosquitto, with TLS, on a network",
-            args.listen.ip()
+             Use a broker such as mosquitto, with TLS, on a network: --print-config",
+            listen.ip()
         )));
     }
-    Ok(serve(args.listen, console)?)
+    Ok(serve(listen, console)?)
 }
 
 fn serve(listen: SocketAddr, console: &mut Console) -> anyhow::Result<()> {

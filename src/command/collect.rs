@@ -13,6 +13,7 @@
 //! | [`leases`] | what the Directory says of Producers |
 //! | [`writer`] | the thread that owns the database |
 //! | [`retention`] | what bounds it |
+//! | [`keys`] | whose messages are kept and what opens them, read again while it runs |
 //! | [`status`] | what a database holds |
 //! | [`api`], [`query`], [`page`] | what is answered over HTTP |
 //! | [`metrics`] | collect's own numbers, for Prometheus |
@@ -22,6 +23,7 @@ mod api;
 mod confirming;
 mod keeper;
 mod kept;
+mod keys;
 mod leases;
 mod metrics;
 mod page;
@@ -46,8 +48,9 @@ use super::access;
 use super::database::Schema;
 use super::print::Console;
 use super::stop::{Stop, parse_seconds};
-use super::trust::{Trust, TrustArgs};
+use super::trust::TrustArgs;
 use super::{Failure, Outcome, runtime};
+use keys::Keys;
 use retention::Limits;
 
 /// A collect's database; the first migration is what `schemas/collect.sql` documents.
@@ -177,10 +180,10 @@ pub(super) fn run(args: Args, console: &mut Console) -> Outcome {
     }
     let key = args.sign_key_file.as_deref().map(signing_key).transpose();
     let key = key.map_err(|e| Failure::Usage(e.into()))?;
-    let trust = args.trust.read(&broker)?;
+    let keys = Keys::read(args.trust, &broker)?;
     let plan = Plan {
         broker,
-        trust,
+        keys,
         db: args.db,
         site: args.site,
         listen: args.listen,
@@ -201,7 +204,7 @@ pub(super) fn run(args: Args, console: &mut Console) -> Outcome {
 /// What to do.
 struct Plan {
     broker: Broker,
-    trust: Trust,
+    keys: Keys,
     db: PathBuf,
     site: Option<Label>,
     listen: Option<SocketAddr>,

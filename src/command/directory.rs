@@ -25,7 +25,7 @@ use vmkpi::broker::subscription::{Session, Step, Subscription};
 use vmkpi::clock::Timestamp;
 use vmkpi::directory::{Heard, Query, Side};
 use vmkpi::name::{Label, PointPattern};
-use vmkpi::topic::{Branch, ROOT};
+use vmkpi::topic::{Branch, echo};
 
 use super::print::Console;
 use super::stop::{Stop, parse_seconds};
@@ -140,7 +140,7 @@ struct Echo {
 impl Finder {
     fn start(broker: Broker, look: Look, trust: &Trust) -> anyhow::Result<Self> {
         let session = Session::random("vmkpi-directory")?;
-        let topic = format!("{ROOT}/echo/{}", session.id());
+        let topic = echo(session.id());
         let filters = filters(&look, &topic, &[Side::Producer]);
         Ok(Self {
             subscription: Subscription::start(broker.clone(), session, filters)?,

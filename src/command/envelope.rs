@@ -4,12 +4,15 @@ use std::io::{BufRead, Read as _, Write as _};
 use std::path::PathBuf;
 
 use anyhow::{Context as _, anyhow};
+use serde::Deserialize;
+use serde_json::{Map, Value};
 
 use vmkpi::key_file::sealing_key;
 use vmkpi::message::Event;
 use vmkpi::name::{DataPoint, Label};
 use vmkpi::open::{MAX_ENVELOPE_BYTES, OpeningKeys};
-use vmkpi::seal::Bound;
+use vmkpi::position::{Seq, StreamId};
+use vmkpi::seal::{Bound, BoundMessage};
 
 use super::print::Console;
 use super::trust::OpenArgs;
@@ -48,9 +51,11 @@ struct BoundArgs {
 Examples:
   vmkpi open --key seal.key.pem --vm shop-frontend-1 --point encrypted/orders < orders.jwe
   mosquitto_sub -h broker.acme.example -t 'vmkpi/v1/acme/data/#' | vmkpi open --key seal.key.pem
+  sqlite3 -json kpi.db 'SELECT * FROM sealed_messages' | vmkpi open --key seal.key.pem
 
-Standard input is an envelope, or published messages, one a line. A message says itself what it is bound to; one
-that is not sealed passes as it is. Signatures are not looked at.")]
+Standard input is an envelope, or JSON, one a line: published messages, what vmkpi collect has kept sealed, or what
+vmkpi watch shows sealed. These say themselves what they are bound to; a message that is not sealed passes as it is.
+Signatures are not looked at.")]
 pub struct Args {
     #[command(flatten)]
     keys: OpenArgs,
@@ -97,7 +102,7 @@ pub fn open(args: &Args, console: &mut Console) -> Outcome {
     }
     let mut input = std::io::stdin().lock();
     let first = input.fill_buf().context("standard input")?.first().copied();
-    if first == Some(b'{') {
+    if matches!(first, Some(b'{' | b'[')) {
         return messages(&mut input, &keys, console);
     }
     let bound = args.bound.both()?;
@@ -133,6 +138,61 @@ fn messages(input: &mut impl BufRead, keys: &OpeningKeys, console: &mut Console)
 }
 
 fn message(line: &[u8], keys: &OpeningKeys) -> anyhow::Result<String> {
-    let event = Event::decode(line.trim_ascii())?.open(keys)?;
+    // Rows of an array come with its brackets and commas around them.
+    let line = line.trim_ascii();
+    let line = line.strip_prefix(b"[").unwrap_or(line);
+    let end = line.iter().rposition(|b| !matches!(b, b',' | b']'));
+    let line = &line[..end.map_or(0, |end| end + 1)];
+    if let Ok(row) = serde_json::from_slice::<Row>(line) {
+        return row.open(keys);
+    }
+    let event = Event::decode(line)?.open(keys)?;
     Ok(String::from_utf8(event.encode())?)
+}
+
+/// A sealed message as `vmkpi collect` keeps it and `vmkpi watch` shows it.
+#[derive(Deserialize)]
+struct Row {
+    vm: Label,
+    point: DataPoint,
+    specifier: Label,
+    stream: StreamId,
+    after: Value,
+    through: Value,
+    envelope: String,
+    /// Whatever else is said of it.
+    #[serde(flatten)]
+    others: Map<String, Value>,
+}
+
+impl Row {
+    fn open(self, keys: &OpeningKeys) -> anyhow::Result<String> {
+        let range = (number(&self.after)?, number(&self.through)?);
+        let message = BoundMessage::new(self.stream, &self.specifier, range);
+        let bound = Bound {
+            vm: &self.vm,
+            point: &self.point,
+            message: Some(message),
+        };
+        let content = keys.open(&bound, &self.envelope)?;
+        let opened: Value = serde_json::from_slice(&content)?;
+        let mut row = self.others;
+        row.insert("vm".into(), self.vm.as_str().into());
+        row.insert("point".into(), self.point.to_string().into());
+        row.insert("specifier".into(), self.specifier.as_str().into());
+        row.insert("stream".into(), self.stream.to_string().into());
+        row.insert("after".into(), self.after);
+        row.insert("through".into(), self.through);
+        row.insert("data".into(), opened);
+        Ok(Value::Object(row).to_string())
+    }
+}
+
+/// A row's number: beyond 2^53 it is a string.
+fn number(value: &Value) -> anyhow::Result<Seq> {
+    let number = match value {
+        Value::String(text) => text.parse().ok(),
+        other => other.as_u64(),
+    };
+    number.with_context(|| format!("{value} is no row's number"))
 }

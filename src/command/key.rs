@@ -4,10 +4,8 @@
 //! | --- | --- |
 //! | [`make`] | new keys, as texts |
 //! | [`tls`] | a CA and its certificates, as texts |
-//! | [`folder`] | writes them: all or nothing, with safe modes, over nothing |
 //! | [`show`] | what a key is called, and what to paste where |
 
-mod folder;
 mod make;
 mod show;
 mod tls;
@@ -17,10 +15,12 @@ use std::path::PathBuf;
 use anyhow::anyhow;
 use vmkpi::name::Label;
 
+use super::folder::{Folder, NewFile};
 use super::print::Console;
 use super::{Failure, Outcome};
-use folder::{Folder, NewFile};
 use tls::Authority;
+
+pub(super) use tls::{client_name, server_name};
 
 /// What can be done with keys.
 #[derive(clap::Subcommand)]

@@ -1,6 +1,7 @@
 //! The options of every command that believes signatures and opens envelopes: files of keys, or folders of them,
 //! so that an old and a new key can be there at once.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow};
@@ -64,6 +65,14 @@ pub(super) struct Trust {
 }
 
 impl Trust {
+    /// The names of all keys: who is believed, and what opens.
+    pub(super) fn kids(&self) -> [BTreeSet<String>; 2] {
+        [
+            self.ring.kids().map(ToOwned::to_owned).collect(),
+            self.keys.kids().map(ToOwned::to_owned).collect(),
+        ]
+    }
+
     /// Everything is taken, and nothing opened.
     pub(super) fn of_nobody() -> Self {
         Self {
@@ -74,6 +83,11 @@ impl Trust {
 }
 
 impl TrustArgs {
+    /// Whether there is a file that could change.
+    pub(super) fn names_files(&self) -> bool {
+        !self.trust.is_empty() || !self.open.key.is_empty()
+    }
+
     /// The keys, for messages of this broker.
     ///
     /// # Errors

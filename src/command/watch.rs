@@ -11,8 +11,8 @@
 mod cursor;
 pub(super) mod intake;
 mod join;
-mod lines;
-mod table;
+pub(super) mod lines;
+pub(super) mod table;
 pub(super) mod text;
 mod view;
 

@@ -10,30 +10,47 @@
 //!      └───────────────────────┴── silent, rehello ─┘
 //! ```
 //! Tables, cursors and windows outlive a session; `hello` tells which of them the guest still backs.
+//!
+//! | module | job |
+//! | --- | --- |
+//! | [`session`] | greetings: who is there |
+//! | [`lines`], [`polling`] | what the guest says, pushed or asked for |
+//! | [`table`], [`instance`] | what is known of a table; a specifier applied to it, and its cursors |
+//! | [`publish`], [`outbox`] | from windows to messages, and which of them are on their way |
+//! | [`hearing`] | what the broker and Consumers say of them |
+//! | [`repair`] | rows that are read and published again |
+//! | [`counters`] | what has happened, and what waits |
 
+mod counters;
+mod hearing;
 mod instance;
 mod lines;
 mod outbox;
 mod polling;
 mod publish;
 mod repair;
+mod session;
 mod table;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::skew::Skew;
 use crate::clock::Timestamp;
 use crate::descriptor::{Descriptor, Monitor};
-use crate::link::{GuestMessage, Have, HostMessage, MAX_LINE_BYTES, TableId, TableInfo, VERSION};
+use crate::link::{GuestMessage, MAX_LINE_BYTES, TableId, VERSION};
 use crate::name::{DataPoint, Label, PointPattern};
-use crate::position::{Mark, Nonce, Position, StreamId};
-use instance::{Instance, Origin};
+use crate::position::Mark;
+use hearing::named;
+use instance::Origin;
 use outbox::Outbox;
 use polling::Polling;
 use repair::Asker;
+use session::Session;
 use table::{Held, Table};
 
+pub use counters::{Backlog, Counters};
+pub use hearing::{Confirmation, Heard};
 pub use outbox::{MAX_OUTSTANDING_BYTES, MAX_OUTSTANDING_MESSAGES, Output, Publication, Token};
 pub use publish::MAX_SAMPLE_BYTES;
 pub use table::Latest;
@@ -50,14 +67,6 @@ pub const MAX_HELD_BYTES: usize = 4 << 20;
 pub const MAX_WINDOW_BYTES: usize = 16 << 20;
 /// Bytes of tables in one line for the guest: a line holds them with its frame and patterns.
 const MAX_LIST_BYTES: usize = MAX_LINE_BYTES - (256 << 10);
-/// A guest that has said nothing for so long is greeted again, in milliseconds.
-const SILENCE_MS: u64 = 5000;
-/// Greetings are at least this far apart, in milliseconds.
-const GREETING_MS: u64 = 3000;
-/// A guest that has said nothing for so long is asked whether it is there, in milliseconds.
-const ASK_MS: u64 = 2000;
-/// It is told that the host is there at least so often, in milliseconds.
-const PING_MS: u64 = 10_000;
 /// The same hole is asked for again after this time, in milliseconds.
 const RESUBSCRIBE_MS: u64 = 500;
 
@@ -77,94 +86,6 @@ pub struct Identity {
     pub uuid: Option<String>,
     /// The domain's generation id (libvirt `<genid/>`).
     pub genid: Option<String>,
-}
-
-/// What has happened, each counted from the producer's beginning.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// Rows received, repeated ones included.
-    pub rows: u64,
-    /// Rows received again in pages of a repair.
-    pub rows_replayed: u64,
-    /// Samples and results put into messages.
-    pub samples: u64,
-    /// Samples and results that `when` kept back; of them [`Self::when_errors`] as they were undecided.
-    pub suppressed: u64,
-    /// Samples and results of which a `when` was neither true nor false.
-    pub when_errors: u64,
-    /// Messages handed out for publishing.
-    pub messages: u64,
-    /// Messages that the broker has acknowledged.
-    pub messages_acknowledged: u64,
-    /// Messages that can never be delivered.
-    pub messages_refused: u64,
-    /// Gaps announced.
-    pub gaps: u64,
-    /// Open windows that were lost over [`MAX_WINDOW_BYTES`]; each is a gap.
-    pub windows_lost: u64,
-    /// Holes seen in the rows of the link and subscribed again.
-    pub holes: u64,
-    /// Repairs begun.
-    pub repairs: u64,
-    /// Lines of an earlier session, dropped.
-    pub lines_stale: u64,
-    /// Lines that say something impossible, dropped.
-    pub lines_refused: u64,
-    /// Tables over [`MAX_TABLES`], not followed.
-    pub tables_refused: u64,
-}
-
-/// What has been read and is not acknowledged.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Backlog {
-    /// Points that the producer knows of.
-    pub points: usize,
-    /// Rows, those of open windows included.
-    pub rows: u64,
-    /// How long the oldest of them has waited at least, in milliseconds, as [`Producer::tick`] saw it.
-    pub oldest_ms: Option<u64>,
-}
-
-/// What a named Consumer has confirmed of an instance.
-#[derive(Clone, Debug)]
-pub struct Confirmation {
-    /// Who says it; the signature has been verified.
-    pub consumer: Label,
-    /// When the Consumer said it, by a number of its own that only grows.
-    pub issued: u64,
-    /// The stream and point.
-    pub table: TableId,
-    /// The specifier's id.
-    pub specifier: Label,
-    /// Everything through here is on its disk.
-    pub through: Position,
-    /// Where it wants messages to begin again.
-    pub want_from: Option<Position>,
-}
-
-/// What became of a confirmation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Heard {
-    /// It counts.
-    Taken,
-    /// It is no newer than what the Consumer has said of this instance before: sent again, or overtaken.
-    Stale,
-    /// It is about nothing that is followed here, or by nobody whose word counts.
-    Unknown,
-}
-
-#[derive(Clone, Debug)]
-struct Session {
-    nonce: Nonce,
-    greeted: bool,
-    /// The stream that the guest's new rows go to.
-    stream: Option<StreamId>,
-    /// The guest asked for a new session.
-    over: bool,
-    /// Tables of a `hello` whose last line has not come yet.
-    told: Vec<TableInfo>,
-    /// When the guest was last told that the host is there.
-    pinged_ms: u64,
 }
 
 /// One VM's producer.
@@ -233,59 +154,6 @@ impl Producer {
         }
     }
 
-    /// The link is open: greets the guest. Call it again with a fresh random nonce when
-    /// [`Self::needs_hello`] says so.
-    pub fn connected(&mut self, nonce: Nonce, now_ms: u64) {
-        self.out.forget_lines();
-        (self.heard_ms, self.greeted_ms) = (now_ms, now_ms);
-        self.session = Some(Session {
-            nonce,
-            greeted: false,
-            stream: None,
-            over: false,
-            told: Vec::new(),
-            pinged_ms: now_ms,
-        });
-        // Of a guest whose names fill the line, the rest is not told: what an `ack` names is verified too.
-        let mut room = MAX_LIST_BYTES;
-        let seen = self.tables.iter().filter(|(_, t)| t.highest.seq > 0);
-        let seen = seen.take_while(|(id, _)| fits(id, &mut room));
-        let have = seen.map(|(id, t)| Have {
-            table: id.clone(),
-            highest: t.highest,
-        });
-        let hello = HostMessage::Hello {
-            version: VERSION,
-            nonce,
-            uuid: self.identity.uuid.clone(),
-            genid: self.identity.genid.clone(),
-            have: have.collect(),
-        };
-        self.out.send(hello);
-    }
-
-    /// The link is closed.
-    pub fn disconnected(&mut self) {
-        self.session = None;
-        self.out.forget_lines();
-    }
-
-    /// Whether the guest must be greeted again: it was silent for long, or asked for it.
-    pub fn needs_hello(&self, now_ms: u64) -> bool {
-        let Some(session) = &self.session else {
-            return false;
-        };
-        // A guest that is not listened to is not silent.
-        let silent = self.accepts_input() && now_ms.saturating_sub(self.heard_ms) > SILENCE_MS;
-        let rested = now_ms.saturating_sub(self.greeted_ms) > GREETING_MS;
-        session.over || (silent && rested)
-    }
-
-    /// Whether a session is established.
-    pub fn is_subscribed(&self) -> bool {
-        self.session.as_ref().is_some_and(|s| s.greeted && !s.over)
-    }
-
     /// Takes a line of the guest's.
     pub fn on_message(&mut self, message: GuestMessage, now_ms: u64) {
         let Some(session) = &mut self.session else {
@@ -344,113 +212,6 @@ impl Producer {
         }
     }
 
-    /// The broker has acknowledged a publication.
-    pub fn on_puback(&mut self, token: Token, now_ms: u64) {
-        let Some(settled) = self.out.settle(token) else {
-            return;
-        };
-        self.counters.messages_acknowledged += 1;
-        let Some(mut hands) = self.hands(&settled.table, now_ms) else {
-            return;
-        };
-        let mut advanced = false;
-        for instance in hands.instances.iter_mut() {
-            if instance.monitor.id != settled.specifier {
-                continue;
-            }
-            for cursor in instance.cursors.iter_mut().filter(|c| c.consumer.is_none()) {
-                advanced |= cursor.puback(settled.after, settled.through, now_ms);
-            }
-        }
-        if advanced {
-            hands.acknowledge();
-        }
-    }
-
-    /// A publication can never be delivered: its rows become a gap.
-    pub fn on_refused(&mut self, token: Token, now_ms: u64) {
-        let Some(settled) = self.out.settle(token) else {
-            return;
-        };
-        self.counters.messages_refused += 1;
-        let Some(mut hands) = self.hands(&settled.table, now_ms) else {
-            return;
-        };
-        let (instances, mut scope) = hands.split();
-        for instance in instances
-            .iter_mut()
-            .filter(|i| i.monitor.id == settled.specifier)
-        {
-            let mut progress = instance::Progress::at(settled.after);
-            let through = Mark {
-                seq: settled.through.seq,
-                key: settled.through.key,
-                ..Mark::default()
-            };
-            instance.gap(
-                &mut progress,
-                through,
-                publish::SAMPLE_TOO_LARGE,
-                &mut scope,
-            );
-        }
-    }
-
-    /// A named Consumer has confirmed. What is older than its last word on the instance is left alone.
-    pub fn on_confirm(&mut self, confirmation: &Confirmation, now_ms: u64) -> Heard {
-        // Without a session there is nobody to read from again; what is confirmed counts all the same.
-        let nonce = self.session.as_ref().map(|s| s.nonce);
-        let mut next_query = self.next_query;
-        let Some(mut hands) = self.hands(&confirmation.table, now_ms) else {
-            return Heard::Unknown;
-        };
-        let mut heard = Heard::Unknown;
-        let mut advanced = false;
-        let (instances, mut scope) = hands.split();
-        let specified = |i: &&mut Instance| i.monitor.id == confirmation.specifier;
-        for instance in instances.iter_mut().filter(specified) {
-            let Some(at) = instance.cursor_of(&confirmation.consumer) else {
-                continue;
-            };
-            let Some(said) = instance.cursors[at].hear(confirmation, now_ms) else {
-                heard = Heard::Stale;
-                continue;
-            };
-            heard = Heard::Taken;
-            advanced |= said.new;
-            let Some(nonce) = nonce else { continue };
-            let mut asker = Asker {
-                nonce,
-                next_query: &mut next_query,
-            };
-            if said.new || said.moved {
-                instance.continue_repair(at, &mut asker, &mut scope);
-            }
-            if let Some(from) = confirmation.want_from {
-                instance.begin_repair(at, from, &mut asker, &mut scope);
-            }
-        }
-        if advanced {
-            hands.acknowledge();
-        }
-        self.next_query = next_query;
-        heard
-    }
-
-    /// From now on these Consumers acknowledge, and nothing else; none: the broker's PUBACK. Who stays keeps
-    /// its cursors; who is new begins at the guest's acknowledged row.
-    pub fn heed(&mut self, consumers: Vec<Label>, now_ms: u64) {
-        let consumers = named(consumers);
-        if consumers == self.consumers {
-            return;
-        }
-        self.consumers = consumers;
-        for table in self.tables.values_mut() {
-            table.heed(&self.consumers, now_ms);
-        }
-        self.subscribe(now_ms);
-    }
-
     /// Takes over a changed descriptor without losing a row: a specifier that stays keeps its
     /// cursors, a changed one begins its windows anew after what it has published.
     pub fn adopt(&mut self, descriptor: &Descriptor, now_ms: u64) {
@@ -506,33 +267,6 @@ impl Producer {
         self.next_query = next_query;
         for table in self.tables.values_mut() {
             table.look(now_ms);
-        }
-    }
-
-    /// What has been read and is not acknowledged.
-    pub fn backlog(&self, now_ms: u64) -> Backlog {
-        let points: BTreeSet<_> = self.tables.keys().map(|id| &id.point).collect();
-        let tables = self.tables.values();
-        let ages = tables.clone().filter_map(|t| t.waiting.age_ms(now_ms));
-        Backlog {
-            points: points.len(),
-            oldest_ms: ages.max(),
-            rows: tables.map(|t| t.received - t.settled()).sum(),
-        }
-    }
-
-    /// Shows the guest that the host is there, and asks whether the guest is.
-    fn ping(&mut self, now_ms: u64) {
-        let (silent_ms, listens) = (now_ms.saturating_sub(self.heard_ms), self.accepts_input());
-        let Some(session) = self.session.as_mut().filter(|s| s.greeted) else {
-            return;
-        };
-        let pinged_ms = now_ms.saturating_sub(session.pinged_ms);
-        let asks = listens && silent_ms >= ASK_MS && pinged_ms >= ASK_MS;
-        if self.source == Source::Kpi && (asks || pinged_ms >= PING_MS) {
-            session.pinged_ms = now_ms;
-            let nonce = session.nonce;
-            self.out.send(HostMessage::Ping { nonce });
         }
     }
 
@@ -629,14 +363,6 @@ impl Producer {
             clock_skew_ms,
             now_ms,
         })
-    }
-}
-
-/// Whose word acknowledges.
-fn named(consumers: Vec<Label>) -> Vec<Option<Label>> {
-    match consumers.is_empty() {
-        true => vec![None],
-        false => consumers.into_iter().map(Some).collect(),
     }
 }
 

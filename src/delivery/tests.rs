@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::consumer::{Verdict, first_cursor, judge};
+use super::hole::{Hole, Step};
 use super::producer::{Confirmation, Heard, Identity, Output, Producer, Source, Token};
 use super::spool::{Spool, SpoolLimits};
 use super::window::{Closed, Content, Windower};
@@ -152,6 +153,8 @@ struct Rules {
     harsh: bool,
     /// Specifiers have a `when`.
     predicates: bool,
+    /// Consumers ask though nobody has named them, and messages to them are lost all the same.
+    strangers: bool,
 }
 
 impl Rules {
@@ -178,6 +181,11 @@ impl World {
             accepted: BTreeMap::new(),
             deaf_until: 0,
             issued: 0,
+            always_named: named && !rules.harsh,
+            holes: BTreeMap::new(),
+            begun: BTreeMap::new(),
+            given_up: BTreeMap::new(),
+            heard: BTreeMap::new(),
         });
         let limits = SpoolLimits {
             rows: usize::MAX,
@@ -352,7 +360,7 @@ impl World {
                 if now < self.sites[site].deaf_until {
                     return;
                 }
-                if let Some(confirmation) = self.sites[site].on(&event) {
+                if let Some(confirmation) = self.sites[site].on(&event, now) {
                     let loose = self.rng.one_in(20);
                     self.post((4, site), 150, loose, Wire::Confirm(confirmation));
                 }
@@ -403,7 +411,8 @@ impl World {
         let faulty = self.now < QUIET;
         for site in 0..self.sites.len() {
             // In PUBACK mode nobody asks again, so only a Consumer that confirms may lose messages.
-            if self.named && faulty && self.rng.one_in(25) {
+            let lossy = self.named || self.rules.strangers;
+            if lossy && faulty && self.rng.one_in(25) {
                 continue;
             }
             for _ in 0..=u64::from(faulty && self.rng.one_in(20)) {
@@ -431,7 +440,7 @@ fn simulate(seed: u64, named: bool, harsh: bool) {
         Rules {
             named,
             harsh,
-            predicates: false,
+            ..Rules::default()
         },
     );
 }
@@ -448,7 +457,7 @@ fn simulate_polled(seed: u64, harsh: bool) {
         Rules {
             named: true,
             harsh,
-            predicates: false,
+            ..Rules::default()
         },
     );
     world.polled = true;

@@ -12,8 +12,8 @@ use std::sync::Arc;
 use super::function::Aggregate;
 use crate::clock::Timestamp;
 use crate::descriptor::{Format, Monitor};
-use crate::link::{Payload, Row};
-use crate::message::{MAX_MESSAGE_BYTES, Sample, SampleBody, Values};
+use crate::link::Row;
+use crate::message::{MAX_MESSAGE_BYTES, Sample, SampleBody};
 use crate::position::{Mark, Position, Seq};
 
 /// Which window a row is in: its epoch, and the window's number since 1970 (or the row's own
@@ -235,7 +235,7 @@ impl Open {
         {
             self.settle();
         }
-        let sample = sample_of(columns, row);
+        let sample = Sample::of_row(columns, row);
         // Where every row is a sample nothing waits, and nothing needs to be counted.
         let bytes = match monitor.interval_ms {
             0 => 0,
@@ -297,22 +297,6 @@ impl Open {
             partial: self.partial,
             content,
         }
-    }
-}
-
-fn sample_of(columns: &Arc<[Box<str>]>, row: &Row) -> Sample {
-    let body = match &row.payload {
-        Payload::Values(values) => SampleBody::Values(Values {
-            columns: Arc::clone(columns),
-            row: values.clone(),
-        }),
-        Payload::Data(bytes) => SampleBody::Data(bytes.clone()),
-    };
-    Sample {
-        seq: row.seq,
-        key: row.key,
-        time: row.time,
-        body,
     }
 }
 

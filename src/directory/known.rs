@@ -165,6 +165,8 @@ pub struct Directory {
     insecure: bool,
     /// By topic: of a message that removes, there is nothing else.
     entries: BTreeMap<String, Known>,
+    /// The most of them.
+    pub(super) limit: usize,
     refused: BTreeMap<&'static str, u64>,
     unverified: BTreeMap<&'static str, u64>,
 }
@@ -175,8 +177,14 @@ impl Directory {
         Self {
             ring,
             insecure,
+            limit: MAX_ENTRIES,
             ..Self::default()
         }
+    }
+
+    /// From now on these keys' owners vouch. What was heard before stays: it was believed when it came.
+    pub fn believe(&mut self, ring: Keyring) {
+        self.ring = ring;
     }
 
     /// Takes a message on `topic`; an empty one removes what is there.
@@ -243,7 +251,7 @@ impl Directory {
             told: false,
         };
         let is = known.standing(now);
-        if before.is_none() && self.entries.len() >= MAX_ENTRIES && !self.make_room(now) {
+        if before.is_none() && self.entries.len() >= self.limit && !self.make_room(now) {
             return Err(Refused::TooMany);
         }
         self.entries.insert(topic.to_owned(), known);
@@ -312,7 +320,7 @@ impl Directory {
         let lately = after(now, -(MAX_LEASE_SECONDS as f64));
         self.entries
             .retain(|_, known| known.lease.term.issued > lately);
-        self.entries.len() < MAX_ENTRIES
+        self.entries.len() < self.limit
     }
 
     fn live(&self, side: Side, now: Timestamp) -> impl Iterator<Item = &Lease> {

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{MAX_ROWS, Payload, Row};
 use crate::clock::Timestamp;
 use crate::name::DataPoint;
-use crate::position::{MAX_SEQ, Nonce, Seq, StreamId};
+use crate::position::{MAX_SEQ, Mark, Nonce, Seq, StreamId};
 
 /// What is asked for: rows of `point` with `from <= _timestamp < to`, in the order of the streams, the oldest
 /// first, and of `_seq` within each. Where the guest's clock was set back, that is not the order of time.
@@ -56,6 +56,13 @@ pub struct HistoryPage {
     /// Where to go on; absent at the end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next: Option<HistoryPosition>,
+    /// The last row of the stream that retention took, if it may have been of the span and is not before where
+    /// the page begins: rows through it are gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trimmed: Option<Mark>,
+    /// Nothing of this point is held, and never was as far as the guest knows.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unknown: bool,
 }
 
 impl HistoryQuery {

@@ -88,8 +88,9 @@ enum DataOut<'a> {
     Sealed(&'a str),
 }
 
+/// A sample as it is written, in messages and in answers.
 #[derive(Serialize)]
-struct SampleOut<'a> {
+pub(crate) struct SampleOut<'a> {
     seq: Published64,
     key: RowKey,
     time: Timestamp,
@@ -100,7 +101,7 @@ struct SampleOut<'a> {
 }
 
 /// A `seq` inside `data`: a string beyond 2^53, as all integers there.
-struct Published64(Seq);
+pub(crate) struct Published64(pub(crate) Seq);
 
 impl Serialize for Published64 {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -115,8 +116,9 @@ struct DataIn {
     reason: Option<Box<str>>,
 }
 
+/// A sample as it is read.
 #[derive(Deserialize)]
-struct SampleIn {
+pub(crate) struct SampleIn {
     seq: Attribute,
     key: RowKey,
     time: Timestamp,
@@ -226,7 +228,7 @@ fn body_in(wire: &Incoming<'_>) -> Result<Body, EventError> {
 }
 
 /// Five parts in base64url (RFC 7516, section 3.1).
-fn is_compact_jwe(text: &str) -> bool {
+pub(crate) fn is_compact_jwe(text: &str) -> bool {
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
     text.bytes().filter(|b| *b == b'.').count() == 4 && text.bytes().all(plain)
 }
@@ -242,7 +244,7 @@ fn data_out(body: &Body) -> DataOut<'_> {
     }
 }
 
-fn sample_out(sample: &Sample) -> SampleOut<'_> {
+pub(crate) fn sample_out(sample: &Sample) -> SampleOut<'_> {
     let (values, data_base64) = match &sample.body {
         SampleBody::Values(values) => (Some(values), None),
         SampleBody::Data(bytes) => (None, Some(bytes)),
@@ -275,7 +277,7 @@ pub(super) fn data_in(kind: Kind, data: &str) -> Result<Body, EventError> {
     }
 }
 
-fn sample_in(sample: SampleIn) -> Result<Sample, EventError> {
+pub(crate) fn sample_in(sample: SampleIn) -> Result<Sample, EventError> {
     let body = match (sample.values, sample.data_base64) {
         (Some(map), None) => {
             let mut row = Vec::with_capacity(map.len());

@@ -196,6 +196,24 @@ fn what_is_asked_wrongly_is_a_usage_error() -> Result<()> {
 }
 
 #[test]
+fn a_password_in_a_url_is_refused_and_not_repeated() -> Result<()> {
+    let url = "mqtt://u:hunter2@localhost";
+    for arguments in [
+        &["watch", "--broker", url][..],
+        &["relay", "--site", "a", "--state", "s", "--from", url],
+    ] {
+        let output = vmkpi(arguments)?;
+        assert_eq!(output.status.code(), Some(2));
+        let said = String::from_utf8(output.stderr)?;
+        assert!(
+            said.contains("no login") && !said.contains("hunter2"),
+            "{said}"
+        );
+    }
+    Ok(())
+}
+
+#[test]
 fn a_broker_that_is_never_there_is_a_failure_and_said_once() -> Result<()> {
     let address = vmkpi_tests::scratch::free_address()?;
     let output = vmkpi(&[

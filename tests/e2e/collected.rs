@@ -7,8 +7,11 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use vmkpi::confirm::{Confirmed, Subject, encode};
+use vmkpi::position::{Position, RowKey, StreamId};
+use vmkpi::sign::SigningKey;
 use vmkpi_tests::chain::{Chain, http_get};
-use vmkpi_tests::collector::{Around, Collector, Key, Mortal, confirmed_by, unacknowledged};
+use vmkpi_tests::collector::{Around, Collector, Key, Mortal, NAME, confirmed_by, unacknowledged};
 use vmkpi_tests::ledger::Writer;
 use vmkpi_tests::mqtt::Subscriber;
 use vmkpi_tests::process::vmkpi;
@@ -19,6 +22,7 @@ use vmkpi_tests::wait_for;
 struct Site {
     chain: Chain,
     collect: Collector,
+    key: Key,
     _keys: Scratch,
 }
 
@@ -36,6 +40,7 @@ impl Site {
         Ok(Self {
             chain,
             collect,
+            key,
             _keys: keys,
         })
     }
@@ -236,6 +241,19 @@ impl Site {
         Ok(())
     }
 
+    /// Publishes so many messages that are no confirmations, as fast as it can.
+    fn flood(&self, count: usize) -> Result<()> {
+        let file = self.chain.folder().join("flood");
+        std::fs::write(&file, "no confirmation\n".repeat(count))?;
+        let port = self.chain.broker.port().to_string();
+        let status = Command::new("mosquitto_pub")
+            .args(["-p", &port, "-q", "1", "-t", TOPIC, "-l"])
+            .stdin(std::fs::File::open(&file)?)
+            .status()?;
+        ensure!(status.success(), "mosquitto_pub: {status}");
+        Ok(())
+    }
+
     fn refused(&self, reason: &str) -> Result<f64> {
         self.metric(&format!(
             "vmkpi_confirmations_refused_total{{reason=\"{reason}\"}}"
@@ -247,6 +265,29 @@ impl Site {
             (self.refused(reason).ok()? > more_than).then_some(())
         })
     }
+}
+
+/// The Consumer's own word, about what nobody delivers.
+fn of_no_specifier(key: &Key) -> Result<String> {
+    let subject = Subject {
+        site: "acme".parse()?,
+        consumer: NAME.parse()?,
+        vm: "shop".parse()?,
+    };
+    let confirmed = Confirmed {
+        stream: StreamId(1),
+        point: "unencrypted/load".parse()?,
+        specifier: "none".parse()?,
+        through: Position::new(1_000_000, RowKey(1)),
+        want_from: None,
+    };
+    let key = SigningKey::from_pem(&std::fs::read_to_string(&key.file)?)?;
+    Ok(String::from_utf8(encode(
+        &subject,
+        1,
+        vec![confirmed],
+        &key,
+    ))?)
 }
 
 /// What stands behind `"seq":` first, larger.
@@ -301,12 +342,19 @@ fn forged_altered_replayed_and_reordered_confirmations_acknowledge_nothing() -> 
         ("stale", last.clone()),
         ("stale", genuine[genuine.len() / 2].clone()),
         ("stale", genuine[0].clone()),
+        (
+            "malformed_signature",
+            format!("{body},\"signature\":\"x\"}}"),
+        ),
+        ("unknown", of_no_specifier(&site.key)?),
     ] {
         let before = site.refused(reason)?;
         site.publish(&payload)?;
         site.wait_for_refused(reason, before)
             .with_context(|| payload.clone())?;
     }
+    site.flood(2000)?;
+    site.wait_for_refused("too_many", 100.0)?;
     // A whole collect in the same name, with a key of its own: it keeps everything, and its word is nobody's.
     let stranger = Key::make(site.chain.folder(), "stranger.key")?;
     let place = site.chain.folder().join("stranger");

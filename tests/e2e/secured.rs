@@ -28,9 +28,9 @@ fn watch(url: &str, options: &[Vec<String>]) -> Result<Output> {
 }
 
 #[test]
-fn samples_arrive_over_tls_by_the_documented_certificates_and_acl() -> Result<()> {
+fn samples_arrive_over_tls_by_certificates_and_acl() -> Result<()> {
     let site = Site::new()?;
-    let broker = site.documented_broker()?;
+    let broker = site.broker_of_certificates(ACL)?;
     let mut host = Host::start(
         site.folder(),
         &broker.url(),

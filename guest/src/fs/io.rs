@@ -10,6 +10,17 @@ use super::{Fh, Partition};
 use crate::store::Point;
 use crate::store::inspect::Reader;
 
+/// How a draft changes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Edit {
+    /// Bytes are written. The kernel forgets the size by itself.
+    Write,
+    /// It is cut or extended. The kernel knows the size, or keeps the one it knows where the call fails.
+    Cut,
+    /// It begins with nothing.
+    Anew,
+}
+
 impl Partition {
     /// The bytes of a handle from `offset` on, at most `size` of them.
     ///
@@ -38,7 +49,7 @@ impl Partition {
             return Ok(());
         }
         let limit = self.limits.store_bytes;
-        self.edit(fh, data.len(), false, |handle| {
+        self.edit(fh, Edit::Write, data.len(), |handle| {
             handle.write(offset, data, limit)
         })
     }
@@ -46,14 +57,20 @@ impl Partition {
     /// Cuts or extends a file through a handle.
     ///
     /// # Errors
-    /// As [`Self::write`].
+    /// EFBIG over the limit of a store, which changes nothing: the kernel keeps what it knows of the size. As
+    /// [`Self::write`].
     pub(super) fn truncate(&self, fh: Fh, size: u64) -> Result<(), Errno> {
+        let limit = self.limits.store_bytes;
+        let size = usize::try_from(size).ok().filter(|size| *size <= limit);
+        let size = size.ok_or(Errno::EFBIG)?;
         if size == 0 && self.is_empty(fh)? {
             return Ok(());
         }
-        let limit = self.limits.store_bytes;
-        let grows = usize::try_from(size).map_or(0, |s| if s > limit { 0 } else { s });
-        self.edit(fh, grows, size == 0, |handle| handle.truncate(size, limit))
+        let edit = if size == 0 { Edit::Anew } else { Edit::Cut };
+        self.edit(fh, edit, size, |handle| {
+            handle.truncate(size);
+            Ok(())
+        })
     }
 
     /// Whether a handle without a draft has an empty file.
@@ -72,13 +89,17 @@ impl Partition {
     fn edit(
         &self,
         fh: Fh,
+        edit: Edit,
         grows: usize,
-        anew: bool,
         work: impl FnOnce(&mut super::handle::Handle) -> Result<(), Errno>,
     ) -> Result<(), Errno> {
+        let anew = edit == Edit::Anew;
         let (ino, new) = self.begin(fh, grows, anew)?;
         let mut state = self.lock();
         let done = state.account(fh, work)?;
+        if edit == Edit::Write && done.is_ok() {
+            state.forgotten(ino);
+        }
         // An empty write, or a cut to the size it has, makes no draft.
         match new && !anew && !state.handle(fh)?.changed {
             true => state.drop_draft(fh, ino),

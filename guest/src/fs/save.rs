@@ -84,7 +84,7 @@ impl State {
         let Ok(handle) = self.handle(fh) else {
             return Plan::Fail(Errno::EBADF);
         };
-        (handle.changed, handle.unsaved) = (false, false);
+        (handle.changed, handle.unsaved) = (false, handle.cut);
         if handle.cut {
             return Plan::Fail(Errno::EFBIG);
         }
@@ -162,11 +162,11 @@ impl Partition {
         match state.plan(fh) {
             Plan::Nothing => {
                 drop(state);
-                done(Ok(()));
+                self.tell(fh, done, Vec::new(), Ok(()));
             }
             Plan::Fail(errno) => {
                 drop(state);
-                done(Err(errno));
+                self.tell(fh, done, Vec::new(), Err(errno));
             }
             Plan::Wait => {
                 if let Ok(handle) = state.handle(fh) {
@@ -218,7 +218,7 @@ impl Partition {
                 let changed = state.must_forget(ino);
                 drop(state);
                 self.forget_attr(changed);
-                return tell(done, waiting, Ok(()));
+                return answer(done, waiting, Ok(()));
             }
             Err(error @ StoreError::TooManyColumns { .. }) => {
                 return self.refuse(attempt, error.to_string(), error.errno(), done);
@@ -226,7 +226,7 @@ impl Partition {
             Err(error) => Err(error.errno()),
         };
         let waiting = self.lock().ended(fh, ino, true, attempt.refused);
-        tell(done, waiting, result);
+        self.tell(fh, done, waiting, result);
     }
 
     /// Keeps an input that cannot be stored before its closer is told so.
@@ -235,7 +235,7 @@ impl Partition {
         if !attempt.changed && attempt.refused.is_some() {
             // The same bytes as at the last close: they are kept already.
             let waiting = self.lock().ended(fh, ino, true, attempt.refused);
-            return tell(done, waiting, Err(errno));
+            return self.tell(fh, done, waiting, Err(errno));
         }
         tracing::warn!(point = %attempt.point, reason, "an input was refused");
         let partition = self.clone();
@@ -246,7 +246,7 @@ impl Partition {
             withdraw: attempt.refused,
             done: Box::new(move |kept| {
                 let waiting = partition.lock().ended(fh, ino, true, kept.ok());
-                tell(done, waiting, Err(errno));
+                partition.tell(fh, done, waiting, Err(errno));
             }),
         });
     }
@@ -275,9 +275,21 @@ impl Partition {
         drop(state);
         self.forget_attr(changed);
     }
+
+    /// Answers a close or fsync. A draft that is left goes with its handle, of which the kernel tells us after
+    /// the last close has returned: what it was told of a draft's size must not outlive that close.
+    fn tell(&self, fh: Fh, done: Done, waiting: Vec<Done>, result: Result<(), Errno>) {
+        let mut state = self.lock();
+        let ino = state.handles.get(&fh).map(|handle| handle.ino);
+        let drafted = |ino: &Ino| state.tree.node(*ino).is_ok_and(|n| !n.drafts.is_empty());
+        let changed = ino.filter(drafted).and_then(|ino| state.must_forget(ino));
+        drop(state);
+        self.forget_attr(changed);
+        answer(done, waiting, result);
+    }
 }
 
-fn tell(done: Done, waiting: Vec<Done>, result: Result<(), Errno>) {
+fn answer(done: Done, waiting: Vec<Done>, result: Result<(), Errno>) {
     done(result);
     for done in waiting {
         done(result);

@@ -83,6 +83,13 @@ impl State {
         self.tell(ino)
     }
 
+    /// The kernel has forgotten by itself, as it does after a write.
+    pub fn forgotten(&mut self, ino: Ino) {
+        if let Ok(node) = self.tree.node_mut(ino) {
+            node.told = false;
+        }
+    }
+
     /// Whether the kernel keeps attributes of a file that have just changed without a request.
     pub fn must_forget(&mut self, ino: Ino) -> Option<Ino> {
         let node = self.tree.node_mut(ino).ok()?;
@@ -166,12 +173,11 @@ impl State {
 
     /// A handle's draft has changed: it is the one that `stat` shows.
     pub fn drafted(&mut self, fh: Fh, ino: Ino) {
-        if let Ok(node) = self.tree.node_mut(ino) {
-            node.told = false;
-            if node.drafts.last() != Some(&fh) {
-                node.drafts.retain(|other| *other != fh);
-                node.drafts.push(fh);
-            }
+        if let Ok(node) = self.tree.node_mut(ino)
+            && node.drafts.last() != Some(&fh)
+        {
+            node.drafts.retain(|other| *other != fh);
+            node.drafts.push(fh);
         }
         if let Ok(handle) = self.handle(fh) {
             handle.touched = Timestamp::now();

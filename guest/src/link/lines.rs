@@ -95,5 +95,7 @@ pub fn history_message(
         columns: found.page.columns,
         rows: found.page.rows,
         next: found.next,
+        trimmed: found.trimmed,
+        unknown: found.unknown,
     }
 }

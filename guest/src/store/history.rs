@@ -10,7 +10,7 @@ use vmkpi::name::{Area, DataPoint, KpiName};
 use vmkpi::position::{Mark, Seq, StreamId};
 
 use super::inspect::{Page, Reader, columns_of, read_row, size_of};
-use super::marks::mark_from;
+use super::marks::{self, mark_from};
 use super::mint::HISTORY;
 use super::schema::{history_name, meta, quote};
 
@@ -26,6 +26,10 @@ pub struct Found {
     pub page: Page,
     /// Where to go on; none at the end.
     pub next: Option<HistoryPosition>,
+    /// The last row that retention took, where the span may have had it.
+    pub trimmed: Option<Mark>,
+    /// There is no table of that name in any stream.
+    pub unknown: bool,
 }
 
 /// One table that is looked through.
@@ -62,6 +66,8 @@ impl Reader {
             stream: query.after.map_or(current, |after| after.stream),
             page: Page::default(),
             next: None,
+            trimmed: None,
+            unknown: true,
         };
         let DataPoint::Kpi(area, name) = &query.point else {
             return Ok(nothing);
@@ -90,10 +96,14 @@ impl Reader {
             End::Page => Some((*stream, scan.at)),
             End::Table => tables.get(index + 1).map(|(stream, _)| (*stream, 0)),
         };
+        let trimmed = marks::read(&self.conn, *stream, name.as_str())?.trimmed;
+        let missed = trimmed.seq > at && trimmed.time >= query.from;
         Ok(Found {
             stream: *stream,
             page: scan.page,
             next: next.map(|(stream, seq)| HistoryPosition { stream, seq }),
+            trimmed: missed.then_some(trimmed),
+            unknown: false,
         })
     }
 

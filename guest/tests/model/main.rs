@@ -210,3 +210,67 @@ proptest! {
         compare(mount::Mount::new(), program)?;
     }
 }
+
+/// Programs that random ones have found wrong, in short.
+#[test]
+fn on_a_mount_what_was_wrong_once_is_right() {
+    let opened = |read, truncate| Flags {
+        read,
+        write: true,
+        create: true,
+        exclusive: false,
+        truncate,
+        append: false,
+    };
+    let (rows, secret, scratch) = ((0, 0), (1, 0), (0, 3));
+    let programs = [
+        // A draft's size, told to the kernel, outlived the handle.
+        vec![
+            Op::Open(1, secret, opened(false, false)),
+            Op::Write(1, "x,y\n1,2\n"),
+            Op::Close(1),
+            Op::Open(3, secret, opened(true, true)),
+            Op::Fchmod(3, 0o600),
+            Op::Close(3),
+            Op::Stat(secret),
+        ],
+        // A cut that failed changed which draft's size is shown.
+        vec![
+            Op::Open(0, secret, opened(false, false)),
+            Op::Open(2, secret, opened(false, false)),
+            Op::Write(0, "\"half"),
+            Op::Write(2, "1\n"),
+            Op::Stat(secret),
+            Op::Ftruncate(0, LIMIT + 1),
+            Op::Stat(secret),
+        ],
+        // A cut by name that failed let a size be forgotten that the kernel kept.
+        vec![
+            Op::Open(3, rows, opened(false, false)),
+            Op::Ftruncate(3, 1),
+            Op::Truncate(rows, 1),
+            Op::Close(3),
+            Op::Stat(rows),
+        ],
+        // The draft of another handle shows when a scratch file's goes.
+        vec![
+            Op::Open(0, scratch, opened(false, false)),
+            Op::Open(2, scratch, opened(false, true)),
+            Op::Ftruncate(0, 2),
+            Op::Fstat(2),
+            Op::Close(0),
+            Op::Fstat(2),
+        ],
+        // What was too long for a scratch file came back as nothing to store.
+        vec![
+            Op::Open(1, scratch, opened(false, false)),
+            Op::Pwrite(1, LIMIT - 1, "1\n"),
+            Op::Fsync(1),
+            Op::Rename(scratch, rows),
+            Op::Close(1),
+        ],
+    ];
+    for program in programs {
+        compare(mount::Mount::new(), Program(program)).unwrap();
+    }
+}

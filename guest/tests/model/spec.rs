@@ -263,9 +263,6 @@ impl Spec {
             return Err(Errno::EINVAL);
         };
         if size > LIMIT {
-            if open.draft.is_some() {
-                open.touched = self.clock;
-            }
             return Err(Errno::EFBIG);
         }
         if size == 0 {

@@ -155,7 +155,7 @@ static SETTINGS: &[Setting<Settings>] = &[
         value: "FILE",
         help: "The site's Ed25519 private key, PEM, which not everybody may read: every message is signed with it",
         kind: Kind::Text,
-        reloads: false,
+        reloads: true,
         set: |s, text| path(text).map(|p| s.sign_key_file = Some(p)),
         get: |s| shown(s.sign_key_file.as_deref()),
         sample: "\"/etc/vmkpi/site-signing.key.pem\"",

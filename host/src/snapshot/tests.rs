@@ -116,7 +116,7 @@ fn snapshot() -> Snapshot {
             valid: [(uuid, true)].into(),
         },
         broker: Arc::default(),
-        confirmations: Arc::default(),
+        consumers: Arc::default(),
         outbox: Arc::default(),
         exporter: Scraped::default(),
     }

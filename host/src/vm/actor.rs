@@ -27,14 +27,15 @@ use vmkpi::name::DataPoint;
 use vmkpi::position::Nonce;
 
 use super::ages::Ages;
+use super::answering::Answering;
 use super::envelope::Envelopes;
 use super::lease::Leaseholder;
 use super::report::Report;
 use super::{Shared, Spec};
-use crate::confirm::{Ear, Word};
+use crate::consumers::{self, Ear, Word};
 use crate::infra::Lane;
 use crate::libvirt::State;
-use crate::link::{Ask, Client, Event, Fault, Histories};
+use crate::link::{Ask, Client, Event, Fault, Histories, HistoryClient};
 use crate::outbox::{Left, Page, Ticket};
 use crate::random;
 use vmkpi::broker::publisher::{Job, Outcome, Reply, event_properties};
@@ -43,13 +44,14 @@ use vmkpi::broker::publisher::{Job, Outcome, Reply, event_properties};
 const TICK: Duration = Duration::from_secs(1);
 /// How long to wait before a message that the broker refused for now is handed in again.
 const DEFER: Duration = Duration::from_secs(10);
+
 pub(super) async fn run(
     spec: watch::Receiver<Spec>,
     shared: Shared,
-    asked: mpsc::Receiver<Ask>,
+    history: (HistoryClient, mpsc::Receiver<Ask>),
     left: Vec<Left>,
 ) {
-    let mut actor = Actor::new(spec, shared, asked);
+    let mut actor = Actor::new(spec, shared, history);
     actor.take_over(&left);
     actor.run().await;
 }
@@ -68,6 +70,7 @@ struct Actor {
     histories: Histories,
     kpi: Producer,
     ear: Ear,
+    answering: Answering,
     /// What the KPI producer's messages carry. Another producer has another: it counts its tokens anew, and what
     /// the broker says of its predecessor's messages is not about its own.
     kpi_lane: u64,
@@ -93,7 +96,11 @@ struct Actor {
 }
 
 impl Actor {
-    fn new(mut follow: watch::Receiver<Spec>, shared: Shared, asked: mpsc::Receiver<Ask>) -> Self {
+    fn new(
+        mut follow: watch::Receiver<Spec>,
+        shared: Shared,
+        (history, asked): (HistoryClient, mpsc::Receiver<Ask>),
+    ) -> Self {
         let spec = follow.borrow_and_update().clone();
         let signer = shared.signer.clone();
         let (lease_seconds, lease_lane) = (shared.lease_seconds, shared.outbox.next_lane());
@@ -102,8 +109,9 @@ impl Actor {
             asked,
             histories: Histories::default(),
             kpi: kpi_producer(&spec, &shared, 0),
-            ear: shared.confirmations.listen(&spec.descriptor),
+            ear: shared.consumers.listen(&spec.descriptor),
             kpi_lane: shared.outbox.next_lane(),
+            answering: Answering::new(history, follow.clone(), &shared),
             follow,
             committed: shared.outbox.committed.clone(),
             shared,
@@ -187,7 +195,9 @@ impl Actor {
         if before.descriptor != self.spec.descriptor {
             self.kpi.adopt(&self.spec.descriptor, now_ms);
             self.kpi.heed(self.spec.descriptor.consumers(), now_ms);
-            self.ear = self.shared.confirmations.listen(&self.spec.descriptor);
+            self.ear = self.shared.consumers.listen(&self.spec.descriptor);
+            // Who asked may have no right to any more, and what was to be left open may be to be sealed.
+            self.answering.stop();
             for lane in &mut self.lanes {
                 lane.adopt(&self.spec.descriptor, now_ms);
             }
@@ -337,8 +347,17 @@ impl Actor {
         }
     }
 
-    /// Hands what a Consumer confirms to the producer that it is about.
     fn on_word(&mut self, word: Word) {
+        match word {
+            Word::Confirmed(confirmation) => self.on_confirmation(confirmation),
+            // The next host's, which has the link.
+            Word::Asked(_) if self.spec.leaving => {}
+            Word::Asked(asked) => self.answering.begin(asked, &self.spec.descriptor),
+        }
+    }
+
+    /// Hands what a Consumer confirms to the producer that it is about.
+    fn on_confirmation(&mut self, word: consumers::Confirmation) {
         let now_ms = self.now_ms();
         for confirmed in word.confirmed {
             let confirmation = Confirmation {
@@ -361,7 +380,7 @@ impl Actor {
                 .map(|producer| producer.on_confirm(&confirmation, now_ms))
                 .find(|heard| *heard != Heard::Unknown);
             let heard = heard.unwrap_or(Heard::Unknown);
-            self.shared.confirmations.status.count(heard);
+            self.shared.consumers.status.count(heard);
             if heard == Heard::Taken {
                 self.past.confirmed_time = Some(Timestamp::now().as_seconds_f64());
             }
@@ -407,6 +426,7 @@ impl Actor {
         self.kpi.tick(now_ms);
         self.histories.expire(Instant::now());
         self.envelopes.tick();
+        self.answering.tick();
         if self.link_open && self.kpi.needs_hello(now_ms) {
             self.greet();
         }

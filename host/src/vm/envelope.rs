@@ -4,14 +4,18 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use tokio::sync::watch;
 use vmkpi::delivery::producer::Publication;
 use vmkpi::seal::{SealError, SealingKey};
 use vmkpi::sign::SigningKey;
 
+/// The site's key, which every message is signed with, as it is now; `None` signs none.
+pub type Signer = watch::Receiver<Option<Arc<SigningKey>>>;
+
 /// What messages are made with, and how many were.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Envelopes {
-    signer: Option<Arc<SigningKey>>,
+    signer: Signer,
     /// The last key that was sealed to, and the text it was read from.
     sealer: Option<(Arc<str>, SealingKey)>,
     /// Messages that could not be sealed, with their lanes: they do not leave as they are ...
@@ -25,11 +29,15 @@ pub struct Envelopes {
 }
 
 impl Envelopes {
-    /// With the site's key, if it signs.
-    pub fn new(signer: Option<Arc<SigningKey>>) -> Self {
+    /// With the site's key, if it signs: each message with the one that is in force when it is made.
+    pub fn new(signer: Signer) -> Self {
         Self {
             signer,
-            ..Self::default()
+            sealer: None,
+            waiting: Vec::new(),
+            due: Vec::new(),
+            sealed: 0,
+            failures: 0,
         }
     }
 
@@ -72,7 +80,7 @@ impl Envelopes {
         };
         self.sealed += u64::from(sealed.is_some());
         let event = sealed.as_ref().unwrap_or(&publication.event);
-        let bytes = match &self.signer {
+        let bytes = match &*self.signer.borrow() {
             Some(key) => event.encode_signed(key),
             None => event.encode(),
         };
@@ -102,6 +110,8 @@ mod tests {
     use vmkpi::sign::Keyring;
 
     const SIGN: &str = include_str!("../../../schemas/vectors/sign.key.pem");
+    const OTHER_SIGN: &str = "-----BEGIN PRIVATE KEY-----\n\
+        MC4CAQAwBQYDK2VwBCIEIPNDubr8Y+IAuQ14B4eRCMAqIvwDcWftLXrZw3RhvZf2\n-----END PRIVATE KEY-----\n";
     const SEAL: &str = include_str!("../../../schemas/vectors/seal.pub.pem");
 
     fn publication(seal_to: Option<&str>) -> Publication {
@@ -135,7 +145,7 @@ mod tests {
         let signer = Arc::new(SigningKey::from_pem(SIGN).unwrap());
         let ring = Keyring::from_iter([signer.public().clone()]);
         for signer in [None, Some(signer)] {
-            let mut envelopes = Envelopes::new(signer.clone());
+            let mut envelopes = Envelopes::new(watch::channel(signer.clone()).1);
             let open = envelopes.encode(&publication(None)).unwrap();
             let sealed = envelopes.encode(&publication(Some(SEAL))).unwrap();
             assert!(says(&open) && !says(&sealed));
@@ -148,8 +158,23 @@ mod tests {
     }
 
     #[test]
+    fn a_replaced_key_signs_the_next_message() {
+        let [old, new] = [SIGN, OTHER_SIGN].map(|pem| Arc::new(SigningKey::from_pem(pem).unwrap()));
+        let (replace, signer) = watch::channel(Some(Arc::clone(&old)));
+        let mut envelopes = Envelopes::new(signer);
+        let mut signed_by = |key: &SigningKey| {
+            let bytes = envelopes.encode(&publication(None)).unwrap();
+            let ring = Keyring::from_iter([key.public().clone()]);
+            Received::decode(&bytes).unwrap().verify(&ring).is_ok()
+        };
+        assert!(signed_by(&old));
+        replace.send_replace(Some(Arc::clone(&new)));
+        assert!(signed_by(&new) && !signed_by(&old));
+    }
+
+    #[test]
     fn what_cannot_be_sealed_is_kept_and_tried_again_each_second() {
-        let mut envelopes = Envelopes::default();
+        let mut envelopes = Envelopes::new(watch::channel(None).1);
         for lane in [3, 4] {
             let publication = publication(Some("no key"));
             let error = envelopes.encode(&publication).unwrap_err();

@@ -16,9 +16,8 @@ use vmkpi::delivery::producer::Token;
 use vmkpi::descriptor::Descriptor;
 use vmkpi::directory::{Entry, ProducerEntry, Side, Subject, Term, encode};
 use vmkpi::name::DataPoint;
-use vmkpi::sign::SigningKey;
 
-use super::Spec;
+use super::{Signer, Spec};
 use crate::libvirt::{Ended, State};
 
 /// What becomes of entries, as labels.
@@ -91,7 +90,7 @@ pub struct Moment {
 /// One VM's entry.
 #[derive(Debug)]
 pub struct Leaseholder {
-    signer: Option<Arc<SigningKey>>,
+    signer: Signer,
     lease_seconds: u64,
     said: Option<Said>,
     /// The message of which the broker has said nothing yet: no other is made meanwhile.
@@ -106,7 +105,7 @@ pub struct Leaseholder {
 
 impl Leaseholder {
     /// Nothing is said yet.
-    pub fn new(signer: Option<Arc<SigningKey>>, lease_seconds: u64) -> Self {
+    pub fn new(signer: Signer, lease_seconds: u64) -> Self {
         Self {
             signer,
             lease_seconds,
@@ -159,7 +158,7 @@ impl Leaseholder {
         let entry = Entry::Producer(ProducerEntry::new(descriptor, &points));
         let term = Term::lasting(self.issue(at.now), self.lease_seconds as f64);
         let subject = subject(descriptor);
-        let payload = encode(&subject, term, &entry, self.signer.as_deref());
+        let payload = encode(&subject, term, &entry, self.signer.borrow().as_deref());
         self.said = Some(Said {
             descriptor: Arc::clone(descriptor),
             points,
@@ -177,7 +176,7 @@ impl Leaseholder {
         let Some(said) = self.said.take() else { return };
         let subject = subject(&said.descriptor);
         let term = Term::farewell(self.issue(at.now));
-        let payload = encode(&subject, term, &said.entry, self.signer.as_deref());
+        let payload = encode(&subject, term, &said.entry, self.signer.borrow().as_deref());
         messages.push(self.message(subject.topic(), payload));
         messages.push(self.message(subject.topic(), Vec::new()));
         self.waiting = None;

@@ -3,6 +3,7 @@
 
 mod actor;
 mod ages;
+mod answering;
 mod envelope;
 mod lease;
 mod report;
@@ -14,14 +15,14 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use vmkpi::descriptor::Descriptor;
-use vmkpi::sign::SigningKey;
 
-use crate::confirm::Confirmations;
+use crate::consumers::Consumers;
 use crate::libvirt::{Domain, Ended, Sampling};
 use crate::link::{Endpoint, HistoryClient, Limits};
 use crate::outbox::{Left, Outbox};
 use vmkpi::broker::publisher::Publisher;
 
+pub use envelope::Signer;
 pub use lease::BECAME;
 pub use report::{KpiColumn, KpiRow, MAX_KPI_SERIES, Report};
 
@@ -72,8 +73,8 @@ pub struct Shared {
     pub sampling: watch::Receiver<Sampling>,
     /// The broker.
     pub publisher: Publisher,
-    /// What Consumers confirm.
-    pub confirmations: Confirmations,
+    /// What Consumers confirm and ask.
+    pub consumers: Consumers,
     /// Where reports go.
     pub reports: Reports,
     /// Where measurements are kept.
@@ -82,8 +83,8 @@ pub struct Shared {
     pub limits: Limits,
     /// How often guests are asked for rows; `None` has them pushed.
     pub poll_interval: Option<Duration>,
-    /// The site's key, which every message is signed with; `None` signs none.
-    pub signer: Option<Arc<SigningKey>>,
+    /// The site's key, which may be replaced.
+    pub signer: Signer,
     /// How long a VM's entry in the Directory lasts, in seconds.
     pub lease_seconds: u64,
 }
@@ -103,7 +104,8 @@ pub struct Handle {
 pub fn start(spec: Spec, shared: Shared, left: Vec<Left>) -> Handle {
     let (spec, follow) = watch::channel(spec);
     let (history, asked) = HistoryClient::new();
-    let task = tokio::spawn(actor::run(follow, shared, asked, left));
+    let asking = (history.clone(), asked);
+    let task = tokio::spawn(actor::run(follow, shared, asking, left));
     Handle {
         spec,
         task,

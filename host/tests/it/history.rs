@@ -11,7 +11,7 @@ use vmkpi::broker::publisher::Publisher;
 use vmkpi::clock::Timestamp;
 use vmkpi::descriptor::{Descriptor, Spelling};
 use vmkpi::link::HistoryQuery;
-use vmkpi_host::confirm::Confirmations;
+use vmkpi_host::consumers::Consumers;
 use vmkpi_host::libvirt::{Domain, Sampling, State};
 use vmkpi_host::link::{Address, Endpoint, HistoryError, Limits};
 use vmkpi_host::outbox::{DEFAULT_MAX_BYTES, Outbox};
@@ -36,18 +36,20 @@ fn start(broker: &Mosquitto, socket: Option<&Path>) -> (Handle, tempfile::TempDi
             joining: false,
         }),
         leaving: false,
+        ended: None,
     };
     let state = tempfile::tempdir().unwrap();
     let (outbox, left) = Outbox::open(state.path(), DEFAULT_MAX_BYTES).unwrap();
     let shared = Shared {
         sampling: watch::channel(Sampling::default()).1,
         publisher: Publisher::start(broker.broker()).0,
-        confirmations: Confirmations::start(broker.broker()).0,
+        consumers: Consumers::start(broker.broker(), state.path()).0,
         reports: Reports::default(),
         outbox,
         limits: Limits::default(),
         poll_interval: None,
-        signer: None,
+        signer: watch::channel(None).1,
+        lease_seconds: 60,
     };
     (vm::start(spec, shared, left), state)
 }

@@ -355,6 +355,7 @@ impl Daemon {
             outbox_bytes: vmkpi_host::outbox::DEFAULT_MAX_BYTES,
             poll_interval,
             signer: None,
+            lease_seconds: 60,
         };
         for (name, descriptor, socket) in vms {
             let path = dir.path().join(format!("{name}.toml"));
@@ -386,6 +387,7 @@ impl Daemon {
             outbox_bytes: vmkpi_host::outbox::DEFAULT_MAX_BYTES,
             poll_interval: None,
             signer: None,
+            lease_seconds: 60,
         };
         Self::run(config, dir)
     }

@@ -4,7 +4,8 @@
 use std::time::Duration;
 
 use rumqttc::{
-    AsyncClient, ConnectionError, Event, EventLoop, MqttOptions, NetworkOptions, Packet, StateError,
+    AsyncClient, ConnectionError, DisconnectReasonCode, Event, EventLoop, MqttOptions,
+    NetworkOptions, Packet, StateError,
 };
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -30,6 +31,9 @@ pub(super) enum SessionError {
     Connection(Box<ConnectionError>),
     #[error("the broker said goodbye: {0}")]
     Goodbye(String),
+    /// Somebody else has come with our client id.
+    #[error("the broker says that somebody else has our client id")]
+    TakenOver,
     #[error("the client's task ended")]
     Task,
 }
@@ -48,7 +52,8 @@ impl SessionError {
                         | StateError::ProtocolViolation(_)
                 )
             ),
-            Self::Entry(_) | Self::Task => false,
+            // Who has stolen our id must not make us give up a message.
+            Self::Entry(_) | Self::TakenOver | Self::Task => false,
         }
     }
 
@@ -58,6 +63,7 @@ impl SessionError {
         match self {
             Self::Entry(failure) => failure.clone(),
             Self::Connection(error) => Failure::of(error, broker, connected),
+            Self::TakenOver => Failure::taken_over(),
             Self::Goodbye(_) | Self::Task => Failure {
                 kind: Kind::Lost,
                 message: self.to_string(),
@@ -158,10 +164,21 @@ async fn drive(mut eventloop: EventLoop, accepted: oneshot::Sender<usize>) -> Se
                 }
             }
             Ok(Event::Incoming(Packet::Disconnect(goodbye))) => {
-                return SessionError::Goodbye(format!("{:?}", goodbye.reason_code));
+                return of_goodbye(goodbye.reason_code);
             }
             Ok(_) => {}
+            Err(ConnectionError::MqttState(StateError::ServerDisconnect {
+                reason_code: code @ DisconnectReasonCode::SessionTakenOver,
+                ..
+            })) => return of_goodbye(code),
             Err(error) => return SessionError::Connection(Box::new(error)),
         }
+    }
+}
+
+fn of_goodbye(code: DisconnectReasonCode) -> SessionError {
+    match code {
+        DisconnectReasonCode::SessionTakenOver => SessionError::TakenOver,
+        code => SessionError::Goodbye(format!("{code:?}")),
     }
 }

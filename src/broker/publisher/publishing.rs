@@ -42,7 +42,6 @@ const REFUSE_AFTER: u32 = 4;
 /// Publishes until every sender of jobs is gone.
 pub(super) async fn run(broker: Broker, jobs: mpsc::Receiver<Job>, status: Arc<Status>) {
     let mut publishing = Publishing {
-        client_id: client_id(),
         keeper: Keeper::new(broker),
         jobs,
         status,
@@ -81,14 +80,14 @@ pub(super) async fn run(broker: Broker, jobs: mpsc::Receiver<Job>, status: Arc<S
     }
 }
 
-/// Random, so that it names neither host nor VM, and nobody can guess it to take it over.
+/// Random, so that it names neither host nor VM, and nobody can guess it to take it over; another one for each
+/// connection, so that who has learnt it ends one connection and no second.
 fn client_id() -> String {
     let random = getrandom::u64().expect("the kernel has random numbers once it has started");
     format!("vmkpi-{random:016x}")
 }
 
 struct Publishing {
-    client_id: String,
     keeper: Keeper,
     jobs: mpsc::Receiver<Job>,
     status: Arc<Status>,
@@ -142,7 +141,7 @@ impl Publishing {
             }
         }
         let next = self.kept.keys().next().copied().unwrap_or(self.next_serial);
-        let connection = Connection::open(&self.client_id, broker, renewal.entry, next).await?;
+        let connection = Connection::open(&client_id(), broker, renewal.entry, next).await?;
         self.max_packet_bytes = connection.max_packet_bytes;
         Ok(connection)
     }

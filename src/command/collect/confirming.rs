@@ -10,6 +10,7 @@ use vmkpi::clock::Timestamp;
 use vmkpi::confirm::{MAX_CONFIRMATIONS, Subject, encode};
 use vmkpi::name::Label;
 use vmkpi::sign::SigningKey;
+use vmkpi::topic::Branch;
 
 use super::kept::{Instance, Stand};
 
@@ -78,7 +79,7 @@ impl Confirmer {
             for part in confirmed.chunks(MAX_CONFIRMATIONS) {
                 let issued = self.next(now);
                 let payload = encode(&subject, issued, part.to_vec(), &self.key);
-                messages.push((subject.topic(), payload));
+                messages.push((subject.topic(Branch::Confirm), payload));
             }
         }
         messages

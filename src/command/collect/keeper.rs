@@ -16,6 +16,9 @@ use vmkpi::position::{MAX_SEQ, Position, RowKey, Seq};
 
 use super::kept::{Instance, Kept, Stand};
 use crate::command::database::set_number;
+use holes::{Behind, Holes};
+
+mod holes;
 
 /// The most instances of a database. Over it new ones are refused and counted, so that a flood of invented
 /// VMs leaves room for those that are there.
@@ -26,7 +29,8 @@ const MAX_REMEMBERED: usize = 65_536;
 /// By what rules messages are accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rules {
-    /// Only what connects is accepted, as what is missing will be sent again (docs/DELIVERY.md). Without a name
+    /// Only what connects is accepted, as what is missing will be sent again (docs/DELIVERY.md), or else was
+    /// acknowledged without this Consumer ([`vmkpi::delivery::hole`]). Without a name
     /// nobody sends again: what is missing is noted as a gap, and what follows is kept.
     pub asks: bool,
     /// The database was restored from an older backup.
@@ -47,6 +51,7 @@ pub struct Keeper {
     connection: Connection,
     rules: Rules,
     known: HashMap<Instance, Known>,
+    holes: Holes,
     instances: u64,
 }
 
@@ -62,6 +67,7 @@ impl Keeper {
             connection,
             rules,
             known: HashMap::new(),
+            holes: Holes::default(),
             instances,
         })
     }
@@ -89,6 +95,8 @@ impl Keeper {
             transaction: &transaction,
             rules: self.rules,
             known: &self.known,
+            holes: &self.holes,
+            behind: Behind::default(),
             touched: HashMap::new(),
             instances: self.instances,
             now,
@@ -99,9 +107,11 @@ impl Keeper {
             batch.take(event)?;
         }
         let (touched, kept, instances) = (batch.touched, batch.kept, batch.instances);
+        let behind = batch.behind;
         set_number(&transaction, "issued", issued)?;
         transaction.commit()?;
         self.known.extend(touched);
+        self.holes.take(behind, now);
         self.instances = instances;
         Ok(kept)
     }
@@ -112,6 +122,8 @@ struct Batch<'a> {
     transaction: &'a Transaction<'a>,
     rules: Rules,
     known: &'a HashMap<Instance, Known>,
+    holes: &'a Holes,
+    behind: Behind,
     /// Instances as they are in this transaction.
     touched: HashMap<Instance, Known>,
     instances: u64,
@@ -138,15 +150,14 @@ impl Batch<'_> {
         };
         let counts = &mut self.kept.counts;
         match verdict {
-            _ if accepts => counts.accepted += 1,
+            _ if accepts => {}
             Verdict::Missing => counts.missing += 1,
             Verdict::OtherHistory => counts.diverged += 1,
             _ => counts.repeated += 1,
         }
         if accepts {
             self.skip(&known, event)?;
-            self.put(&known, event)?;
-            known.through = event.through;
+            self.accept(&mut known, event)?;
         } else if event.through.seq == known.through.seq && known.through.key.is_none() {
             // A key that was not known yet is remembered: it tells histories apart.
             known.through.key = event.through.key;
@@ -154,13 +165,23 @@ impl Batch<'_> {
         if verdict != Verdict::OtherHistory {
             known.seen = known.seen.max(event.through.seq);
         }
+        self.look_behind(&instance, &mut known, (event, verdict))?;
         self.update(&known, event)?;
         let stand = Stand {
             through: known.through,
-            missing: verdict == Verdict::Missing && !accepts,
+            missing: verdict == Verdict::Missing
+                && !accepts
+                && event.through.seq > known.through.seq,
         };
         self.kept.stands.insert(instance.clone(), stand);
         self.touched.insert(instance, known);
+        Ok(())
+    }
+
+    fn accept(&mut self, known: &mut Known, event: &Event) -> rusqlite::Result<()> {
+        self.put(known, event)?;
+        self.kept.counts.accepted += 1;
+        known.through = event.through;
         Ok(())
     }
 
@@ -276,7 +297,7 @@ impl Batch<'_> {
     fn put(&mut self, known: &Known, event: &Event) -> rusqlite::Result<()> {
         match &event.body {
             Body::Raw(samples) => {
-                // Without a name a message may straddle the cursor; else none of these is here.
+                // What is kept without having been sent again may straddle the cursor; else none of these is here.
                 for sample in samples.iter().filter(|s| s.seq > known.through.seq) {
                     self.put_sample(known, sample)?;
                 }

@@ -5,6 +5,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use vmkpi::broker::Kind;
+
 use super::retention::TABLES;
 use super::status::Vm;
 use super::writer::Status;
@@ -19,6 +21,8 @@ pub struct Shared {
     writer: Arc<Status>,
     /// Whether the subscription stands.
     pub connected: AtomicBool,
+    /// Connections that failed or broke, by kind.
+    broker_errors: [AtomicU64; Kind::ALL.len()],
     /// Messages that found no room: they are asked for again.
     pub dropped: AtomicU64,
     /// Messages of confirmations that were published.
@@ -35,11 +39,19 @@ impl Shared {
         Self {
             writer,
             connected: AtomicBool::new(false),
+            broker_errors: Default::default(),
             dropped: AtomicU64::new(0),
             confirmations: AtomicU64::new(0),
             unsaid: AtomicU64::new(0),
             intake: Mutex::default(),
             entries: Mutex::default(),
+        }
+    }
+
+    /// A connection to the broker failed, or one that stood has ended.
+    pub fn count_broker_error(&self, kind: Kind) {
+        if let Some(at) = Kind::ALL.iter().position(|known| *known == kind) {
+            self.broker_errors[at].fetch_add(1, Relaxed);
         }
     }
 
@@ -79,6 +91,15 @@ impl Shared {
     fn add_connection(&self, page: &mut Page) {
         let up = f64::from(self.connected.load(Relaxed));
         page.gauge("broker_connected", "Whether the subscription stands.", up);
+        page.head(
+            "broker_errors_total",
+            "Connections to the broker that failed, or stood and ended, by reason.",
+            "counter",
+        );
+        for (kind, count) in Kind::ALL.iter().zip(&self.broker_errors) {
+            let labels = [("reason", kind.as_str())];
+            page.line("broker_errors_total", &labels, count.load(Relaxed) as f64);
+        }
         for (name, help, count) in [
             (
                 "messages_dropped_total",

@@ -20,6 +20,7 @@ use super::Plan;
 use super::api;
 use super::confirming::Confirmer;
 use super::keeper::{Keeper, Rules};
+use super::keys::{self, Keys};
 use super::metrics::Shared;
 use super::writer::{Said, Writer};
 use crate::command::database::{Database, number};
@@ -70,11 +71,14 @@ pub(super) async fn run(plan: Plan, console: &mut Console, stop: &mut Stop) -> a
         Some(address) => Some(api::start(address, &plan.db, Arc::clone(&shared), console).await?),
         None => None,
     };
+    let mut keys = plan.keys;
+    let trust = keys.take();
     let mut collect = Collect {
         broker: plan.broker,
-        reader: Reader::new(&plan.trust),
+        reader: Reader::new(&trust),
         registrar,
-        intake: Intake::new(None, plan.trust),
+        intake: Intake::new(None, trust),
+        keys,
         writer,
         confirmer,
         trouble: None,
@@ -100,6 +104,7 @@ struct Collect {
     /// How we are found, if we have a name.
     registrar: Option<Registrar>,
     intake: Intake,
+    keys: Keys,
     writer: Writer,
     confirmer: Option<Confirmer>,
     /// Why nothing comes, as said last.
@@ -129,9 +134,16 @@ impl Collect {
     ) -> anyhow::Result<()> {
         let mut gather = interval(GATHER);
         gather.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut look = interval(keys::LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let result = loop {
             tokio::select! {
                 () = stop.wait() => break Ok(()),
+                _ = look.tick() => self.keys.begin(),
+                Some(trust) = self.keys.read_again(console) => {
+                    self.reader.believe(&trust);
+                    self.intake.believe(trust);
+                }
                 Some(said) = hears.recv() => self.hear(said, console),
                 _ = gather.tick() => {
                     self.shared.note_intake(self.intake.counts());
@@ -178,6 +190,7 @@ impl Collect {
             Step::Notice(text) => console.say(&format!("{}: {text}", self.broker)),
             Step::Lost(reason) => {
                 self.shared.connected.store(false, Relaxed);
+                self.shared.count_broker_error(reason.kind);
                 if reason.kind.needs_somebody() && !self.ever {
                     anyhow::bail!("{}: {reason}", self.broker);
                 }

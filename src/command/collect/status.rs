@@ -281,7 +281,7 @@ mod tests {
             };
             state(&vm, now)
         };
-        assert!(shown(Some("expired"), false).starts_with("lease expired 1.0 min ago"));
+        assert!(shown(Some("expired"), false).starts_with("lease expired 1 min ago"));
         assert!(shown(Some("expired"), true).starts_with("lease expired"));
         assert!(shown(Some("live"), true).starts_with("silent, with a live lease"));
         assert!(shown(None, true).starts_with("silent: "));

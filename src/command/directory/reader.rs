@@ -28,6 +28,11 @@ impl Reader {
         }
     }
 
+    /// From now on believes whom `trust` does.
+    pub fn believe(&mut self, trust: &Trust) {
+        self.directory.believe(trust.ring.clone());
+    }
+
     /// Whether the packet is of the Directory.
     pub fn is_entry(publish: &Publish) -> bool {
         std::str::from_utf8(&publish.topic).is_ok_and(|topic| Side::of(topic).is_some())

@@ -6,7 +6,7 @@ use aws_lc_rs::rsa::{KeySize, PrivateDecryptingKey};
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 use spki::der::pem::{LineEnding, encode_string};
 
-use super::folder::NewFile;
+use super::super::folder::NewFile;
 
 /// The sizes that can be made.
 const RSA_SIZES: [(u32, KeySize); 3] = [

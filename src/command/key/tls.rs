@@ -11,7 +11,7 @@ use rcgen::{
 use vmkpi::clock::Timestamp;
 use vmkpi::name::Label;
 
-use super::folder::{CA, NewFile};
+use super::super::folder::{CA, NewFile};
 
 /// How long the CA's certificate is valid, in days.
 const CA_DAYS: u32 = 3650;
@@ -24,7 +24,7 @@ const MAX_NAME_BYTES: usize = 64;
 const TAKEN: [&str; 3] = ["ca", "seal", "sign"];
 
 /// A client's name: it becomes a file's name and the user name at a broker.
-pub(super) fn client_name(text: &str) -> Result<String, String> {
+pub fn client_name(text: &str) -> Result<String, String> {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     let fits = (1..=MAX_NAME_BYTES).contains(&text.len()) && !text.starts_with('.');
     match fits && text.chars().all(plain) && !TAKEN.contains(&text) {
@@ -36,7 +36,7 @@ pub(super) fn client_name(text: &str) -> Result<String, String> {
 }
 
 /// A server's name: what stands in the URL of the broker.
-pub(super) fn server_name(text: &str) -> Result<String, String> {
+pub fn server_name(text: &str) -> Result<String, String> {
     if text.parse::<IpAddr>().is_ok() {
         return Ok(text.to_owned());
     }

@@ -24,6 +24,7 @@ use vmkpi::broker::subscription::{
 use vmkpi::clock::Timestamp;
 use vmkpi::delivery::producer::Token;
 use vmkpi::directory::Registrar;
+use vmkpi::name::Label;
 use vmkpi::topic::{Branch, Direction};
 
 use super::Plan;
@@ -146,7 +147,7 @@ impl Relay {
     }
 
     fn say_who(&self, state: &Path) {
-        let sites: Vec<&str> = self.sites.names().iter().map(|n| n.as_str()).collect();
+        let sites: Vec<&str> = self.sites.names().iter().map(Label::as_str).collect();
         let waiting = self.keeper.status.rows.load(Relaxed);
         tracing::info!(
             from = %self.from.broker, to = %self.to.broker, sites = sites.join(","),
@@ -171,8 +172,8 @@ impl Relay {
                 step = self.to.subscription.step() => {
                     self.take_to(step.context("the subscription has ended")?);
                 }
-                Some(reply) = self.to.replies.recv() => self.went_up(reply),
-                Some(reply) = self.from.replies.recv() => self.went_down(reply),
+                Some(reply) = self.to.replies.recv() => self.went_up(&reply),
+                Some(reply) = self.from.replies.recv() => self.went_down(&reply),
                 Ok(permit) = up.reserve(), if !self.ready.is_empty() => {
                     if let Some(job) = self.ready.pop_front() {
                         permit.send(job);
@@ -331,7 +332,7 @@ impl Relay {
     }
 
     /// What the next broker says of a message of the spool.
-    fn went_up(&mut self, reply: Reply) {
+    fn went_up(&mut self, reply: &Reply) {
         let id = i64::try_from(reply.token.0).unwrap_or(i64::MAX);
         match reply.outcome {
             Outcome::Acknowledged => {
@@ -359,7 +360,7 @@ impl Relay {
         Some(sent.topic)
     }
 
-    fn went_down(&mut self, reply: Reply) {
+    fn went_down(&mut self, reply: &Reply) {
         self.down = self.down.saturating_sub(1);
         match reply.outcome {
             Outcome::Acknowledged => {
@@ -397,7 +398,7 @@ impl Relay {
                     "nothing comes of this VM: its Producer is dead or cut off"
                 ),
                 News::Back((site, vm)) => {
-                    tracing::info!(site, vm, "messages of this VM come again")
+                    tracing::info!(site, vm, "messages of this VM come again");
                 }
             }
         }
@@ -417,7 +418,7 @@ impl Relay {
         let arrive = async {
             while !self.sending.is_empty() && self.ready.is_empty() {
                 match self.to.replies.recv().await {
-                    Some(reply) => self.went_up(reply),
+                    Some(reply) => self.went_up(&reply),
                     None => return,
                 }
             }

@@ -6,10 +6,11 @@ use std::collections::BTreeMap;
 
 use rumqttc::Publish;
 
-use vmkpi::message::{Body, Event, Received, SampleBody};
-use vmkpi::name::PointPattern;
+use vmkpi::message::{Body, Event, Received, Sample, SampleBody};
+use vmkpi::name::{DataPoint, Label, PointPattern};
 use vmkpi::open::OpeningKeys;
 use vmkpi::seal::Bound;
+use vmkpi::sign::Refusal;
 
 use super::super::print::Console;
 use super::super::trust::Trust;
@@ -25,13 +26,26 @@ const RETAINED: &str = "a retained message";
 const NOT_OURS: &str = "a message that is none of ours";
 const ELSEWHERE: &str = "a message that claims another origin than its topic";
 
+/// What does not open.
+const UNOPENED: &str = "what does not open";
+
+/// Everything that can be counted: a counter that is not there before it is needed alerts nobody.
+fn every_kind() -> impl Iterator<Item = (&'static str, &'static str)> {
+    let refusals = Refusal::ALL.map(Refusal::as_str);
+    let ignored = [RETAINED, NOT_OURS, ELSEWHERE].into_iter().chain(refusals);
+    ignored
+        .map(|kind| (IGNORED, kind))
+        .chain(refusals.map(|kind| (UNVERIFIED, kind)))
+        .chain([(SEALED, UNOPENED)])
+}
+
 /// Its name, as a label; why a signature does not count is one already.
 fn label(kind: &'static str) -> &'static str {
     match kind {
         RETAINED => "retained",
         NOT_OURS => "malformed",
         ELSEWHERE => "another_topic",
-        "what does not open" => "not_opened",
+        UNOPENED => "not_opened",
         refusal => refusal,
     }
 }
@@ -57,8 +71,13 @@ impl Intake {
         Self {
             point,
             trust,
-            counted: BTreeMap::new(),
+            counted: every_kind().map(|what| (what, 0)).collect(),
         }
+    }
+
+    /// From now on these are believed, and these keys open.
+    pub fn believe(&mut self, trust: Trust) {
+        self.trust = trust;
     }
 
     /// The message, if it is one and is wanted.
@@ -86,7 +105,7 @@ impl Intake {
                 if let Some(reason) = taken.unverified {
                     say((UNVERIFIED, reason), 1, "");
                 }
-                say((SEALED, "what does not open"), taken.unopened, "");
+                say((SEALED, UNOPENED), taken.unopened, "");
                 Some(event)
             }
             Err((kind, detail)) => {
@@ -169,28 +188,40 @@ fn opened(event: Event, keys: &OpeningKeys) -> (Event, u64) {
     opened_samples(event, keys)
 }
 
-/// What the application sealed below `encrypted/`; it may hold anything else as well, which stays as it is.
+/// The same for samples; see [`open_samples`].
 fn opened_samples(mut event: Event, keys: &OpeningKeys) -> (Event, u64) {
     let mut unopened = 0;
-    let bound = Bound {
-        vm: &event.vm,
-        point: &event.point,
-        message: None,
-    };
     if let Body::Raw(samples) = &mut event.body {
-        for sample in samples {
-            let SampleBody::Data(bytes) = &mut sample.body else {
-                continue;
-            };
-            let text = std::str::from_utf8(&bytes.0).map(str::trim_end);
-            let Some(envelope) = text.ok().filter(|text| text.starts_with("eyJ")) else {
-                continue;
-            };
-            match keys.open(&bound, envelope) {
-                Ok(content) => bytes.0 = content,
-                Err(_) => unopened += 1,
-            }
-        }
+        unopened = open_samples(samples, (&event.vm, &event.point), keys);
     }
     (event, unopened)
+}
+
+/// Opens what the application sealed below `encrypted/`; it may hold anything else as well, which stays as it is.
+/// How much does not open.
+pub fn open_samples(
+    samples: &mut [Sample],
+    (vm, point): (&Label, &DataPoint),
+    keys: &OpeningKeys,
+) -> u64 {
+    let mut unopened = 0;
+    let bound = Bound {
+        vm,
+        point,
+        message: None,
+    };
+    for sample in samples {
+        let SampleBody::Data(bytes) = &mut sample.body else {
+            continue;
+        };
+        let text = std::str::from_utf8(&bytes.0).map(str::trim_end);
+        let Some(envelope) = text.ok().filter(|text| text.starts_with("eyJ")) else {
+            continue;
+        };
+        match keys.open(&bound, envelope) {
+            Ok(content) => bytes.0 = content,
+            Err(_) => unopened += 1,
+        }
+    }
+    unopened
 }

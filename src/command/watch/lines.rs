@@ -15,7 +15,9 @@ struct Line<'a, B> {
     site: &'a Label,
     vm: &'a Label,
     point: &'a DataPoint,
-    specifier: &'a Label,
+    /// Of what was delivered; history that was asked for has none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    specifier: Option<&'a Label>,
     stream: StreamId,
     #[serde(flatten)]
     body: B,
@@ -122,9 +124,26 @@ fn line(event: &Event, body: impl Serialize) -> String {
         site: &event.site,
         vm: &event.vm,
         point: &event.point,
-        specifier: &event.specifier,
+        specifier: Some(&event.specifier),
         stream: event.stream,
         body,
+    };
+    serde_json::to_string(&line).expect("a line has string keys only")
+}
+
+/// The line of a row that was asked for.
+pub fn of_row(
+    (site, vm, point): (&Label, &Label, &DataPoint),
+    stream: StreamId,
+    row: &Sample,
+) -> String {
+    let line = Line {
+        site,
+        vm,
+        point,
+        specifier: None,
+        stream,
+        body: sample(row),
     };
     serde_json::to_string(&line).expect("a line has string keys only")
 }

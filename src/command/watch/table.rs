@@ -156,6 +156,11 @@ pub fn plain_lines(event: &Event) -> Vec<String> {
     }
 }
 
+/// A row that was asked for, as a line.
+pub fn plain_row(row: &Sample) -> String {
+    format!("{} {}", row.time, pairs(sample_columns(row)))
+}
+
 /// What a gap says to people.
 pub fn gap(event: &Event, reason: &str) -> String {
     let (first, last) = (event.after.seq.saturating_add(1), event.through.seq);

@@ -276,6 +276,8 @@ impl Spool {
             columns: Arc::default(),
             rows: Vec::new(),
             next: None,
+            trimmed: None,
+            unknown: false,
         };
         let after = query.after.map_or(0, |after| after.seq);
         let rows = found.into_iter().flat_map(|(_, table)| &table.rows);

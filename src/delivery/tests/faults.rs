@@ -132,6 +132,22 @@ impl World {
                 return Some(format!("{id:?}: {backlog} rows not acknowledged"));
             }
         }
+        if self.rules.strangers {
+            return self.unfinished_of_strangers();
+        }
+        None
+    }
+
+    fn unfinished_of_strangers(&self) -> Option<String> {
+        for site in &self.sites {
+            for (id, cursor) in &site.cursors {
+                let last = self.stored[&id.0].len() as u64;
+                if cursor.seq < last {
+                    let at = cursor.seq;
+                    return Some(format!("{id:?}: {at} of {last} at {:?}", site.name));
+                }
+            }
+        }
         None
     }
 }

@@ -45,6 +45,26 @@ fn reverts_and_changed_descriptors_neither_lose_nor_double_a_row() {
     }
 }
 
+#[test]
+fn strangers_do_have_holes_to_end() {
+    let mut given_up = 0;
+    for seed in 0..20 {
+        let strangers = Rules {
+            strangers: true,
+            ..Rules::default()
+        };
+        let mut world = World::new(seed, strangers);
+        world.run();
+        world.check();
+        let sites = world.sites.iter();
+        given_up += sites
+            .flat_map(|s| s.given_up.values())
+            .map(Vec::len)
+            .sum::<usize>();
+    }
+    assert!(given_up > 20, "{given_up}");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(150) })]
 
@@ -63,21 +83,26 @@ proptest! {
         simulate(seed, false, false);
     }
 
+    #[test]
+    fn consumers_that_nobody_has_named_end_each_hole_and_lose_only_what_never_came(seed: u64) {
+        simulate_by(seed, Rules { strangers: true, ..Rules::default() });
+    }
+
     #[cfg(feature = "when")]
     #[test]
     fn predicates_keep_back_what_is_not_true_and_nothing_else(seed: u64) {
-        simulate_by(seed, Rules { named: true, harsh: false, predicates: true });
+        simulate_by(seed, Rules { named: true, harsh: false, predicates: true, strangers: false });
     }
 
     #[cfg(feature = "when")]
     #[test]
     fn predicates_that_change_neither_lose_nor_double_a_row(seed: u64) {
-        simulate_by(seed, Rules { named: true, harsh: true, predicates: true });
+        simulate_by(seed, Rules { named: true, harsh: true, predicates: true, strangers: false });
     }
 
     #[cfg(feature = "when")]
     #[test]
     fn rows_that_predicates_keep_back_are_accounted_for_to_the_broker_too(seed: u64) {
-        simulate_by(seed, Rules { named: false, harsh: false, predicates: true });
+        simulate_by(seed, Rules { named: false, harsh: false, predicates: true, strangers: false });
     }
 }

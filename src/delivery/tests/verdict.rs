@@ -46,6 +46,7 @@ impl World {
             }
         }
         for site in &self.sites {
+            self.check_holes(site);
             for (id, seq, value) in &site.samples {
                 let row = self.stored[&id.0].iter().find(|r| r.seq == *seq).unwrap();
                 assert_eq!(
@@ -54,6 +55,28 @@ impl World {
                     "nothing is invented"
                 );
             }
+        }
+    }
+
+    /// A Consumer that is named gives up nothing. Who is not keeps each row of the first specifier, which takes every
+    /// row raw, once, or has given it up. (That no message of it had come then is checked then.)
+    fn check_holes(&self, site: &Site) {
+        if !self.rules.strangers {
+            assert_eq!(site.given_up.len(), 0, "{:?} gave up", site.name);
+            return;
+        }
+        for id in site.heard.keys().filter(|id| id.1.as_str() == "m0") {
+            let given_up = site.given_up.get(id).map_or(&[][..], Vec::as_slice);
+            let mut lost = BTreeSet::new();
+            for (after, through) in given_up {
+                lost.extend(after + 1..=*through);
+            }
+            let kept = site.samples.iter().filter(|s| s.0 == *id).map(|s| s.1);
+            let mut kept: Vec<u64> = kept.chain(lost).collect();
+            kept.sort_unstable();
+            let last = self.stored[&id.0].len() as u64;
+            let all: Vec<u64> = (site.begun[id] + 1..=last).collect();
+            assert_eq!(kept, all, "{id:?}: each row once");
         }
     }
 

@@ -1,5 +1,6 @@
 use super::*;
 use crate::descriptor::{Descriptor, Spelling};
+use crate::link::Payload;
 use crate::position::RowKey;
 use crate::value::Value;
 use proptest::prelude::*;

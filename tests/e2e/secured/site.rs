@@ -14,7 +14,6 @@ use vmkpi_tests::wait_for;
 pub const HERE: &str = "IP:127.0.0.1";
 pub const ACL: &str = "user host-17\ntopic write vmkpi/v1/acme/data/#\n\
                    user dashboard\ntopic read vmkpi/v1/acme/#\n";
-const DOCUMENTATION: &str = include_str!("../../../docs/BROKER.md");
 const DESCRIPTOR: &str = "vm = \"shop\"\nprimary_site = \"acme\"\n\
                           [[monitor]]\nid = \"cpu\"\npoint = \"infra/cpu\"\ninterval = \"500ms\"\n";
 
@@ -67,22 +66,6 @@ impl Site {
             self.ca.cert().display(),
             acl.display()
         );
-        Broker::start_with(self.folder(), "mqtts", &options)
-    }
-
-    /// The broker of the documentation, with this site's files.
-    pub fn documented_broker(&self) -> Result<Broker> {
-        let block = |name: &str| {
-            let (_, rest) = DOCUMENTATION.split_once(name)?;
-            let (block, _) = rest.split_once("```")?;
-            block.split_once('\n').map(|(_, text)| text.to_owned())
-        };
-        let acl = block("# /etc/mosquitto/vmkpi/acl").context("the ACL")?;
-        std::fs::write(self.file("acl"), acl)?;
-        let options = block("# /etc/mosquitto/conf.d/vmkpi.conf").context("the options")?;
-        let ours = format!("{}/", self.folder().display());
-        let options = options.replace("/etc/mosquitto/vmkpi/", &ours);
-        let options = options.replace("listener 8883\n", "");
         Broker::start_with(self.folder(), "mqtts", &options)
     }
 

@@ -37,16 +37,16 @@ fn actor(dir: &std::path::Path) -> (Actor, watch::Sender<Spec>) {
             jobs: mpsc::channel(1).0,
             status: Arc::default(),
         },
-        confirmations: crate::confirm::Confirmations::default(),
+        consumers: consumers::Consumers::default(),
         reports: Reports::default(),
         outbox,
         limits: crate::link::Limits::default(),
         poll_interval: None,
-        signer: None,
+        signer: watch::channel(None).1,
         lease_seconds: 60,
     };
     let (tell, follow) = watch::channel(spec("before"));
-    (Actor::new(follow, shared, mpsc::channel(1).1), tell)
+    (Actor::new(follow, shared, HistoryClient::new()), tell)
 }
 
 /// The guest of a history stores a row; the message that comes of it.
@@ -90,7 +90,8 @@ fn publish(actor: &mut Actor, history: u128) -> Job {
     actor.on_message(hello);
     actor.on_message(rows);
     actor.pump();
-    actor.outbox.pop_front().expect("a message")
+    let mut messages = actor.outbox.drain(..).filter(|job| !job.retain);
+    messages.next().expect("a message")
 }
 
 fn acknowledge(actor: &mut Actor, job: &Job) {

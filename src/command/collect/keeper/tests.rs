@@ -277,3 +277,80 @@ fn what_does_not_open_is_kept_sealed_and_covers_its_rows() {
     assert_eq!(at.count(sql), 4);
     assert_eq!(at.seqs(), [5]);
 }
+
+/// Keeps a message that says that the guest is acknowledged through `base`, so many seconds after the first.
+fn keep_at(at: &mut Fixture, seconds: i64, (after, through): (u64, u64), base: u64) -> Kept {
+    let mut event = raw(1, after, through);
+    event.base = Position::new(base, RowKey(u64::MAX - base));
+    let now = Timestamp::from_micros(90_000_000 + seconds * 1_000_000);
+    at.keeper.keep(&[event], 7, now).unwrap()
+}
+
+#[test]
+fn a_hole_in_what_the_guest_was_acknowledged_without_us_becomes_a_gap() {
+    let mut at = fixture(true);
+    keep_at(&mut at, 0, (0, 2), 0);
+    for (n, row) in (4..=9).enumerate() {
+        let kept = keep_at(&mut at, 40 * n as i64, (row, row + 1), row - 1);
+        let stand = kept.stands.values().next().unwrap();
+        let ended = n >= 5;
+        assert_eq!(stand.missing, !ended, "{n}");
+        assert_eq!(stand.through.seq, if ended { 10 } else { 2 }, "{n}");
+    }
+    assert_eq!(
+        at.seqs(),
+        [1, 2, 5, 6, 7, 8, 9, 10],
+        "none that came is lost"
+    );
+    let sql = "SELECT after * 100 + through FROM gaps WHERE reason = 'not_sent'";
+    assert_eq!(at.count(sql), 204);
+    assert_eq!(at.count("SELECT count(*) FROM missing"), 0);
+    let kept = keep_at(&mut at, 240, (10, 11), 9);
+    assert_eq!(kept.counts.accepted, 1);
+}
+
+#[test]
+fn a_hole_in_what_a_guest_keeps_for_us_is_asked_for_for_ever() {
+    let mut at = fixture(true);
+    keep_at(&mut at, 0, (0, 2), 0);
+    for n in 0..50_i64 {
+        let row = 4 + n.cast_unsigned();
+        let kept = keep_at(&mut at, 3600 * n, (row, row + 1), n.cast_unsigned() % 3);
+        let (instance, stand) = kept.stands.first_key_value().unwrap();
+        assert_eq!(instance.confirmed(stand).want_from, Some(stand.through));
+        assert_eq!(stand.through.seq, 2);
+    }
+    assert_eq!(at.count("SELECT count(*) FROM gaps"), 0);
+    let kept = keep_at(&mut at, 3600 * 51, (2, 4), 2);
+    assert_eq!(kept.counts.accepted, 51, "and what came meanwhile follows");
+    assert_eq!(at.seqs(), (1..=54).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_restored_collect_gives_nothing_up() {
+    let mut at = fixture(true);
+    at.keeper.rules.restored = true;
+    for n in 0..9 {
+        keep_at(&mut at, 3600 * n, (4, 5), 5);
+    }
+    assert_eq!(at.count("SELECT count(*) FROM gaps"), 0);
+    assert_eq!(at.count("SELECT through FROM missing"), 5);
+}
+
+#[test]
+fn a_batch_that_fails_lets_go_of_nothing_that_is_held() {
+    let mut at = fixture(true);
+    at.keep(&[raw(1, 0, 1), raw(1, 2, 3)]);
+    at.keeper
+        .connection
+        .execute_batch("PRAGMA query_only = 1")
+        .unwrap();
+    let now = Timestamp::from_micros(90_000_000);
+    assert!(at.keeper.keep(&[raw(1, 1, 2)], 8, now).is_err());
+    at.keeper
+        .connection
+        .execute_batch("PRAGMA query_only = 0")
+        .unwrap();
+    assert_eq!(at.keep(&[raw(1, 1, 2)]).counts.accepted, 2);
+    assert_eq!(at.seqs(), [1, 2, 3]);
+}

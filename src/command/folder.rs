@@ -1,4 +1,5 @@
-//! A folder of keys: written all or nothing, secrets 0600 and the rest 0644, and over nothing unless told.
+//! A folder of keys or of a broker's configuration: written all or nothing, secrets 0600 and the rest 0644, and over
+//! nothing unless told.
 
 use std::fs::{DirBuilder, OpenOptions, Permissions};
 use std::io::Write as _;
@@ -9,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow};
 
-use super::super::Failure;
+use super::Failure;
 
 /// A file to write.
 #[derive(Debug)]
@@ -68,7 +69,7 @@ impl Folder {
         }
         if found.mode() & 0o022 != 0 {
             return Err(anyhow!(
-                "{}: others may write in it, and could put keys of their own there; chmod go-w it, or name another",
+                "{}: others may write in it, and could put files of their own there; chmod go-w it, or name another",
                 path.display()
             ));
         }
@@ -109,8 +110,8 @@ impl Folder {
             .collect();
         if !there.is_empty() && !overwrite {
             return Err(Failure::Usage(anyhow!(
-                "{}: already there, and nothing was written. Name another folder (the old and the new keys are \
-                 wanted side by side while they are replaced), or say --overwrite",
+                "{}: already there, and nothing was written. Name another folder (old and new keys are wanted side by \
+                 side while they are replaced), or say --overwrite",
                 there.join(", ")
             )));
         }
