@@ -260,10 +260,15 @@ fn forged_altered_moved_and_replayed_messages_show_nothing_and_are_counted_by_ki
     ] {
         publish(&chain.broker, topic, payload)?;
     }
-    let shown = lines_of(&owner.out)?.len();
+    // Of the minute that may end meanwhile there are results, too, which have no number.
+    let samples = || -> Result<Vec<Value>> {
+        let lines = lines_of(&owner.out)?.into_iter();
+        Ok(lines.filter(|l| l.get("function").is_none()).collect())
+    };
+    let shown = samples()?.len();
     // What came before it has been judged.
     store(&chain, "unencrypted/ready", 4243, &[&owner])?;
-    let lines = lines_of(&owner.out)?;
+    let lines = samples()?;
     let stored = |l: &Value| l["values"]["n"] == 4242 || l["values"]["n"] == 4243;
     assert!(lines[shown..].iter().all(stored), "{lines:?}");
     let rows: std::collections::HashSet<String> =

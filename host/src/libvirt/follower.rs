@@ -33,6 +33,9 @@ const TRANSIT: [u32; 2] = [
     virt_sys::VIR_DOMAIN_PAUSED_STARTING_UP,
 ];
 
+/// How long libvirt may take to say how the run of a domain ended that is gone already.
+const END_WAIT: Duration = Duration::from_millis(500);
+
 /// How often to see whether the connection lives and whether to stop.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
@@ -45,6 +48,7 @@ pub(super) fn start(
         uri: uri.to_owned(),
         known: BTreeMap::new(),
         ended: BTreeMap::new(),
+        pending: Vec::new(),
         residences: 0,
         connected: false,
         reconciled: None,
@@ -63,6 +67,8 @@ struct Follower {
     uri: String,
     known: BTreeMap<Arc<str>, Arc<Domain>>,
     ended: BTreeMap<Arc<str>, Ended>,
+    /// Events that came while one was waited for.
+    pending: Vec<DomainEvent>,
     residences: u64,
     connected: bool,
     reconciled: Option<Timestamp>,
@@ -96,7 +102,7 @@ impl Follower {
         let (to, events) = sync_channel(MAX_WAITING_EVENTS);
         // Registered before the first listing, so that nothing falls between the two.
         let _registration = Registration::new(&connection, &to)?;
-        self.reconcile(&connection)?;
+        self.reconcile(&connection, &events)?;
         tracing::info!(uri = %self.uri, domains = self.known.len(), "libvirt connected");
         let mut reconciled = Instant::now();
         while !stop.load(Ordering::Relaxed) {
@@ -107,7 +113,7 @@ impl Follower {
                 return Err(LibvirtError::Closed);
             }
             if reconciled.elapsed() >= RECONCILE_EVERY {
-                self.reconcile(&connection)?;
+                self.reconcile(&connection, &events)?;
                 reconciled = Instant::now();
             }
         }
@@ -120,13 +126,15 @@ impl Follower {
         connection: &Connect,
         events: &Receiver<DomainEvent>,
     ) -> Result<bool, LibvirtError> {
-        let first = match events.recv_timeout(LOOK_EVERY) {
-            Ok(event) => event,
-            Err(RecvTimeoutError::Timeout) => return Ok(false),
-            Err(RecvTimeoutError::Disconnected) => return Err(LibvirtError::Closed),
-        };
+        if self.pending.is_empty() {
+            match events.recv_timeout(LOOK_EVERY) {
+                Ok(event) => self.pending.push(event),
+                Err(RecvTimeoutError::Timeout) => return Ok(false),
+                Err(RecvTimeoutError::Disconnected) => return Err(LibvirtError::Closed),
+            }
+        }
         let mut touched = BTreeMap::new();
-        for event in std::iter::once(first).chain(events.try_iter()) {
+        for event in self.pending.drain(..).chain(events.try_iter()) {
             let (started, ended) = touched.entry(event.uuid).or_insert((false, None));
             *started |= event.started;
             *ended = event.ended.or(*ended);
@@ -140,13 +148,38 @@ impl Follower {
             };
             changed |= match domain {
                 Some(domain) => self.keep(domain),
-                None => self.forget(&uuid, ended),
+                None => {
+                    let ended = ended.or_else(|| self.await_end(&uuid, events));
+                    self.forget(&uuid, ended)
+                }
             };
         }
         Ok(changed)
     }
 
-    fn reconcile(&mut self, connection: &Connect) -> Result<(), LibvirtError> {
+    /// How the run of a domain ended that is gone. libvirt forgets a transient one before it says so, and an event
+    /// before that one, or a look at all domains, has found it gone. What else is said meanwhile is kept.
+    fn await_end(&mut self, uuid: &str, events: &Receiver<DomainEvent>) -> Option<Ended> {
+        let domain = self.known.get(uuid)?;
+        if domain.state == State::Off {
+            return domain.ended;
+        }
+        let deadline = Instant::now() + END_WAIT;
+        loop {
+            let of_it = self.pending.iter().filter(|event| event.uuid == uuid);
+            if let Some(ended) = of_it.filter_map(|event| event.ended).next_back() {
+                return Some(ended);
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            self.pending.push(events.recv_timeout(left).ok()?);
+        }
+    }
+
+    fn reconcile(
+        &mut self,
+        connection: &Connect,
+        events: &Receiver<DomainEvent>,
+    ) -> Result<(), LibvirtError> {
         let mut found = BTreeMap::new();
         for domain in connection.list_all_domains(0)? {
             if let Some(domain) = self.describe(&domain, false)? {
@@ -160,7 +193,8 @@ impl Follower {
             .cloned()
             .collect();
         for uuid in gone {
-            self.forget(&uuid, None);
+            let ended = self.await_end(&uuid, events);
+            self.forget(&uuid, ended);
         }
         (self.known, self.connected) = (found, true);
         self.reconciled = Some(Timestamp::now());
