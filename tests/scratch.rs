@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 /// A folder that goes with the test, and whatever is mounted in it.
 pub struct Scratch {
@@ -44,6 +44,54 @@ impl Drop for Scratch {
         if keep || !mounts_in(folder.path()).is_empty() {
             eprintln!("kept for a look: {}", folder.keep().display());
         }
+    }
+}
+
+/// A small disk of a test's own, in memory.
+pub struct Disk(Scratch);
+
+impl Disk {
+    /// One of this size, as tmpfs(5) writes it.
+    ///
+    /// # Errors
+    /// It cannot be mounted; these tests run as root.
+    pub fn mount(size: &str) -> Result<Self> {
+        let scratch = Scratch::new()?;
+        let option = format!("size={size}");
+        let status = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &option, "tmpfs"])
+            .arg(scratch.path())
+            .status()?;
+        ensure!(
+            status.success(),
+            "a tmpfs cannot be mounted; these tests run as root"
+        );
+        Ok(Self(scratch))
+    }
+
+    /// Where it is mounted.
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// A file that takes what is left.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn fill(&self) -> Result<PathBuf> {
+        let path = self.path().join("ballast");
+        let mut file = std::fs::File::create(&path)?;
+        // Until there is no room; the last pieces are small.
+        for piece in [1 << 16, 1 << 12] {
+            while std::io::Write::write_all(&mut file, &vec![1; piece]).is_ok() {}
+        }
+        Ok(path)
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        unmount(self.path());
     }
 }
 

@@ -7,6 +7,7 @@
 //! | [`gate`] | which message crosses, and why another does not |
 //! | [`hops`] | what is said beside a message, and how often it has been forwarded |
 //! | [`spool`], [`keeper`] | what goes up, on disk until it has arrived; the thread that owns it |
+//! | [`reserve`] | room for a full disk |
 //! | [`sending`] | what of the spool is on its way |
 //! | [`latest`] | what goes down, in memory |
 //! | [`alive`] | whether the VMs that are forwarded are alive |
@@ -23,6 +24,7 @@ mod hops;
 mod keeper;
 mod latest;
 mod metrics;
+mod reserve;
 mod running;
 mod sending;
 mod spool;

@@ -15,7 +15,7 @@ use vmkpi_tests::collector::{Around, Collector, Key, Mortal, NAME, confirmed_by,
 use vmkpi_tests::ledger::Writer;
 use vmkpi_tests::mqtt::Subscriber;
 use vmkpi_tests::process::vmkpi;
-use vmkpi_tests::scratch::{Scratch, free_address};
+use vmkpi_tests::scratch::{Disk, Scratch, free_address};
 use vmkpi_tests::wait_for;
 
 /// A chain whose guest is acknowledged by a collect that is started beside it.
@@ -157,46 +157,10 @@ fn two_collects_do_not_share_a_database() -> Result<()> {
     Ok(())
 }
 
-/// A small disk of its own for the database.
-struct Disk(Scratch);
-
-impl Disk {
-    fn mount(size: &str) -> Result<Self> {
-        let scratch = Scratch::new()?;
-        let option = format!("size={size}");
-        let status = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &option, "tmpfs"])
-            .arg(scratch.path())
-            .status()?;
-        ensure!(
-            status.success(),
-            "a tmpfs cannot be mounted; these tests run as root"
-        );
-        Ok(Self(scratch))
-    }
-
-    /// A file that takes what is left.
-    fn fill(&self) -> Result<PathBuf> {
-        let path = self.0.path().join("ballast");
-        let mut file = std::fs::File::create(&path)?;
-        // Until there is no room; the last pieces are small.
-        for piece in [1 << 16, 1 << 12] {
-            while std::io::Write::write_all(&mut file, &vec![1; piece]).is_ok() {}
-        }
-        Ok(path)
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        vmkpi_tests::scratch::unmount(self.0.path());
-    }
-}
-
 #[test]
 fn a_full_disk_stops_confirmations_and_costs_no_row() -> Result<()> {
     let disk = Disk::mount("64m")?;
-    let site = Site::start_in(Some(disk.0.path().to_owned()), &[])?;
+    let site = Site::start_in(Some(disk.path().to_owned()), &[])?;
     let mut writer = site.write(Duration::from_millis(2))?;
     site.wait_for_more(200, 120)?;
     let ballast = disk.fill()?;

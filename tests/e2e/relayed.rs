@@ -6,7 +6,7 @@ use std::process::{Command, Output, Stdio};
 use anyhow::{Context as _, Result, ensure};
 use vmkpi_tests::chain::{Broker, http_get, query};
 use vmkpi_tests::process::{Process, program, vmkpi};
-use vmkpi_tests::scratch::{Scratch, free_address};
+use vmkpi_tests::scratch::{Disk, Scratch, free_address};
 use vmkpi_tests::wait_for;
 
 /// Two brokers of one network, and a relay between them.
@@ -17,10 +17,15 @@ struct Pair {
     metrics: std::net::SocketAddr,
     scratch: Scratch,
     options: Vec<String>,
+    state: PathBuf,
 }
 
 impl Pair {
     fn start(options: &[&str]) -> Result<Self> {
+        Self::start_in(None, options)
+    }
+
+    fn start_in(place: Option<&Path>, options: &[&str]) -> Result<Self> {
         let scratch = Scratch::new()?;
         let broker = |name: &str| {
             let folder = scratch.path().join(name);
@@ -35,14 +40,15 @@ impl Pair {
             options: options.iter().map(ToString::to_string).collect(),
             from,
             to,
+            state: place.unwrap_or(scratch.path()).join("state"),
             scratch,
         };
         pair.begin()?;
         Ok(pair)
     }
 
-    fn state(&self) -> PathBuf {
-        self.scratch.path().join("state")
+    fn state(&self) -> &Path {
+        &self.state
     }
 
     fn arguments(&self) -> Vec<String> {
@@ -261,6 +267,7 @@ fn what_does_not_cross_is_counted_by_its_kind() -> Result<()> {
         &[&["-t", DATA, "-m", "round"], &hops("1")[..]].concat(),
     )?;
     pair.refused("up", "loop")?;
+    ensure!(lines(&up).len() == 1, "{:?}", lines(&up));
     // The session still holds what an earlier life was for.
     pair.relay.terminate()?;
     let other = "vmkpi/v1/b/data/vm/s/unencrypted/x";
@@ -268,7 +275,6 @@ fn what_does_not_cross_is_counted_by_its_kind() -> Result<()> {
     pair.options.clear();
     pair.begin()?;
     pair.refused("up", "other_site")?;
-    ensure!(lines(&up).len() == 1, "{:?}", lines(&up));
     Ok(())
 }
 
@@ -315,6 +321,40 @@ fn what_waits_is_on_disk_and_a_full_spool_stops_the_taking() -> Result<()> {
     pair.wait_for("spool_messages", |n| n == 0.0)?;
     let left = query(&pair.state().join("relay.db"), "SELECT count(*) FROM spool")?;
     ensure!(left[0][0] == 0, "{left:?}");
+    Ok(())
+}
+
+#[test]
+fn a_full_disk_stops_the_taking_and_what_has_arrived_makes_room_again() -> Result<()> {
+    let disk = Disk::mount("64m")?;
+    let mut pair = Pair::start_in(Some(disk.path()), &[])?;
+    pair.to.process().kill()?;
+    pair.wait_for("connected{way=\"up\"}", |n| n == 0.0)?;
+    let block = pair.scratch.path().join("block");
+    std::fs::write(&block, vec![b'x'; 1 << 20])?;
+    for n in 0..60 {
+        let topic = format!("{DATA}{n}");
+        publish(
+            &pair.from,
+            &["-t", &topic, "-f", &block.display().to_string()],
+        )?;
+    }
+    pair.wait_for("spool_failing", |n| n == 1.0)?;
+    pair.to.begin()?;
+    let up = pair.record(&pair.to, "up")?;
+    let arrived = || {
+        let topics = lines(&up);
+        let topics = topics
+            .iter()
+            .filter_map(|l| Some(l.split_once(' ')?.0.to_owned()));
+        topics.collect::<std::collections::HashSet<_>>().len()
+    };
+    // Nobody had to make room: the spool did.
+    pair.wait_for("spool_failing", |n| n == 0.0)?;
+    pair.wait_for("spool_messages", |n| n == 0.0)?;
+    let expected = 60;
+    wait_for(60, "all of them", || (arrived() >= expected).then_some(()))
+        .with_context(|| format!("{}\n{}", arrived(), pair.relay.words()))?;
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 //! The thread that owns the spool: all that waits in one transaction with one sync, then it says which messages may
 //! be acknowledged. At the limit, and on a full disk, messages wait here and are not acknowledged, so that the broker
-//! they come from sends no more; what has arrived is removed all the same.
+//! they come from sends no more; what has arrived is removed all the same, on a full disk in the room of a reserve.
+//! Until that is there again nothing is taken.
 //!
 //! ```text
 //! taken ──> keep ┐                   ┌──> may be acknowledged
@@ -18,10 +19,14 @@ use vmkpi::broker::subscription::Receipt;
 use vmkpi::clock::Timestamp;
 
 use super::alive::{Name, Vm};
+use super::reserve::{RESERVE_BYTES, Reserve};
 use super::spool::{self, Held, Message, Part, Reading};
 
 /// The most orders in one transaction.
 const MAX_BATCH: usize = 2048;
+/// What one transaction takes, in bytes, and one message more: the write-ahead log is moved into the database after
+/// each 4 MiB, and the reserve has room for both.
+const MAX_COMMIT_BYTES: u64 = 4 << 20;
 /// Between two attempts to write what could not be written.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -95,13 +100,15 @@ impl Keeper {
     pub fn start(
         connection: Connection,
         max_bytes: u64,
+        reserve: Reserve,
         said: mpsc::UnboundedSender<Said>,
     ) -> anyhow::Result<Self> {
         let (orders, inbox) = mpsc::unbounded_channel();
         let status = Arc::new(Status::default());
-        let desk = Desk {
+        let mut desk = Desk {
             held: spool::held(&connection)?,
             connection,
+            reserve,
             max_bytes,
             inbox,
             said,
@@ -110,6 +117,7 @@ impl Keeper {
             arrived: BTreeSet::new(),
             vms: None,
         };
+        desk.relieve();
         desk.show();
         let thread = std::thread::Builder::new()
             .name("relay-spool".into())
@@ -141,6 +149,7 @@ struct Desk {
     connection: Connection,
     held: Held,
     max_bytes: u64,
+    reserve: Reserve,
     inbox: mpsc::UnboundedReceiver<Order>,
     said: mpsc::UnboundedSender<Said>,
     status: Arc<Status>,
@@ -192,31 +201,66 @@ impl Desk {
 
     /// Writes what waits and fits; if it cannot, at least what makes room.
     fn write(&mut self) {
-        // Twice: what has arrived may make room for what waits.
-        for _ in 0..2 {
+        if !self.reserve.is_held() {
+            self.relieve();
+        }
+        loop {
             let fits = self.fits();
-            let nothing = fits == 0 && self.arrived.is_empty() && self.vms.is_none();
-            if nothing {
+            if fits == 0 && self.arrived.is_empty() && self.vms.is_none() {
                 break;
             }
-            match self.commit(fits) {
-                Ok(()) => self.recovered(),
-                Err(error) => {
-                    self.failed(error.to_string());
-                    // A full disk may have room for this alone, in pages that are there.
-                    if !self.arrived.is_empty() && self.commit_removals().is_ok() {
-                        self.arrived.clear();
-                    }
-                    break;
-                }
+            if let Err(error) = self.commit(fits) {
+                self.failed(error.to_string());
+                self.reserve.release();
+                self.relieve();
+                break;
+            }
+            if self.reserve.is_held() {
+                self.recovered();
             }
         }
         self.show();
         self.note_limit();
     }
 
-    /// How many of those that wait there is room for.
+    /// Without the reserve: removes what has arrived, moves the log into the database, and takes the reserve again if
+    /// there is room for it.
+    fn relieve(&mut self) {
+        // What fails here is tried again, and was said.
+        if !self.arrived.is_empty() && self.commit_removals().is_ok() {
+            self.arrived.clear();
+        }
+        if self.held.rows == 0 {
+            // Only an empty one is cheap to shrink.
+            let _ = self.connection.execute_batch("VACUUM");
+        }
+        let log = "PRAGMA wal_checkpoint(TRUNCATE)";
+        let _ = self.connection.query_row(log, [], |_| Ok(()));
+        if let Err(error) = self.reserve.take() {
+            let bytes = RESERVE_BYTES >> 20;
+            self.failed(format!(
+                "no room for a reserve of {bytes} MiB beside the spool: {error}"
+            ));
+        }
+    }
+
+    /// How many of those that wait are kept in the next transaction.
     fn fits(&self) -> usize {
+        if !self.reserve.is_held() {
+            return 0;
+        }
+        let mut bytes = 0;
+        let below = self.below_limit();
+        let first = self.waiting.iter().take(below).position(|(message, _)| {
+            bytes += message.as_ref().map_or(0, Message::size_bytes);
+            bytes > MAX_COMMIT_BYTES
+        });
+        // One that is too much by itself goes alone.
+        first.map_or(below, |first| first.max(1))
+    }
+
+    /// How many of those that wait the limit has room for.
+    fn below_limit(&self) -> usize {
         let mut bytes = self.held.bytes;
         let fits = self.waiting.iter().position(|(message, _)| {
             bytes += message.as_ref().map_or(0, Message::size_bytes);
@@ -285,7 +329,7 @@ impl Desk {
     fn note_limit(&self) {
         let was = self.status.full.load(Relaxed);
         let full = match was {
-            false => self.fits() < self.waiting.len(),
+            false => self.below_limit() < self.waiting.len(),
             true => !self.waiting.is_empty() || self.held.bytes > self.max_bytes / 10 * 9,
         };
         if full == was {
@@ -332,85 +376,4 @@ fn less(held: Held, gone: Held) -> Held {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::command::database::Database;
-    use crate::command::relay::spool::{SCHEMA, file};
-
-    struct Bench {
-        keeper: Keeper,
-        said: mpsc::UnboundedReceiver<Said>,
-        _dir: tempfile::TempDir,
-    }
-
-    impl Bench {
-        fn start(max_bytes: u64) -> Self {
-            let dir = tempfile::tempdir().unwrap();
-            let database = Database::open(&file(dir.path()), &SCHEMA).unwrap();
-            let (to, said) = mpsc::unbounded_channel();
-            let keeper = Keeper::start(database.connection, max_bytes, to).unwrap();
-            Self {
-                keeper,
-                said,
-                _dir: dir,
-            }
-        }
-
-        fn keep(&self, bytes: usize) {
-            let message = Message {
-                topic: "t".into(),
-                payload: vec![0; bytes].into(),
-                retain: false,
-                properties: "{}".into(),
-            };
-            self.keeper.order(Order::Keep(Some(message), None));
-        }
-
-        /// The next thing that is said, told apart.
-        fn next(&mut self) -> (&'static str, usize) {
-            match self.said.blocking_recv().unwrap() {
-                Said::Kept(kept, _) => ("kept", kept.len()),
-                Said::Part(part) => ("part", part.rows.len()),
-                Said::Full => ("full", 0),
-                Said::Room => ("room", 0),
-                Said::Failing(_) => ("failing", 0),
-                Said::Recovered => ("recovered", 0),
-            }
-        }
-    }
-
-    #[test]
-    fn at_the_limit_nothing_is_kept_and_nothing_lost_until_something_has_arrived() {
-        let mut bench = Bench::start(10_000);
-        bench.keep(9000);
-        assert_eq!(bench.next(), ("kept", 1));
-        bench.keep(3000);
-        bench.keep(3000);
-        assert_eq!(bench.next(), ("full", 0));
-        bench.keeper.order(Order::Remove(1));
-        assert_eq!(bench.next(), ("kept", 2));
-        assert_eq!(bench.next(), ("room", 0));
-        let held = (&bench.keeper.status.rows, &bench.keeper.status.filled);
-        assert_eq!((held.0.load(Relaxed), held.1.load(Relaxed)), (2, 1));
-        bench.keeper.end();
-    }
-
-    #[test]
-    fn what_does_not_cross_is_acknowledged_in_its_turn() {
-        let mut bench = Bench::start(10_000);
-        bench.keep(9000);
-        assert_eq!(bench.next(), ("kept", 1));
-        bench.keep(9000);
-        bench.keeper.order(Order::Keep(None, None));
-        assert_eq!(bench.next(), ("full", 0));
-        bench.keeper.order(Order::Read(Reading {
-            rows: 10,
-            bytes: 10,
-            ..Reading::default()
-        }));
-        assert_eq!(bench.next(), ("part", 1), "nothing was said of the two");
-        bench.keeper.order(Order::Remove(1));
-        assert_eq!(bench.next(), ("kept", 2));
-        bench.keeper.end();
-    }
-}
+mod tests;

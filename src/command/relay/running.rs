@@ -35,6 +35,7 @@ use super::hops::{self, Forwarded};
 use super::keeper::{Keeper, Order, Said};
 use super::latest::{Latest, Word};
 use super::metrics::{Drop, Shared};
+use super::reserve::Reserve;
 use super::sending::Sending;
 use super::spool::{self, Message, Part, SCHEMA};
 use super::words::{branch_of, job_of, lease_of, message_of, register, say_refused};
@@ -107,8 +108,9 @@ impl Relay {
         let before = spool::change_filters(&database.connection, &filters).with_context(place)?;
         let known = spool::vms(&database.connection).with_context(place)?;
         let (said, hears) = mpsc::unbounded_channel();
-        let keeper =
-            Keeper::start(database.connection, plan.max_bytes, said).with_context(place)?;
+        let reserve = Reserve::new(&plan.state);
+        let keeper = Keeper::start(database.connection, plan.max_bytes, reserve, said);
+        let keeper = keeper.with_context(place)?;
         let up = Manner {
             manual: true,
             as_published: true,
@@ -448,6 +450,14 @@ impl Relay {
         }
         self.write_vms();
         self.keeper.end();
+        // What is on disk by now need not come again.
+        while let Ok(said) = self.hears.try_recv() {
+            if let Said::Kept(receipts, _) = said {
+                for receipt in receipts.into_iter().flatten() {
+                    self.from.subscription.acknowledge(receipt);
+                }
+            }
+        }
         tokio::join!(self.from.end(), self.to.end());
     }
 }
