@@ -196,8 +196,10 @@ impl Relay {
 
 fn begin_relay(place: &Place, arguments: &[String]) -> Result<Process> {
     let process = place.start("relay", &program("vmkpi")?, arguments)?;
-    wait_for(20, "the relay to answer", || {
-        place.inside(|| Ok(TcpStream::connect(RELAY)?)).ok()
+    wait_for(20, "the relay to stand at both brokers", || {
+        let page = place.inside(|| http_get(RELAY, "/metrics")).ok()?;
+        let stands = |way| page.contains(&format!("vmkpi_relay_connected{{way=\"{way}\"}} 1"));
+        (stands("up") && stands("down")).then_some(())
     })
     .with_context(|| process.words())?;
     Ok(process)

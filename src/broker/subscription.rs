@@ -38,6 +38,8 @@ const RESUMED_EXPIRY_SECONDS: u32 = 7 * 86_400;
 /// The most messages that the broker sends before one of them is acknowledged by hand. With
 /// [`MAX_PACKET_BYTES`] it bounds what a broker can make us hold.
 pub const MAX_UNACKNOWLEDGED: u16 = 32;
+/// Packets that are read at once where messages are acknowledged by hand.
+const READ_AT_ONCE: usize = 8;
 /// Between two attempts to connect: short, so that a Consumer is back before a Producer that waits
 /// longer after a broker's restart, and nothing is published to nobody.
 const RETRY: Duration = Duration::from_millis(200);
@@ -171,7 +173,10 @@ impl Subscription {
         let filters = Shared::new(filters, manner);
         let subscriber = Subscriber::new(broker, session, filters.clone(), manner)?;
         let client = subscriber.client.clone();
-        let (sender, steps) = mpsc::channel(WAITING_STEPS);
+        let (sender, steps) = mpsc::channel(match manner.manual {
+            true => usize::from(MAX_UNACKNOWLEDGED),
+            false => WAITING_STEPS,
+        });
         let task = tokio::spawn(subscriber.run(sender));
         Ok(Self {
             steps,
@@ -446,7 +451,7 @@ fn options(id: String, broker: &BrokerUrl, manner: &Manner) -> MqttOptions {
         options
             .set_ack_mode(AckMode::Manual)
             .set_receive_maximum(Some(MAX_UNACKNOWLEDGED))
-            .set_read_batch_size(usize::from(MAX_UNACKNOWLEDGED));
+            .set_read_batch_size(READ_AT_ONCE);
     }
     if manner.resumed.is_some() {
         options

@@ -1,6 +1,6 @@
 //! One end of a relay: a broker that is read and written to.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -11,6 +11,8 @@ use vmkpi::broker::subscription::{Step, Subscription};
 
 /// How long what is on its way may take to arrive, when the relay ends.
 pub const FAREWELL: Duration = Duration::from_secs(2);
+/// For so long the same trouble is not said again.
+const SAID_FOR: Duration = Duration::from_secs(60);
 
 /// One end: what is read there, and what is written there.
 pub struct End {
@@ -21,8 +23,10 @@ pub struct End {
     /// What is written.
     pub publisher: Publisher,
     publishing: JoinHandle<()>,
-    /// Why nothing comes, as said last.
-    trouble: Option<String>,
+    /// Why nothing came, as said last, and when.
+    trouble: Option<(String, Instant)>,
+    /// Whether it has been said that nothing comes.
+    said_lost: bool,
     /// Whether what is to be read is subscribed to.
     pub listening: bool,
     /// Where it is said what became of a message.
@@ -42,6 +46,7 @@ impl End {
             publisher,
             publishing,
             trouble: None,
+            said_lost: true,
             listening: false,
             reply,
             replies,
@@ -54,10 +59,10 @@ impl End {
         match step {
             Step::Message(_) => {}
             Step::Listening => {
-                if self.trouble.take().is_some() || !self.listening {
+                self.listening = true;
+                if std::mem::take(&mut self.said_lost) {
                     tracing::info!(%broker, "listening");
                 }
-                self.listening = true;
             }
             Step::Denied(filter) => {
                 tracing::error!(%broker, filter, "the broker does not let us read there; its ACL must");
@@ -65,11 +70,14 @@ impl End {
             Step::Notice(text) => tracing::warn!(%broker, "{text}"),
             Step::Lost(reason) => {
                 self.listening = false;
-                // Said once for each trouble, not for each attempt.
-                if self.trouble.as_ref() != Some(&reason.message) {
+                // Said once for each trouble, not for each attempt, nor for each time that it comes back at once.
+                let known = self.trouble.as_ref();
+                if !known
+                    .is_some_and(|(said, at)| *said == reason.message && at.elapsed() < SAID_FOR)
+                {
                     tracing::warn!(%broker, error = %reason, "nothing comes from the broker; trying again");
+                    (self.trouble, self.said_lost) = (Some((reason.message, Instant::now())), true);
                 }
-                self.trouble = Some(reason.message);
             }
         }
     }

@@ -41,8 +41,9 @@ pub enum Order {
 /// What the thread says.
 #[derive(Debug)]
 pub enum Said {
-    /// Messages are on disk, in the order they came: they may be acknowledged, if they want to be.
-    Kept(Vec<Option<Receipt>>),
+    /// Messages are on disk, in the order they came: they may be acknowledged, if they want to be. And how many bytes
+    /// they are.
+    Kept(Vec<Option<Receipt>>, u64),
     /// A part of the spool.
     Part(Part),
     /// The spool holds what it may: nothing is taken any more. Once, until there is room.
@@ -210,8 +211,8 @@ impl Desk {
                 }
             }
         }
-        self.note_limit();
         self.show();
+        self.note_limit();
     }
 
     /// How many of those that wait there is room for.
@@ -247,9 +248,11 @@ impl Desk {
         (self.arrived, self.vms) = (BTreeSet::new(), None);
         self.status.commits.fetch_add(1, Relaxed);
         self.status.superseded.fetch_add(superseded, Relaxed);
-        let kept: Vec<_> = self.waiting.drain(..fits).map(|(_, r)| r).collect();
+        let kept = self.waiting.drain(..fits);
+        let (messages, kept): (Vec<_>, Vec<_>) = kept.unzip();
+        let bytes = messages.iter().flatten().map(Message::size_bytes).sum();
         if !kept.is_empty() {
-            self.say(Said::Kept(kept));
+            self.say(Said::Kept(kept, bytes));
         }
         Ok(())
     }
@@ -366,7 +369,7 @@ mod tests {
         /// The next thing that is said, told apart.
         fn next(&mut self) -> (&'static str, usize) {
             match self.said.blocking_recv().unwrap() {
-                Said::Kept(kept) => ("kept", kept.len()),
+                Said::Kept(kept, _) => ("kept", kept.len()),
                 Said::Part(part) => ("part", part.rows.len()),
                 Said::Full => ("full", 0),
                 Said::Room => ("room", 0),

@@ -36,7 +36,7 @@ use super::keeper::{Keeper, Order, Said};
 use super::latest::{Latest, Word};
 use super::metrics::{Drop, Shared};
 use super::sending::Sending;
-use super::spool::{self, Part, SCHEMA};
+use super::spool::{self, Message, Part, SCHEMA};
 use super::words::{branch_of, job_of, lease_of, message_of, register, say_refused};
 use crate::command::database::Database;
 use crate::command::stop::Stop;
@@ -48,6 +48,8 @@ const WRITE_TICKS: u64 = 15;
 /// Messages that are taken and not yet kept; over it the broker is read no further. Twice what it may send, as after
 /// a lost connection it sends them again.
 const MAX_UNKEPT: usize = 2 * MAX_UNACKNOWLEDGED as usize;
+/// The same, in bytes: a peer may send the largest messages, and more of them than it may.
+const MAX_UNKEPT_BYTES: u64 = 32 << 20;
 /// The most messages on their way down; what waits may still be superseded.
 const MAX_DOWN: usize = 64;
 
@@ -82,6 +84,7 @@ struct Relay {
     hears: mpsc::UnboundedReceiver<Said>,
     /// Messages from below that are not on disk yet.
     unkept: usize,
+    unkept_bytes: u64,
     sending: Sending,
     /// Messages that were read from the spool and wait for the publisher.
     ready: VecDeque<Job>,
@@ -134,6 +137,7 @@ impl Relay {
             keeper,
             hears,
             unkept: 0,
+            unkept_bytes: 0,
             sending: Sending::default(),
             ready: VecDeque::new(),
             latest: Latest::default(),
@@ -166,7 +170,7 @@ impl Relay {
                 () = stop.wait() => return Ok(()),
                 _ = tick.tick() => self.look(),
                 Some(said) = self.hears.recv() => self.hear(said),
-                step = self.from.subscription.step(), if self.unkept < MAX_UNKEPT => {
+                step = self.from.subscription.step(), if self.has_room() => {
                     self.take_from(step.context("the subscription has ended")?);
                 }
                 step = self.to.subscription.step() => {
@@ -189,6 +193,11 @@ impl Relay {
                 }
             }
         }
+    }
+
+    /// Whether another message can wait for its commit.
+    fn has_room(&self) -> bool {
+        self.unkept < MAX_UNKEPT && self.unkept_bytes < MAX_UNKEPT_BYTES
     }
 
     /// Asks for more of the spool, if there is room for it.
@@ -215,6 +224,7 @@ impl Relay {
         }
         let message = passed.map(|passed| message_of(passed, publish));
         self.unkept += 1;
+        self.unkept_bytes += message.as_ref().map_or(0, Message::size_bytes);
         self.keeper.order(Order::Keep(message, receipt));
     }
 
@@ -283,7 +293,10 @@ impl Relay {
 
     fn hear(&mut self, said: Said) {
         match said {
-            Said::Kept(receipts) => self.acknowledge(receipts),
+            Said::Kept(receipts, bytes) => {
+                self.unkept_bytes = self.unkept_bytes.saturating_sub(bytes);
+                self.acknowledge(receipts);
+            }
             Said::Part(part) => self.send(part),
             Said::Full => tracing::error!(
                 limit = "--spool.max-bytes",
