@@ -97,6 +97,8 @@ struct Relay {
     /// Who registers as a Consumer at the broker nearer to the VMs.
     registrar: Option<Registrar>,
     ticks: u64,
+    /// How many VMs there were when they were last written down.
+    written: usize,
 }
 
 impl Relay {
@@ -147,6 +149,7 @@ impl Relay {
             lately: <[Forwarded; 2]>::default(),
             registrar: plan.named.map(|named| register(named, &plan.sites)),
             ticks: 0,
+            written: 0,
         };
         relay.say_who(&plan.state);
         Ok((relay, database.lock))
@@ -417,14 +420,17 @@ impl Relay {
                 }
             }
         }
-        if self.ticks.is_multiple_of(WRITE_TICKS) {
+        // Who looks does not wait for a VM that has just come.
+        let come = self.written != self.shared.vms().iter().count();
+        if come || self.ticks.is_multiple_of(WRITE_TICKS) {
             self.write_vms();
         }
     }
 
-    fn write_vms(&self) {
+    fn write_vms(&mut self) {
         let vms = self.shared.vms();
-        let vms = vms.iter().map(|(name, vm)| (name.clone(), *vm)).collect();
+        let vms: Vec<_> = vms.iter().map(|(name, vm)| (name.clone(), *vm)).collect();
+        self.written = vms.len();
         self.keeper.order(Order::Vms(vms));
     }
 
