@@ -36,8 +36,9 @@ pub enum Command {
 #[command(after_help = "\
 Examples:
   vmkpi key new seal sign --dir keys
-  vmkpi key new tls --dir keys/tls --site acme --server broker.acme.example --client hosts --client dashboard
-  vmkpi key new tls --dir keys/tls --site acme --client collect      a further certificate of the same CA")]
+  vmkpi key new tls --dir keys/tls --site acme --server broker.acme.example \\
+      --client hosts --client dashboard
+  vmkpi key new tls --dir keys/tls --site acme --client collect     (a further one of the same CA)")]
 pub struct NewArgs {
     /// Which keys.
     #[arg(value_enum, required = true)]

@@ -68,10 +68,12 @@ What goes up is on disk before the broker it comes from hears so, and stays ther
 Nothing is confirmed here: guests wait for the Consumers that their descriptors name.
 
 Examples:
-  vmkpi relay --site acme --from mqtt://127.0.0.1 --to mqtts://broker.acme.example --state /var/lib/vmkpi-relay
+  vmkpi relay --site acme --from mqtt://127.0.0.1 --to mqtts://broker.acme.example --state relay
   vmkpi relay --site acme --state /var/lib/vmkpi-relay --listen 127.0.0.1:9107 \\
-      --from mqtts://broker.here.example --from.ca-file here/ca.crt --from.cert-file here.crt --from.key-file here.key \\
-      --to mqtts://broker.acme.example --to.ca-file acme/ca.crt --to.cert-file there.crt --to.key-file there.key
+      --from mqtts://broker.here.example --from.ca-file here/ca.crt \\
+      --from.cert-file here.crt --from.key-file here.key \\
+      --to mqtts://broker.acme.example --to.ca-file acme/ca.crt \\
+      --to.cert-file there.crt --to.key-file there.key
   vmkpi relay status --state /var/lib/vmkpi-relay";
 
 /// What is asked of relay: to run, or what a spool holds.
