@@ -135,6 +135,9 @@ impl Asker {
         if self.behind.contains(&page.stream) || next.is_some_and(|n| self.behind.contains(&n)) {
             bail!("the guest's answers lead in circles; what it says is not to be believed");
         }
+        if next.is_some() {
+            self.behind.insert(page.stream);
+        }
         let trimmed = page.trimmed.filter(|trimmed| {
             self.trimmed.replace((page.stream, *trimmed)) != Some((page.stream, *trimmed))
         });
