@@ -73,6 +73,7 @@ export VMKPI_BIN_DIR="${VMKPI_BIN_DIR:-$(mkdir -p "$TARGET/debug" && cd "$TARGET
     stage "unit and property tests" tests $CARGO test $FLAGS --quiet --no-fail-fast --lib --bins
     stage "fuzzing, 5 s a target" tools/fuzz.sh 5
     stage "documentation tests" tests $CARGO test $FLAGS --quiet --doc
-    stage "over real parts, end to end" tests $CARGO test $FLAGS --quiet --no-fail-fast --test '*'
+    # They wait more than they compute.
+    stage "over real parts, end to end" tests env RUST_TEST_THREADS=4 $CARGO test $FLAGS --quiet --no-fail-fast --test '*'
 }
 report
