@@ -174,12 +174,19 @@ fn serve(
     std::thread::Builder::new()
         .name("fuse".into())
         .spawn(move || {
-            if let Err(error) = session.run() {
+            if let Err(error) = session.run()
+                && !is_end(&error)
+            {
                 tracing::error!(%error, "the kernel's requests cannot be read");
             }
             let _ = bell.write(1);
         })?;
     Ok(ended)
+}
+
+/// A request that is being read while the mount goes ends with this instead of ENODEV.
+fn is_end(error: &std::io::Error) -> bool {
+    error.raw_os_error() == Some(nix::errno::Errno::ECONNABORTED as i32)
 }
 
 /// Replies that are on their way are given a moment; files that stay open are not waited for.

@@ -16,6 +16,7 @@ use vmkpi::delivery::spool::{Spool, SpoolLimits};
 use vmkpi::link::{HostMessage, LineReader, Payload, encode};
 use vmkpi::message::{Body, Event};
 use vmkpi::position::{RowKey, StreamId};
+use vmkpi::topic::Branch;
 use vmkpi::value::Value;
 use vmkpi_host::daemon::{self, Config};
 use vmkpi_host::link::Limits;
@@ -167,9 +168,12 @@ impl Subscriber {
         self.messages().into_iter().map(text).collect()
     }
 
+    /// What was delivered.
     pub fn events(&self) -> Vec<Event> {
+        let delivered = |(topic, _): &&Message| Branch::of(topic) == Some(Branch::Data);
         let decode = |(_, p): &Message| Event::decode(p).unwrap();
-        self.messages.lock().unwrap().iter().map(decode).collect()
+        let messages = self.messages.lock().unwrap();
+        messages.iter().filter(delivered).map(decode).collect()
     }
 
     /// How often each `_seq` of a VM's point came, over all streams.
