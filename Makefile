@@ -62,7 +62,7 @@ soak: release ## Whatever may go wrong in the chain, for SOAK_SECONDS; a million
 	VMKPI_BIN_DIR=$(abspath $(TARGET))/release SOAK_SECONDS=$(SOAK_SECONDS) \
 	    $(CARGO) test --locked -p vmkpi-tests --test e2e -- --ignored --nocapture soak::
 	VMKPI_BIN_DIR=$(abspath $(TARGET))/release \
-	    $(CARGO) test --locked -p vmkpi-tests --test e2e -- --ignored --nocapture collected::
+	    $(CARGO) test --locked -p vmkpi-tests --test e2e -- --ignored --nocapture collected:: chained:: --test-threads=1
 	$(CARGO) test --release --locked -p vmkpi-guest --test soak -- --ignored --nocapture --test-threads=1
 
 clean: ## Remove what was built

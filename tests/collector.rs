@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
@@ -72,6 +73,55 @@ impl Around for Chain {
 
     fn words(&self) -> String {
         Self::words(self)
+    }
+}
+
+/// Brokers that can be killed between a writer and its collect.
+pub trait Mortal: Around {
+    /// The collect.
+    fn collect(&self) -> &Collector;
+
+    /// Begins to store rows with pauses.
+    ///
+    /// # Errors
+    /// The writer does not start.
+    fn write(&self, pause: Duration) -> Result<Writer>;
+
+    /// Kills a broker as kill -9 does, the `n`th time, and starts it as one that has never been there.
+    ///
+    /// # Errors
+    /// It does not start.
+    fn forget_broker(&mut self, n: usize) -> Result<()>;
+
+    /// Waits until so many rows more are kept than there are now.
+    ///
+    /// # Errors
+    /// They are not, within `seconds`.
+    fn wait_for_more(&self, rows: u64, seconds: u64) -> Result<()> {
+        let rows = self.collect().count() + rows;
+        wait_for(seconds, &format!("{rows} rows to be kept"), || {
+            (self.collect().count() >= rows).then_some(())
+        })
+        .with_context(|| format!("{}\n{}", self.collect().process.words(), self.words()))
+    }
+
+    /// Twenty kills during 100,000 rows; each is kept once.
+    ///
+    /// # Errors
+    /// One is not.
+    fn survive_twenty_kills(&mut self) -> Result<()> {
+        let mut writer = self.write(Duration::ZERO)?;
+        for n in 0..20 {
+            self.wait_for_more(4800, 600)?;
+            self.forget_broker(n)?;
+        }
+        while writer.stored()?.len() < 100_000 {
+            self.wait_for_more(1000, 600)?;
+        }
+        writer.stop()?;
+        let rows = self.collect().judge(self, &writer, 900)?;
+        ensure!(rows >= 100_000, "{rows} rows");
+        Ok(())
     }
 }
 
@@ -164,7 +214,12 @@ impl Collector {
     ///
     /// # Errors
     /// One is missing, twice, changed or invented.
-    pub fn judge(&self, chain: &impl Around, writer: &Writer, seconds: u64) -> Result<usize> {
+    pub fn judge(
+        &self,
+        chain: &(impl Around + ?Sized),
+        writer: &Writer,
+        seconds: u64,
+    ) -> Result<usize> {
         let stored = writer.stored()?;
         ensure!(
             stored.len() > 20,
@@ -255,7 +310,7 @@ fn wait_until_it_listens(process: &Process, before: usize) -> Result<()> {
 ///
 /// # Errors
 /// The guest's database cannot be asked.
-pub fn unacknowledged(chain: &impl Around) -> Result<u64> {
+pub fn unacknowledged(chain: &(impl Around + ?Sized)) -> Result<u64> {
     let output = Command::new(program("vmkpi-guest")?)
         .args(["status", "--format=json"])
         .arg(format!(

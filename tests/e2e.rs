@@ -6,6 +6,8 @@ mod admitted;
 mod betrayed;
 #[path = "e2e/broker.rs"]
 mod broker;
+#[path = "e2e/chained.rs"]
+mod chained;
 #[path = "e2e/cli.rs"]
 mod cli;
 #[path = "e2e/collected.rs"]

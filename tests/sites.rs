@@ -9,11 +9,12 @@
 
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
 use crate::chain::{http_get, tail};
-use crate::collector::{Around, Collector, Key, confirmed_by};
+use crate::collector::{Around, Collector, Key, Mortal, confirmed_by};
 use crate::ledger::Writer;
 use crate::network::{Link, Place};
 use crate::pki::{Ca, Pair};
@@ -261,7 +262,7 @@ impl Sites {
             second_link,
             scratch,
         };
-        std::fs::write(folder_of(&sites).join("kpi/unencrypted/ready"), "n\n0\n")?;
+        std::fs::write(sites.folder().join("kpi/unencrypted/ready"), "n\n0\n")?;
         wait_for(60, "the first row at the primary site", || {
             let sql = "SELECT count(*) FROM samples WHERE point = 'unencrypted/ready'";
             let found = sites.collect.query(sql).ok()?;
@@ -271,15 +272,6 @@ impl Sites {
         Ok(sites)
     }
 
-    /// Begins to store rows.
-    ///
-    /// # Errors
-    /// The writer does not start.
-    pub fn write(&self, pause: std::time::Duration) -> Result<Writer> {
-        let file = self.folder().join("kpi/unencrypted/load");
-        Writer::start(self.folder(), &[file], pause)
-    }
-
     /// The host's page of metrics.
     ///
     /// # Errors
@@ -287,10 +279,6 @@ impl Sites {
     pub fn scrape_host(&self) -> Result<String> {
         self.remote.place.inside(|| http_get(METRICS, "/metrics"))
     }
-}
-
-fn folder_of(sites: &Sites) -> &Path {
-    sites.scratch.path()
 }
 
 impl Around for Sites {
@@ -309,6 +297,23 @@ impl Around for Sites {
         parts
             .map(|(name, p)| format!("--- {name}\n{}", tail(&p.words())))
             .join("\n")
+    }
+}
+
+impl Mortal for Sites {
+    fn collect(&self) -> &Collector {
+        &self.collect
+    }
+
+    fn write(&self, pause: Duration) -> Result<Writer> {
+        let file = self.folder().join("kpi/unencrypted/load");
+        Writer::start(self.folder(), &[file], pause)
+    }
+
+    /// That of each site in its turn.
+    fn forget_broker(&mut self, n: usize) -> Result<()> {
+        let sites = [&mut self.remote, &mut self.intermediary, &mut self.primary];
+        sites[n % 3].forget_broker()
     }
 }
 

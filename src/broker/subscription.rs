@@ -11,21 +11,24 @@
 //!     └───────────── any error, after RETRY: what is not acknowledged comes again ─┘
 //! ```
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+mod filters;
+
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use rumqttc::{
     AckMode, AsyncClient, ConnectionError, DisconnectProperties, DisconnectReasonCode, Event,
     EventLoop, Incoming, ManualAck, MqttOptions, NetworkOptions, Outgoing, PubAck, Publish,
-    PublishProperties, QoS, RetainForwardRule, SessionMode, SubscribeFilter, SubscribeReasonCode,
+    PublishProperties, QoS, SessionMode,
 };
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use filters::Shared;
+
 use super::resumed::{NothingPending, OUTGOING};
 use super::{Broker, BrokerUrl, Failure, Keeper, Kind};
-use crate::topic::{Branch, KEPT_SECONDS, LEASE_TYPE as CONTENT_TYPE};
+use crate::topic::{KEPT_SECONDS, LEASE_TYPE as CONTENT_TYPE};
 
 /// How long the broker keeps what it could not deliver, in seconds.
 const SESSION_EXPIRY_SECONDS: u32 = 300;
@@ -50,8 +53,6 @@ const FAREWELL: Duration = Duration::from_secs(1);
 const WAITING_STEPS: usize = 64;
 /// Requests of ours that wait for the connection; over it, what we publish is refused.
 const WAITING_REQUESTS: usize = 256;
-/// Filters in one SUBSCRIBE: far below the packet sizes that brokers refuse.
-const FILTERS_AT_ONCE: usize = 50;
 
 /// What the subscription did.
 #[derive(Debug)]
@@ -271,104 +272,6 @@ struct Subscriber {
     resumes: bool,
 }
 
-/// What is subscribed to, and what should be.
-#[derive(Default)]
-struct Filters {
-    connected: bool,
-    /// Connections that were lost, or could not be made.
-    lost: u64,
-    as_published: bool,
-    wanted: BTreeSet<String>,
-    /// What this session has been asked for.
-    asked: BTreeSet<String>,
-    /// Asked for and not yet sent.
-    queued: VecDeque<Vec<String>>,
-    /// Sent and not yet answered, by packet id.
-    sent: HashMap<u16, Vec<String>>,
-}
-
-/// The same, of both ends: an attempt to connect must not be given up because what is wanted has changed.
-#[derive(Clone)]
-struct Shared(Arc<Mutex<Filters>>);
-
-impl Shared {
-    fn new(wanted: BTreeSet<String>, manner: &Manner) -> Self {
-        let before = manner.resumed.clone().unwrap_or_default();
-        let filters = Filters {
-            as_published: manner.as_published,
-            // What is wanted still is asked for again: the broker may have refused it then.
-            asked: before.difference(&wanted).cloned().collect(),
-            wanted,
-            ..Filters::default()
-        };
-        Self(Arc::new(Mutex::new(filters)))
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Filters> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Filters {
-    fn forget(&mut self) {
-        self.asked.clear();
-        self.unanswered();
-    }
-
-    /// The connection broke: what was not answered is asked for again.
-    fn unanswered(&mut self) {
-        for filter in self
-            .queued
-            .drain(..)
-            .chain(self.sent.drain().map(|(_, f)| f))
-        {
-            for filter in filter {
-                self.asked.remove(&filter);
-            }
-        }
-    }
-
-    fn stands(&self) -> bool {
-        self.queued.is_empty() && self.sent.is_empty()
-    }
-
-    /// Asks for what is missing and lets go of what is not wanted any more.
-    fn reconcile(&mut self, client: &AsyncClient) {
-        let wanted = &self.wanted;
-        for filter in self.asked.difference(wanted) {
-            // One that cannot be queued is gone with the session.
-            let _ = client.try_unsubscribe(filter.as_str());
-        }
-        let missing: Vec<String> = wanted.difference(&self.asked).cloned().collect();
-        self.asked.retain(|filter| wanted.contains(filter));
-        for filters in missing.chunks(FILTERS_AT_ONCE) {
-            let as_published = self.as_published;
-            let asked = filters.iter().map(|filter| {
-                let mut filter = SubscribeFilter::new(filter, QoS::AtLeastOnce);
-                filter.preserve_retain = as_published;
-                filter.retain_forward_rule = retained(&filter.path);
-                filter
-            });
-            if client.try_subscribe_many(asked).is_err() {
-                return; // the queue is full: the next answer makes room
-            }
-            self.asked.extend(filters.iter().cloned());
-            self.queued.push_back(filters.to_vec());
-        }
-    }
-
-    /// What of an answered SUBSCRIBE the broker refuses.
-    fn answered(&mut self, packet: u16, codes: &[SubscribeReasonCode]) -> Vec<String> {
-        let filters = self.sent.remove(&packet).unwrap_or_default();
-        let refused = |code: &SubscribeReasonCode| !matches!(code, SubscribeReasonCode::Success(_));
-        let pairs = filters.into_iter().zip(codes);
-        pairs
-            .filter(|(_, code)| refused(code))
-            .map(|(filter, _)| filter)
-            .collect()
-    }
-}
-
 impl Subscriber {
     fn new(
         broker: Broker,
@@ -512,14 +415,6 @@ impl Subscriber {
         let drained = async { while self.events.poll().await.is_ok() {} };
         // A broker that does not answer lets the session expire by itself.
         let _ = tokio::time::timeout(FAREWELL, drained).await;
-    }
-}
-
-/// The Directory is what the broker retains. Samples are never retained; one that is would be stale.
-fn retained(filter: &str) -> RetainForwardRule {
-    match Branch::of(filter).is_some_and(Branch::is_retained) {
-        true => RetainForwardRule::OnEverySubscribe,
-        false => RetainForwardRule::Never,
     }
 }
 

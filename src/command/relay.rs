@@ -10,12 +10,14 @@
 //! | [`sending`] | what of the spool is on its way |
 //! | [`latest`] | what goes down, in memory |
 //! | [`alive`] | whether the VMs that are forwarded are alive |
-//! | [`running`] | the two brokers, and all of this between them |
+//! | [`end`], [`running`] | a broker at one end; the two of them, and all of this between them |
+//! | [`words`] | a message in its several forms |
 //! | [`metrics`], [`api`] | what is counted, and answered over HTTP |
 //! | [`status`] | what a spool holds |
 
 mod alive;
 mod api;
+mod end;
 mod gate;
 mod hops;
 mod keeper;
@@ -25,6 +27,7 @@ mod running;
 mod sending;
 mod spool;
 mod status;
+mod words;
 
 use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt as _;

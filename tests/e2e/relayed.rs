@@ -1,193 +1,13 @@
-//! The intermediary: through a chain of three sites each row arrives once, whatever is cut or killed on the way, and
-//! nothing that crosses a border tells where the VM runs. And one relay between two brokers: what crosses and what
-//! does not, at its limits too.
+//! One relay between two brokers: what crosses and what does not, what is on its disk, and its limits.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use vmkpi_tests::chain::{Broker, http_get, query};
-use vmkpi_tests::collector::Around as _;
-use vmkpi_tests::ledger::Writer;
 use vmkpi_tests::process::{Process, program, vmkpi};
 use vmkpi_tests::scratch::{Scratch, free_address};
-use vmkpi_tests::sites::Sites;
 use vmkpi_tests::wait_for;
-
-/// Waits until so many rows more are kept at the primary site than there are now.
-fn wait_for_more(sites: &Sites, rows: u64, seconds: u64) -> Result<()> {
-    let rows = sites.collect.count() + rows;
-    wait_for(seconds, &format!("{rows} rows to be kept"), || {
-        (sites.collect.count() >= rows).then_some(())
-    })
-    .with_context(|| sites.words())
-}
-
-/// Waits until so many more rows are stored than there are now.
-fn wait_for_stores(writer: &Writer, rows: usize) -> Result<()> {
-    let rows = writer.stored()?.len() + rows;
-    wait_for(60, &format!("{rows} stores"), || {
-        (writer.stored().ok()?.len() >= rows).then_some(())
-    })
-}
-
-#[test]
-fn a_link_that_is_cut_and_a_relay_that_is_killed_cost_no_row() -> Result<()> {
-    let mut sites = Sites::start()?;
-    let mut writer = sites.write(Duration::from_millis(4))?;
-    wait_for_more(&sites, 50, 60)?;
-    for link in [&sites.first_link, &sites.second_link] {
-        let near = match std::ptr::eq(link, &raw const sites.first_link) {
-            true => &sites.remote.place,
-            false => &sites.intermediary.place,
-        };
-        link.cut(near)?;
-        wait_for_stores(&writer, 200)?;
-        let kept = sites.collect.count();
-        ensure!(kept < writer.stored()?.len() as u64, "nothing was cut");
-        link.mend(near)?;
-        wait_for_more(&sites, 200, 60)?;
-    }
-    for _ in 0..2 {
-        sites.first.kill(&sites.remote.place)?;
-        wait_for_more(&sites, 50, 60)?;
-        sites.second.kill(&sites.intermediary.place)?;
-        wait_for_more(&sites, 50, 60)?;
-    }
-    writer.stop()?;
-    sites.collect.judge(&sites, &writer, 120)?;
-    alive_is_known(&sites)
-}
-
-/// Both relays know that the VM is there, and what they have forwarded.
-fn alive_is_known(sites: &Sites) -> Result<()> {
-    for (relay, site) in [
-        (&sites.first, &sites.remote),
-        (&sites.second, &sites.intermediary),
-    ] {
-        let page = relay.scrape(&site.place)?;
-        for line in [
-            "vmkpi_relay_connected{way=\"up\"} 1",
-            "vmkpi_relay_connected{way=\"down\"} 1",
-            "vmkpi_relay_producer_silent{site=\"acme\",vm=\"shop\"} 0",
-            "vmkpi_relay_spool_messages 0",
-        ] {
-            ensure!(page.lines().any(|l| l == line), "{line} is not on\n{page}");
-        }
-        for branch in ["data", "confirm"] {
-            let start = format!("vmkpi_relay_forwarded_total{{branch=\"{branch}\"}} ");
-            let count = page.lines().find_map(|l| l.strip_prefix(&start));
-            let count: u64 = count.context("no such line")?.parse()?;
-            ensure!(count > 0, "no {branch} crossed\n{page}");
-        }
-    }
-    Ok(())
-}
-
-#[test]
-#[ignore = "takes minutes; make soak"]
-fn brokers_of_all_sites_killed_twenty_times_in_100_000_rows_cost_no_row() -> Result<()> {
-    let mut sites = Sites::start()?;
-    let mut writer = sites.write(Duration::ZERO)?;
-    for n in 0..20 {
-        wait_for_more(&sites, 4500, 600)?;
-        match n % 3 {
-            0 => sites.remote.forget_broker()?,
-            1 => sites.intermediary.forget_broker()?,
-            _ => sites.primary.forget_broker()?,
-        }
-    }
-    while writer.stored()?.len() < 100_000 {
-        wait_for_more(&sites, 1000, 600)?;
-    }
-    writer.stop()?;
-    let rows = sites.collect.judge(&sites, &writer, 900)?;
-    ensure!(rows >= 100_000, "{rows} rows");
-    Ok(())
-}
-
-/// What would tell where the VM runs: names and addresses of the host and its libvirt, and its keys.
-fn secrets(sites: &Sites) -> Result<Vec<String>> {
-    let page = sites.scrape_host()?;
-    let uuid = page.split("uuid=\"").nth(1).context("a VM's UUID")?;
-    let uuid = uuid.split('"').next().unwrap_or_default().to_owned();
-    ensure!(uuid.len() == 36, "{uuid:?} is no UUID");
-    let machine = std::fs::read_to_string("/etc/machine-id").unwrap_or_default();
-    let link = &sites.first_link;
-    let mut secrets = vec![
-        sites.remote.place.host_name.clone(),
-        uuid.replace('-', ""),
-        uuid,
-        link.near.clone(),
-        "127.0.0.1".to_owned(),
-        "test:///default".to_owned(),
-        // The host's name at its own broker, and what signs for it.
-        "host-17".to_owned(),
-        "remote-ca".to_owned(),
-        sites.remote.place.folder().display().to_string(),
-        machine.trim().to_owned(),
-    ];
-    for file in ["host-17.crt", "host-17.key"] {
-        let pem = std::fs::read_to_string(sites.remote.place.folder().join(file))?;
-        let lines = pem.lines().filter(|line| line.len() == 64);
-        secrets.extend(lines.map(ToOwned::to_owned));
-    }
-    secrets.retain(|secret| !secret.is_empty());
-    ensure!(secrets.len() > 10, "{secrets:?}");
-    Ok(secrets)
-}
-
-#[test]
-fn nothing_that_crosses_a_border_tells_where_the_vm_runs() -> Result<()> {
-    let sites = Sites::start()?;
-    let recorder = sites.intermediary.record()?;
-    let mut writer = sites.write(Duration::from_millis(10))?;
-    wait_for_more(&sites, 50, 60)?;
-    writer.stop()?;
-    let stored = sites.collect.judge(&sites, &writer, 60)?;
-    // The infrastructure's own measurements come once a minute: the host's end delivers what it has.
-    let recorded = || std::fs::read_to_string(&recorder.out).unwrap_or_default();
-    wait_for(60, "all of it to be recorded", || {
-        let lines = recorded()
-            .lines()
-            .filter(|l| l.starts_with("vmkpi/v1/acme/data/shop/"))
-            .count();
-        (lines >= stored.min(20)).then_some(())
-    })?;
-    let said = recorded();
-    ensure!(
-        said.contains("hops=[vmkpi-hops:1]"),
-        "no relay was there\n{said}"
-    );
-    ensure!(
-        said.contains("type=application/cloudevents+json"),
-        "its type is lost\n{said}"
-    );
-    ensure!(
-        said.lines()
-            .any(|l| l.starts_with("vmkpi/v1/acme/confirm/acme-collect/shop"))
-    );
-    // Connections as the next broker sees them: client ids and certificates' subjects.
-    let log = sites.intermediary.broker_log();
-    let peers = log
-        .lines()
-        .filter(|l| l.contains("New client connected from"));
-    // Where from is a site's address, and a site is no host.
-    let peers: Vec<String> = peers
-        .map(|l| l.split_once(" as ").map_or(l, |(_, who)| who).to_owned())
-        .collect();
-    ensure!(
-        peers.iter().any(|l| l.contains("u'acme-remote'")),
-        "{peers:?}"
-    );
-    let seen = format!("{said}\n{}", peers.join("\n")).to_lowercase();
-    for secret in secrets(&sites)? {
-        let found = seen.lines().find(|l| l.contains(&secret.to_lowercase()));
-        ensure!(found.is_none(), "{secret:?} crossed: {found:?}");
-    }
-    Ok(())
-}
 
 /// Two brokers of one network, and a relay between them.
 struct Pair {
@@ -297,10 +117,8 @@ impl Pair {
         )?;
         wait_for(20, "the recorder", || {
             publish(broker, &["-t", "ready", "-m", "ready"]).ok()?;
-            lines(&recorder)
-                .iter()
-                .any(|l| l.starts_with("ready"))
-                .then_some(())
+            let recorded = std::fs::read_to_string(&recorder.out).ok()?;
+            recorded.contains("ready ").then_some(())
         })?;
         Ok(recorder)
     }
@@ -399,11 +217,8 @@ fn what_crosses_is_as_it_came_and_goes_one_way() -> Result<()> {
         )?;
     }
     // Each way is one way: nothing came back.
-    ensure!(
-        !lines(&up).iter().any(|l| l.contains("confirm")),
-        "{:?}",
-        lines(&up)
-    );
+    let back = |l: &String| l.contains("confirm") && l.contains("vmkpi-hops");
+    ensure!(!lines(&up).iter().any(back), "{:?}", lines(&up));
     let words = pair.relay.words();
     ensure!(
         !words.contains("WARN") && !words.contains("ERROR"),
@@ -460,7 +275,6 @@ fn what_does_not_cross_is_counted_by_its_kind() -> Result<()> {
 #[test]
 fn what_waits_is_on_disk_and_a_full_spool_stops_the_taking() -> Result<()> {
     let mut pair = Pair::start(&["--spool.max-bytes=16MiB"])?;
-    let up = pair.record(&pair.to, "up")?;
     pair.to.process().kill()?;
     pair.wait_for("connected{way=\"up\"}", |n| n == 0.0)?;
     let block = pair.scratch.path().join("block");
@@ -488,6 +302,7 @@ fn what_waits_is_on_disk_and_a_full_spool_stops_the_taking() -> Result<()> {
     let said = String::from_utf8_lossy(&said.stdout).into_owned();
     ensure!(said.contains("15 messages wait in 15.0 MiB"), "{said}");
     pair.to.begin()?;
+    let up = pair.record(&pair.to, "later")?;
     pair.begin()?;
     let arrived = || {
         let topics = lines(&up)

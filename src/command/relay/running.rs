@@ -16,29 +16,28 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use rumqttc::Publish;
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, timeout};
-use vmkpi::broker::Broker;
-use vmkpi::broker::publisher::{Job, Outcome, Publisher, Reply, lease_properties};
+use vmkpi::broker::publisher::{Job, Outcome, Reply};
 use vmkpi::broker::subscription::{
     MAX_UNACKNOWLEDGED, Manner, Receipt, Session, Step, Subscription,
 };
 use vmkpi::clock::Timestamp;
 use vmkpi::delivery::producer::Token;
-use vmkpi::directory::{DEFAULT_LEASE_SECONDS, Registrar, Role, Take, registrar};
+use vmkpi::directory::Registrar;
 use vmkpi::name::Label;
-use vmkpi::sign::SigningKey;
 use vmkpi::topic::{Branch, Direction};
 
 use super::Plan;
 use super::alive::{News, Vms};
+use super::end::{End, FAREWELL};
 use super::gate::{Passed, Refusal, Sites, judge, vm_of};
 use super::hops::{self, Forwarded};
 use super::keeper::{Keeper, Order, Said};
 use super::latest::{Latest, Word};
 use super::metrics::{Drop, Shared};
 use super::sending::Sending;
-use super::spool::{self, Message, Part, SCHEMA};
+use super::spool::{self, Part, SCHEMA};
+use super::words::{branch_of, job_of, lease_of, message_of, register, say_refused};
 use crate::command::database::Database;
 use crate::command::stop::Stop;
 
@@ -51,8 +50,6 @@ const WRITE_TICKS: u64 = 15;
 const MAX_UNKEPT: usize = 2 * MAX_UNACKNOWLEDGED as usize;
 /// The most messages on their way down; what waits may still be superseded.
 const MAX_DOWN: usize = 64;
-/// How long what is on its way may take to arrive, when the relay ends.
-const FAREWELL: Duration = Duration::from_secs(2);
 
 /// Relays until `stop` says so.
 ///
@@ -72,72 +69,6 @@ pub(super) async fn run(plan: Plan, stop: &mut Stop) -> anyhow::Result<()> {
     relay.end().await;
     drop(lock);
     result
-}
-
-/// One end: what is read there, and what is written there.
-struct End {
-    broker: Broker,
-    subscription: Subscription,
-    publisher: Publisher,
-    publishing: JoinHandle<()>,
-    /// Why nothing comes, as said last.
-    trouble: Option<String>,
-    listening: bool,
-    reply: mpsc::UnboundedSender<Reply>,
-    replies: mpsc::UnboundedReceiver<Reply>,
-}
-
-impl End {
-    fn new(broker: &Broker, subscription: Subscription) -> Self {
-        let (publisher, publishing) = Publisher::start(broker.clone());
-        let (reply, replies) = mpsc::unbounded_channel();
-        Self {
-            broker: broker.clone(),
-            subscription,
-            publisher,
-            publishing,
-            trouble: None,
-            listening: false,
-            reply,
-            replies,
-        }
-    }
-
-    /// A step that is no message: what to say of it. Whether it listens.
-    fn note(&mut self, step: Step) {
-        let broker = &self.broker;
-        match step {
-            Step::Message(_) => {}
-            Step::Listening => {
-                if self.trouble.take().is_some() || !self.listening {
-                    tracing::info!(%broker, "listening");
-                }
-                self.listening = true;
-            }
-            Step::Denied(filter) => {
-                tracing::error!(%broker, filter, "the broker does not let us read there; its ACL must");
-            }
-            Step::Notice(text) => tracing::warn!(%broker, "{text}"),
-            Step::Lost(reason) => {
-                self.listening = false;
-                // Said once for each trouble, not for each attempt.
-                if self.trouble.as_ref() != Some(&reason.message) {
-                    tracing::warn!(%broker, error = %reason, "nothing comes from the broker; trying again");
-                }
-                self.trouble = Some(reason.message);
-            }
-        }
-    }
-
-    async fn end(self) {
-        self.subscription.end().await;
-        drop(self.publisher);
-        // What it has not delivered is in the spool, or said again.
-        let abort = self.publishing.abort_handle();
-        if timeout(FAREWELL, self.publishing).await.is_err() {
-            abort.abort();
-        }
-    }
 }
 
 struct Relay {
@@ -216,7 +147,7 @@ impl Relay {
     }
 
     fn say_who(&self, state: &Path) {
-        let sites: Vec<&str> = self.sites.names().iter().map(|n| n.as_str()).collect();
+        let sites: Vec<&str> = self.sites.names().iter().map(Label::as_str).collect();
         let waiting = self.keeper.status.rows.load(Relaxed);
         tracing::info!(
             from = %self.from.broker, to = %self.to.broker, sites = sites.join(","),
@@ -241,8 +172,8 @@ impl Relay {
                 step = self.to.subscription.step() => {
                     self.take_to(step.context("the subscription has ended")?);
                 }
-                Some(reply) = self.to.replies.recv() => self.went_up(reply),
-                Some(reply) = self.from.replies.recv() => self.went_down(reply),
+                Some(reply) = self.to.replies.recv() => self.went_up(&reply),
+                Some(reply) = self.from.replies.recv() => self.went_down(&reply),
                 Ok(permit) = up.reserve(), if !self.ready.is_empty() => {
                     if let Some(job) = self.ready.pop_front() {
                         permit.send(job);
@@ -401,7 +332,7 @@ impl Relay {
     }
 
     /// What the next broker says of a message of the spool.
-    fn went_up(&mut self, reply: Reply) {
+    fn went_up(&mut self, reply: &Reply) {
         let id = i64::try_from(reply.token.0).unwrap_or(i64::MAX);
         match reply.outcome {
             Outcome::Acknowledged => {
@@ -429,7 +360,7 @@ impl Relay {
         Some(sent.topic)
     }
 
-    fn went_down(&mut self, reply: Reply) {
+    fn went_down(&mut self, reply: &Reply) {
         self.down = self.down.saturating_sub(1);
         match reply.outcome {
             Outcome::Acknowledged => {
@@ -467,7 +398,7 @@ impl Relay {
                     "nothing comes of this VM: its Producer is dead or cut off"
                 ),
                 News::Back((site, vm)) => {
-                    tracing::info!(site, vm, "messages of this VM come again")
+                    tracing::info!(site, vm, "messages of this VM come again");
                 }
             }
         }
@@ -487,7 +418,7 @@ impl Relay {
         let arrive = async {
             while !self.sending.is_empty() && self.ready.is_empty() {
                 match self.to.replies.recv().await {
-                    Some(reply) => self.went_up(reply),
+                    Some(reply) => self.went_up(&reply),
                     None => return,
                 }
             }
@@ -505,71 +436,5 @@ impl Relay {
         self.write_vms();
         self.keeper.end();
         tokio::join!(self.from.end(), self.to.end());
-    }
-}
-
-fn message_of(passed: Passed, publish: Publish) -> Message {
-    let properties = publish.properties.unwrap_or_default();
-    Message {
-        topic: passed.topic,
-        payload: publish.payload,
-        retain: publish.retain,
-        properties: hops::encode(&hops::forwarded(properties, passed.hops)),
-    }
-}
-
-/// Who takes everything of these sites, to hand it on.
-fn register((name, key): (Label, SigningKey), sites: &Sites) -> Registrar {
-    let (key, all) = (Arc::new(key), vec![Take::default()]);
-    let mut registrar = Registrar::new(name, Role::Relay, all, key, DEFAULT_LEASE_SECONDS);
-    for site in sites.names() {
-        registrar.join(site);
-    }
-    registrar
-}
-
-/// A lease of our own, on its way to the broker nearer to the VMs.
-fn lease_of((topic, payload): registrar::Message) -> Word {
-    Word {
-        branch: Branch::Consumers,
-        topic,
-        payload: payload.into(),
-        retain: true,
-        properties: lease_properties(),
-    }
-}
-
-fn job_of(word: Word, reply: mpsc::UnboundedSender<Reply>) -> Job {
-    Job {
-        topic: word.topic,
-        payload: word.payload,
-        retain: word.retain,
-        properties: word.properties,
-        lane: word.branch as u64,
-        token: Token(0),
-        reply,
-    }
-}
-
-fn branch_of(lane: u64) -> Option<Branch> {
-    Branch::ALL
-        .into_iter()
-        .find(|branch| *branch as u64 == lane)
-}
-
-fn say_refused(why: Refusal, topic: &[u8]) {
-    let topic: String = String::from_utf8_lossy(topic).chars().take(200).collect();
-    let reason = why.as_str();
-    match why {
-        Refusal::Loop => tracing::error!(
-            topic,
-            reason,
-            "a message that we have forwarded came back: --from and --to lead to one broker, or something leads back; it is dropped"
-        ),
-        _ => tracing::warn!(
-            topic,
-            reason,
-            "a message does not cross; further ones are only counted"
-        ),
     }
 }
