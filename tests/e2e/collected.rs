@@ -384,11 +384,12 @@ fn what_is_kept_is_answered_over_http_and_a_silent_producer_shows() -> Result<()
     ] {
         ensure!(page.lines().any(|l| l == line), "{line} is not on\n{page}");
     }
-    // The database as it would be an hour later.
+    // The database as it would be an hour later, of a host that is in no Directory.
     site.collect.process.terminate()?;
     let db = site.collect.db.display().to_string();
     let script = "import sqlite3,sys\nc=sqlite3.connect(sys.argv[1])\n\
-                  c.execute('UPDATE instance SET heard = heard - 3600000000')\nc.commit()";
+                  c.execute('UPDATE instance SET heard = heard - 3600000000')\n\
+                  c.execute('DELETE FROM lease')\nc.commit()";
     let status = Command::new("python3").args(["-c", script, &db]).status()?;
     ensure!(status.success(), "{status}");
     let said = vmkpi(&["collect", "status", "--db", &db])?;
