@@ -133,6 +133,8 @@ struct Echo {
     number: u64,
     /// A retained message came after it was sent.
     disturbed: bool,
+    /// It did not come back once, which was said.
+    missed: bool,
     /// Until when it is waited for, while it is.
     deadline: Option<Instant>,
 }
@@ -151,6 +153,7 @@ impl Finder {
                 topic,
                 number: 0,
                 disturbed: false,
+                missed: false,
                 deadline: None,
             },
             following: false,
@@ -197,6 +200,9 @@ impl Finder {
                 () = stop.wait() => return Ok(false),
                 () = late => {
                     self.echo.deadline = None;
+                    if std::mem::replace(&mut self.echo.missed, true) {
+                        return Ok(true);
+                    }
                     let topic = &self.echo.topic;
                     console.say(&format!(
                         "{}: our own message on {topic} did not come back; its ACL should let us write and read there. \
