@@ -225,7 +225,9 @@ async fn nothing_that_is_published_names_the_host() {
     let socket = guest.path.display().to_string();
     let in_a_name = |c: char| c.is_alphanumeric() || c == '-';
     for (topic, payload) in subscriber.messages() {
-        let all = format!("{topic} {}", String::from_utf8_lossy(&payload));
+        // A machine may be called what a key is.
+        let payload = String::from_utf8_lossy(&payload).replace("\"vm\":", "");
+        let all = format!("{topic} {payload}");
         assert!(
             !all.contains("host-side-name") && !all.contains(&socket),
             "{all}"

@@ -13,6 +13,7 @@ use vmkpi_tests::wait_for;
 
 pub const HERE: &str = "IP:127.0.0.1";
 pub const ACL: &str = "user host-17\ntopic write vmkpi/v1/acme/data/#\n\
+                   topic write vmkpi/v1/acme/directory/producer/#\n\
                    user dashboard\ntopic read vmkpi/v1/acme/#\n";
 const DESCRIPTOR: &str = "vm = \"shop\"\nprimary_site = \"acme\"\n\
                           [[monitor]]\nid = \"cpu\"\npoint = \"infra/cpu\"\ninterval = \"500ms\"\n";
