@@ -124,12 +124,18 @@ fn flood(site: &Site) -> Result<Process> {
     }
     let file = site.chain.folder().join("flood");
     std::fs::write(&file, text)?;
-    let script = "while :; do mosquitto_pub -p \"$1\" -q 1 -t \"$2\" -l <\"$3\"; done";
+    // The client is the process that ends with the test, and who feeds it ends when nobody reads.
+    let script = "exec mosquitto_pub -p \"$1\" -q 1 -t \"$2\" -l < <(while cat \"$3\"; do :; done)";
     let port = site.chain.broker.port().to_string();
     let file = file.display().to_string();
     let topic = topic("shop")?;
-    let arguments = ["-c", script, "sh", &port, &topic, &file];
-    Process::start(site.chain.folder(), "flood", "/bin/sh".as_ref(), arguments)
+    let arguments = ["-c", script, "bash", &port, &topic, &file];
+    Process::start(
+        site.chain.folder(),
+        "flood",
+        "/bin/bash".as_ref(),
+        arguments,
+    )
 }
 
 /// How long rows take from their store to the watcher, the longest of some.
