@@ -18,6 +18,7 @@
 //! | [`demo`] | the whole chain on this machine |
 //! | [`series`] | pages of numbers for Prometheus |
 //! | [`print`] | the one place that writes to standard output and standard error |
+//! | [`run_or`] | a command that runs and has subcommands beside it |
 //! | [`stop`] | what ends a program that would run for ever |
 
 mod access;
@@ -33,6 +34,7 @@ mod key;
 mod print;
 mod query;
 mod relay;
+mod run_or;
 mod series;
 mod stop;
 mod trust;

@@ -171,26 +171,12 @@ impl Site {
         Ok(())
     }
 
-    /// The value of a metric of the host.
-    ///
-    /// # Errors
-    /// It is not on the page.
-    pub fn metric(&self, name: &str) -> Result<f64> {
-        let page = self.chain.scrape()?;
-        let line = page
-            .lines()
-            .find_map(|l| l.strip_prefix(name)?.strip_prefix(' '));
-        Ok(line
-            .with_context(|| format!("{name} is not on\n{page}"))?
-            .parse()?)
-    }
-
     /// How many questions were refused for this reason.
     ///
     /// # Errors
     /// The host does not say.
     pub fn refused(&self, reason: &str) -> Result<f64> {
-        self.metric(&format!(
+        self.chain.metric(&format!(
             "vmkpi_queries_refused_total{{reason=\"{reason}\"}}"
         ))
     }

@@ -347,6 +347,20 @@ impl Chain {
         .with_context(|| self.words())
     }
 
+    /// The value of a metric of the host.
+    ///
+    /// # Errors
+    /// It is not on the page.
+    pub fn metric(&self, name: &str) -> Result<f64> {
+        let page = self.scrape()?;
+        let line = page
+            .lines()
+            .find_map(|l| l.strip_prefix(name)?.strip_prefix(' '));
+        Ok(line
+            .with_context(|| format!("{name} is not on\n{page}"))?
+            .parse()?)
+    }
+
     /// The exporter's page.
     ///
     /// # Errors

@@ -38,15 +38,17 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::{ArgMatches, FromArgMatches, Subcommand as _};
 use vmkpi::broker::Broker;
 use vmkpi::key_file::signing_key;
 use vmkpi::name::Label;
 use vmkpi::sign::SigningKey;
 
+use vmkpi::settings::units::parse_duration;
+
 use super::access;
 use super::database::Schema;
 use super::print::Console;
+use super::run_or::RunOr;
 use super::stop::{Stop, parse_seconds};
 use super::trust::TrustArgs;
 use super::{Failure, Outcome, runtime};
@@ -76,55 +78,18 @@ Examples:
   vmkpi collect status --db kpi.db";
 
 /// What is asked of collect: to run, or what a database holds.
-pub enum Args {
-    /// Collect.
-    Run(Box<RunArgs>),
-    /// Look at a database.
-    Status(status::Args),
-}
+pub type Args = RunOr<RunArgs, Command>;
 
-/// By hand, as a required argument of the one must not be one of the other.
-impl FromArgMatches for Args {
-    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
-        match matches.subcommand() {
-            Some(_) => {
-                let Command::Status(args) = Command::from_arg_matches(matches)?;
-                Ok(Self::Status(args))
-            }
-            None => Ok(Self::Run(Box::new(RunArgs::from_arg_matches(matches)?))),
-        }
-    }
-
-    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
-        *self = Self::from_arg_matches(matches)?;
-        Ok(())
-    }
-}
-
-impl clap::Args for Args {
-    fn augment_args(command: clap::Command) -> clap::Command {
-        let command = Command::augment_subcommands(RunArgs::augment_args(command));
-        command
-            .subcommand_required(false)
-            .arg_required_else_help(true)
-            .args_conflicts_with_subcommands(true)
-            .subcommand_negates_reqs(true)
-            .after_help(EXAMPLES)
-    }
-
-    fn augment_args_for_update(command: clap::Command) -> clap::Command {
-        Self::augment_args(command)
-    }
-}
-
+/// What there is beside running.
 #[derive(clap::Subcommand)]
-enum Command {
+pub enum Command {
     /// What a database holds, who is silent and what is missing; also beside a running collect.
     Status(status::Args),
 }
 
 /// What a running collect needs.
 #[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
 pub struct RunArgs {
     #[command(flatten)]
     broker: access::BrokerArgs,
@@ -171,8 +136,8 @@ struct RetainArgs {
 /// Runs the command.
 pub(super) fn run(args: Args, console: &mut Console) -> Outcome {
     let args = match args {
-        Args::Run(args) => *args,
-        Args::Status(args) => return Ok(status::run(&args, console)?),
+        RunOr::Run(args) => *args,
+        RunOr::Other(Command::Status(args)) => return Ok(status::run(&args, console)?),
     };
     let broker = args.broker.broker()?;
     if let Some(warning) = broker.warning() {
@@ -237,21 +202,12 @@ pub(super) fn parse_size(text: &str) -> Result<u64, String> {
     }
 }
 
-/// A time on the command line: with d, h, m or s.
+/// How long anything is kept.
 fn parse_age(text: &str) -> Result<Duration, String> {
-    let hint = || "a time is needed, as 90d, 12h or 30m".to_owned();
-    let unit = text.chars().last().ok_or_else(hint)?;
-    let seconds = match unit {
-        'd' => 86_400,
-        'h' => 3600,
-        'm' => 60,
-        's' => 1,
-        _ => return Err(hint()),
-    };
-    let number: u64 = text[..text.len() - 1].parse().map_err(|_| hint())?;
+    let age = parse_duration(text)?;
     // Retention knows minutes.
-    let seconds = number.checked_mul(seconds).filter(|s| *s >= 60);
-    seconds
-        .map(Duration::from_secs)
-        .ok_or_else(|| "from 1m on".to_owned())
+    match age >= Duration::from_secs(60) {
+        true => Ok(age),
+        false => Err("from 1m on".to_owned()),
+    }
 }

@@ -37,7 +37,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
-use clap::{ArgMatches, FromArgMatches, Subcommand as _};
 use tokio::net::lookup_host;
 use tracing_subscriber::filter::Targets;
 use vmkpi::broker::publisher::QUIET;
@@ -50,6 +49,7 @@ use vmkpi::sign::SigningKey;
 use super::access::{FromArgs, ToArgs};
 use super::collect::parse_size;
 use super::print::Console;
+use super::run_or::RunOr;
 use super::stop::{Stop, parse_seconds};
 use super::{Failure, Outcome, runtime};
 use gate::Sites;
@@ -77,55 +77,18 @@ Examples:
   vmkpi relay status --state /var/lib/vmkpi-relay";
 
 /// What is asked of relay: to run, or what a spool holds.
-pub enum Args {
-    /// Relay.
-    Run(Box<RunArgs>),
-    /// Look at a spool.
-    Status(status::Args),
-}
+pub type Args = RunOr<RunArgs, Command>;
 
-/// By hand, as a required argument of the one must not be one of the other.
-impl FromArgMatches for Args {
-    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
-        match matches.subcommand() {
-            Some(_) => {
-                let Command::Status(args) = Command::from_arg_matches(matches)?;
-                Ok(Self::Status(args))
-            }
-            None => Ok(Self::Run(Box::new(RunArgs::from_arg_matches(matches)?))),
-        }
-    }
-
-    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
-        *self = Self::from_arg_matches(matches)?;
-        Ok(())
-    }
-}
-
-impl clap::Args for Args {
-    fn augment_args(command: clap::Command) -> clap::Command {
-        let command = Command::augment_subcommands(RunArgs::augment_args(command));
-        command
-            .subcommand_required(false)
-            .arg_required_else_help(true)
-            .args_conflicts_with_subcommands(true)
-            .subcommand_negates_reqs(true)
-            .after_help(EXAMPLES)
-    }
-
-    fn augment_args_for_update(command: clap::Command) -> clap::Command {
-        Self::augment_args(command)
-    }
-}
-
+/// What there is beside running.
 #[derive(clap::Subcommand)]
-enum Command {
+pub enum Command {
     /// What a spool holds, and which VMs are alive; also beside a running relay.
     Status(status::Args),
 }
 
 /// What a running relay needs.
 #[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
 pub struct RunArgs {
     /// A primary site whose messages cross; several, with commas or one --site each.
     #[arg(
@@ -167,8 +130,8 @@ pub struct RunArgs {
 /// Runs the command.
 pub(super) fn run(args: Args, console: &mut Console) -> Outcome {
     let args = match args {
-        Args::Run(args) => *args,
-        Args::Status(args) => return Ok(status::run(&args, console)?),
+        RunOr::Run(args) => *args,
+        RunOr::Other(Command::Status(args)) => return Ok(status::run(&args, console)?),
     };
     if args.sites.len() > MAX_SITES {
         let error = anyhow!("--site: at most {MAX_SITES} sites; run a second relay");

@@ -1,6 +1,7 @@
 //! Times on the command line: RFC 3339, or how long ago.
 
 use vmkpi::clock::Timestamp;
+use vmkpi::settings::units::parse_duration;
 
 /// An instant, by this machine's clock where it is told as one ago.
 ///
@@ -16,16 +17,8 @@ fn parse_at(text: &str, now: Timestamp) -> Result<Timestamp, String> {
     let Some(ago) = text.strip_prefix('-') else {
         return text.parse().map_err(|_| hint());
     };
-    let unit = ago.chars().last().ok_or_else(hint)?;
-    let seconds = match unit {
-        'd' => 86_400,
-        'h' => 3600,
-        'm' => 60,
-        's' => 1,
-        _ => return Err(hint()),
-    };
-    let number: u32 = ago[..ago.len() - 1].parse().map_err(|_| hint())?;
-    let ago = i64::from(number) * seconds * 1_000_000;
+    let ago = parse_duration(ago).map_err(|_| hint())?;
+    let ago = i64::try_from(ago.as_micros()).map_err(|_| hint())?;
     Ok(Timestamp::from_micros(now.as_micros().saturating_sub(ago)))
 }
 

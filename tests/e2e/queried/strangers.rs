@@ -70,7 +70,7 @@ fn strangers_forgeries_replays_and_what_is_not_of_now_get_nothing_and_are_counte
     site.refuses("stale", "shop", &genuine, &[])?;
     site.chain.kill_host()?;
     wait_for(30, "the host to listen", || {
-        (site.metric("vmkpi_confirmations_connected").ok()? > 0.0).then_some(())
+        (site.chain.metric("vmkpi_confirmations_connected").ok()? > 0.0).then_some(())
     })?;
     site.refuses("stale", "shop", &genuine, &[])?;
     ensure!(numbers(&site.rows(POINT, &[])?) == [1, 2, 3, 4, 5]);
@@ -165,11 +165,11 @@ fn a_flood_of_questions_is_bounded_and_holds_up_no_live_row() -> Result<()> {
     wait_for(60, "the flood", || {
         (site.refused("too_many").ok()? > 1000.0).then_some(())
     })?;
-    let asked = site.metric("vmkpi_queries_total")?;
+    let asked = site.chain.metric("vmkpi_queries_total")?;
     let begun = std::time::Instant::now();
     let flooded = longest(&site, 2_000_000..2_000_020)?;
     let seconds = begun.elapsed().as_secs_f64();
-    let asked = site.metric("vmkpi_queries_total")? - asked;
+    let asked = site.chain.metric("vmkpi_queries_total")? - asked;
     flood.kill()?;
     eprintln!(
         "live rows took {calm:?} at most, {flooded:?} in the flood; {asked} of its questions counted in {seconds} s"
