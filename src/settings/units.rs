@@ -33,20 +33,25 @@ pub fn number(text: &str, least: u64, most: u64) -> Result<u64, String> {
     }
 }
 
-/// `500ms`, `10s`, `5m`, `1h`, `30d`.
+/// A duration that is not zero: `500ms`, `10s`, `5m`, `1h`, `30d`.
 ///
 /// # Errors
 /// It is none of these.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
-    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-    let (number, unit) = text.split_at(digits);
-    let unit = UNITS.iter().find(|(name, _)| *name == unit);
-    unit.and_then(|(_, ms)| number.parse::<u64>().ok()?.checked_mul(*ms))
-        .map(Duration::from_millis)
+    parse_elapsed(text)
         .filter(|duration| !duration.is_zero())
         .ok_or_else(|| {
             format!("{text:?} is no duration: write \"500ms\", \"10s\", \"5m\", \"1h\", \"30d\"")
         })
+}
+
+/// How long ago, which may be zero, in the units of a duration.
+pub fn parse_elapsed(text: &str) -> Option<Duration> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let (_, ms) = UNITS.iter().find(|(name, _)| *name == unit)?;
+    let ms = number.parse::<u64>().ok()?.checked_mul(*ms)?;
+    Some(Duration::from_millis(ms))
 }
 
 /// A duration in the largest unit that divides it.
