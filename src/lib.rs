@@ -9,6 +9,7 @@
 //! | [`position`] | streams, row keys, positions, rows |
 //! | [`clock`] | timestamps in microseconds and their RFC 3339 form |
 //! | [`link`] | the guest-to-host protocol: messages, bounded line codec, URLs |
+//! | [`context`] | classes of context, their labels and limits |
 //! | [`descriptor`] | the VM descriptor: one model, one validator, several spellings |
 //! | [`delivery`] | how a row arrives exactly once: windows, coverage, acknowledgement |
 //! | `broker` | where a broker is and how to be let in (feature `broker`; it reads the files that are named) |
@@ -39,6 +40,7 @@ pub mod broker;
 pub mod clock;
 #[cfg(feature = "sign")]
 pub mod confirm;
+pub mod context;
 pub mod delivery;
 pub mod descriptor;
 #[cfg(feature = "sign")]

@@ -15,6 +15,7 @@
 //! | [`store`] | two databases and their one writer |
 //! | [`feed`] | from the writer to the link |
 //! | [`link`] | sessions with the host |
+//! | [`context`] | the context partition: layers, and what they say that the program goes by |
 //! | [`mount`] | taking over, mounting, unmounting |
 //! | [`daemon`] | the whole program, from start to signal |
 //! | [`status`] | what it says about itself |
@@ -27,6 +28,7 @@
 pub mod cli;
 mod complaint;
 pub mod config;
+pub mod context;
 pub mod counters;
 pub mod csv;
 pub mod daemon;
