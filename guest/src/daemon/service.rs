@@ -46,6 +46,8 @@ impl Service {
         mount::take_over(&config.mount)?;
         let counters = Arc::new(Counters::default());
         let feed = Arc::new(Feed::new()?);
+        // What the context says that the program itself goes by.
+        let guide = Arc::new(Guide::new()?);
         let (store, partition) = open_store(config, &counters, &feed)?;
         let mut link = Link::start(&config.link, store.clone(), feed, Arc::clone(&counters))?;
         let ended = match serve(config, &partition, &counters) {
@@ -56,7 +58,7 @@ impl Service {
                 return Err(error);
             }
         };
-        let context = match start_context(config, Arc::new(Guide::new()?)) {
+        let context = match start_context(config, guide) {
             Ok(context) => context,
             Err(error) => {
                 link.stop();
