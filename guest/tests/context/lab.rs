@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -168,7 +169,7 @@ impl Lab {
         let open = fs::read_dir(format!("/proc/{}/fd", self.guest().pid())).unwrap();
         let spool = |entry: std::io::Result<fs::DirEntry>| {
             let target = fs::read_link(entry.unwrap().path());
-            target.is_ok_and(|target| target.to_string_lossy().contains("/context/spool"))
+            target.is_ok_and(|target| target.to_string_lossy().contains("/context/layer-"))
         };
         // One is the empty layer of infrastructure.
         open.filter(|_| true)
