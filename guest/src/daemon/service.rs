@@ -9,6 +9,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::config::RunConfig;
+use crate::context::guidance::Guide;
 use crate::counters::Counters;
 use crate::feed::Feed;
 use crate::fs::Partition;
@@ -44,7 +45,14 @@ impl Service {
         let counters = Arc::new(Counters::default());
         let feed = Arc::new(Feed::new()?);
         let (store, partition) = open_store(config, &counters, &feed)?;
-        let mut link = Link::start(&config.link, store.clone(), feed, Arc::clone(&counters))?;
+        let guide = Arc::new(Guide::new()?);
+        let mut link = Link::start(
+            config.link.clone(),
+            store.clone(),
+            feed,
+            Arc::clone(&counters),
+            guide,
+        )?;
         let ended = match serve(config, &partition, &counters) {
             Ok(ended) => ended,
             Err(error) => {
@@ -64,7 +72,7 @@ impl Service {
             Arc::clone(&poller),
         );
         let control = Control::start(&config.state, live);
-        tracing::info!(mount = %config.mount.display(), link = %config.link, "the partition is mounted");
+        tracing::info!(mount = %config.mount.display(), link = %config.link.url, "the partition is mounted");
         Ok(Self {
             mount: config.mount.clone(),
             store,
