@@ -6,6 +6,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::context::ContextConfig;
 use crate::link::LinkConfig;
 use crate::poller::Poll;
 
@@ -150,4 +151,6 @@ pub struct RunConfig {
     pub primary_key: Option<Arc<[u8]>>,
     /// The commands run for applications that cannot write themselves.
     pub polls: Vec<Poll>,
+    /// The context partition, if there is one.
+    pub context: Option<ContextConfig>,
 }

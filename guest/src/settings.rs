@@ -8,6 +8,7 @@
 
 pub mod accounts;
 mod catalogue;
+mod context;
 mod poll;
 
 use std::path::PathBuf;
@@ -26,6 +27,7 @@ use crate::poller::Poll;
 use crate::protection::Policy;
 
 pub use catalogue::CATALOGUE;
+pub use context::ContextSettings;
 pub use vmkpi::settings::{Problems, Sources, units};
 
 /// What was read.
@@ -64,6 +66,8 @@ pub struct Settings {
     pub directory_mode: u16,
     /// The commands to run.
     pub polls: Vec<Poll>,
+    /// The context partition.
+    pub context: ContextSettings,
 }
 
 /// Files of certificates, all of them or none.
@@ -108,6 +112,7 @@ impl Default for Settings {
             file_mode: access.file_mode,
             directory_mode: access.directory_mode,
             polls: Vec::new(),
+            context: ContextSettings::default(),
         }
     }
 }
@@ -146,6 +151,7 @@ impl Settings {
             access,
             primary_key,
             polls: self.polls.clone(),
+            context: self.context.config(&self.mount)?,
         })
     }
 

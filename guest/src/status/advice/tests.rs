@@ -49,6 +49,7 @@ fn live() -> LiveStatus {
             ..LimitStatus::default()
         },
         polls: vec![PollStatus::default()],
+        context: None,
     }
 }
 
