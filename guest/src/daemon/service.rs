@@ -46,6 +46,8 @@ impl Service {
         mount::take_over(&config.mount)?;
         let counters = Arc::new(Counters::default());
         let feed = Arc::new(Feed::new()?);
+        // What the context says that the program itself goes by.
+        let guide = Arc::new(Guide::new()?);
         let (store, partition) = open_store(config, &counters, &feed)?;
         let guide = Arc::new(Guide::new()?);
         let mut link = Link::start(
