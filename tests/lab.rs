@@ -14,6 +14,7 @@
 pub mod herd;
 pub mod hypervisor;
 mod initramfs;
+pub mod judge;
 mod kernel;
 pub mod migration;
 pub mod pair;

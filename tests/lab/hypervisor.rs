@@ -82,6 +82,8 @@ impl Hypervisor {
         let root = prepare(folder, &more)?;
         let qemu = format!("{QEMU_CONF}migration_host = \"{address}\"\n");
         std::fs::write(root.join("etc/libvirt/qemu.conf"), qemu)?;
+        let hosts = format!("127.0.0.1 localhost\n{address} {}\n", place.host_name);
+        std::fs::write(root.join("etc/hosts"), hosts)?;
         let words = "--pdeathsig KILL unshare --mount --pid --fork --kill-child sh";
         let mut arguments: Vec<String> = words.split(' ').map(ToOwned::to_owned).collect();
         arguments.extend([

@@ -8,6 +8,8 @@ root=$1
 for folder in run etc/libvirt var/lib/libvirt var/log/libvirt var/cache/libvirt; do
     mount --bind "$root/$folder" "/$folder"
 done
+# Names of hosts that are on the same network.
+[ ! -e "$root/etc/hosts" ] || mount --bind "$root/etc/hosts" /etc/hosts
 # Its /proc must show this namespace's processes, that of whoever joins the mount namespace must not.
 # As on a host with a service manager, libvirtd is started again when it ends; not while there is a file "hold".
 # Two hosts between which a VM migrates have two names.

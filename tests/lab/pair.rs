@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 
 use super::hypervisor::Hypervisor;
+use super::judge::{is_last_window_kept, judge};
 use super::traveller::{Plan, Traveller};
 use super::{DOMAIN, PATIENCE, kernel_or_skip};
 use crate::chain::{http_get, tail};
@@ -262,7 +263,14 @@ impl Pair {
     fn migration(&self, options: &[&str]) -> Command {
         let mut virsh = Command::new("virsh");
         let (from, to) = (&self.host(self.at).hypervisor, self.at.other());
-        virsh.args(["--quiet", "--connect", &from.uri(), "migrate", "--live"]);
+        virsh.args([
+            "--quiet",
+            "--connect",
+            &from.uri(),
+            "migrate",
+            "--live",
+            "--unsafe",
+        ]);
         virsh.args(options).arg(DOMAIN);
         match options.contains(&"--p2p") {
             true => virsh.arg(to.tcp_uri()),
@@ -331,16 +339,21 @@ impl Pair {
         wait_for(seconds, what, ready).with_context(|| self.words())
     }
 
-    /// Has the guest store no more, and waits until everything that it stored is kept at the site; how many rows.
+    /// Has the guest store no more, waits until everything that it stored is kept at the site, and judges it; how many
+    /// rows, and how many windows.
     ///
     /// # Errors
-    /// Something does not arrive.
-    pub fn settle(&self) -> Result<u64> {
+    /// Something does not arrive, or not as it would from a VM that never migrated.
+    pub fn settle(&self) -> Result<(u64, usize)> {
         let stored = self.guest.stop_storing()?;
         self.wait(PATIENCE, "every row at the site", || {
             (self.collect.count() >= stored).then_some(())
         })?;
-        Ok(stored)
+        self.wait(PATIENCE, "the last window at the site", || {
+            is_last_window_kept(&self.collect).then_some(())
+        })?;
+        let windows = judge(&self.collect, stored).with_context(|| self.words())?;
+        Ok((stored, windows))
     }
 
     /// What everybody said, for a failed test.

@@ -59,7 +59,7 @@ start=$now n=0
 while [ ! -e /stop ]; do
     centis
     due=$(((now - start) * RATE / 100))
-    while [ "$n" -lt "$due" ]; do
+    while [ "$n" -lt "$due" ] && [ ! -e /stop ]; do
         n=$((n + 1))
         printf 'n,half\n%d,%d.5\n' "$n" "$n" >/kpi/unencrypted/load
         [ $((n % 50)) != 0 ] || say "at $n"
