@@ -11,6 +11,7 @@
 //! The VM says what to monitor in its metadata, and nobody tells the host where its link is: both
 //! sides find `org.vmkpi.kpi.0` by themselves, as they do by default.
 
+pub mod contexts;
 pub mod herd;
 pub mod hypervisor;
 mod initramfs;

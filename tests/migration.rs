@@ -1,5 +1,8 @@
 //! A real virtual machine migrates between two real hosts while it stores, and its owner does not notice.
 
+#[path = "migration/trouble.rs"]
+mod trouble;
+
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};

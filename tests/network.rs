@@ -53,7 +53,8 @@ impl Place {
         &self.folder
     }
 
-    fn namespace(&self, kind: &str) -> PathBuf {
+    /// The file of one of its namespaces: `net` or `uts`.
+    pub fn namespace(&self, kind: &str) -> PathBuf {
         PathBuf::from(format!("/proc/{}/ns/{kind}", self.holder.pid()))
     }
 

@@ -33,6 +33,9 @@ pub const BROKER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 99, 
 /// The port of each host daemon's `/metrics`.
 pub const METRICS: u16 = 9878;
 
+/// Where each host daemon keeps its state: the same path on both hosts, and not the same folder.
+const STATE: &str = "/var/lib/libvirt/vmkpi-host";
+
 /// One of the two hosts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
@@ -105,7 +108,7 @@ impl Host {
             "run".to_owned(),
             format!("--broker=mqtt://{BROKER}"),
             format!("--web.listen-address={metrics}"),
-            format!("--state={}", folder.join("host").display()),
+            format!("--state={STATE}"),
         ];
         arguments.extend_from_slice(&self.options);
         let binary = program("vmkpi-host")?.canonicalize()?;
@@ -314,21 +317,28 @@ impl Pair {
         )
     }
 
-    /// Looks where the VM runs, which is at one host and not at the other.
-    ///
-    /// # Errors
-    /// It runs at none, or at both.
-    pub fn find(&mut self) -> Result<End> {
+    /// Where the VM runs; `None`: nowhere, or at both hosts, or who knows.
+    pub fn runs_at(&self) -> Option<End> {
         let runs = |end: &End| {
             let state = self.host(*end).hypervisor.virsh(&["domstate", DOMAIN]);
             state.is_ok_and(|state| state.trim() == "running")
         };
-        let at: Vec<End> = End::BOTH.into_iter().filter(runs).collect();
-        let [at] = *at else {
-            anyhow::bail!("the VM runs at {at:?}\n{}", self.words());
-        };
-        self.at = at;
-        Ok(at)
+        match End::BOTH.map(|end| runs(&end)) {
+            [true, false] => Some(End::One),
+            [false, true] => Some(End::Two),
+            _ => None,
+        }
+    }
+
+    /// Looks where the VM runs.
+    ///
+    /// # Errors
+    /// Not at one host.
+    pub fn find(&mut self) -> Result<End> {
+        let at = self.runs_at();
+        self.at =
+            at.with_context(|| format!("the VM does not run at one host\n{}", self.words()))?;
+        Ok(self.at)
     }
 
     /// Waits for something, and else says what everybody said.

@@ -3,7 +3,6 @@
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -37,7 +36,6 @@ pub struct Plan {
 /// A guest whose files are in a folder that all hosts share.
 pub struct Traveller {
     folder: PathBuf,
-    orders: AtomicU64,
 }
 
 impl Traveller {
@@ -80,8 +78,14 @@ impl Traveller {
         std::fs::write(folder.join("domain.xml"), xml)?;
         Ok(Self {
             folder: folder.to_owned(),
-            orders: AtomicU64::new(0),
         })
+    }
+
+    /// The guest whose files are in `folder`, which somebody else has started.
+    pub fn of(folder: &Path) -> Self {
+        Self {
+            folder: folder.to_owned(),
+        }
     }
 
     /// The domain, as libvirt reads it.
@@ -114,15 +118,7 @@ impl Traveller {
     /// # Errors
     /// The guest does not answer.
     pub fn attempt(&self, script: &str) -> Result<(i32, String)> {
-        let number = self.orders.fetch_add(1, Relaxed) + 1;
-        let order = format!("{number}\n{script}\n");
-        ensure!(order.len() <= ORDERS_BYTES, "an order too long: {script}");
-        let mut block = vec![0; ORDERS_BYTES];
-        block[..order.len()].copy_from_slice(order.as_bytes());
-        let disk = std::fs::File::options()
-            .write(true)
-            .open(self.folder.join("orders"))?;
-        disk.write_all_at(&block, 0)?;
+        let number = self.order(script)?;
         let done = format!("done {number} ");
         let status = wait_for(PATIENCE, "the guest to do as it is told", || {
             self.said(&done)
@@ -137,6 +133,23 @@ impl Traveller {
             status.parse()?,
             lines.map(|line| format!("{line}\n")).collect(),
         ))
+    }
+
+    /// Writes an order to its disk; the order's number.
+    fn order(&self, script: &str) -> Result<u64> {
+        let disk = self.folder.join("orders");
+        let disk = std::fs::File::options().read(true).write(true).open(disk)?;
+        let mut block = vec![0; ORDERS_BYTES];
+        disk.read_exact_at(&mut block, 0)?;
+        let before = String::from_utf8_lossy(&block);
+        let before = before.lines().next().and_then(|line| line.parse().ok());
+        let number = before.unwrap_or(0_u64) + 1;
+        let order = format!("{number}\n{script}\n");
+        ensure!(order.len() <= ORDERS_BYTES, "an order too long: {script}");
+        block.fill(0);
+        block[..order.len()].copy_from_slice(order.as_bytes());
+        disk.write_all_at(&block, 0)?;
+        Ok(number)
     }
 
     /// Has it stop storing, and returns how many rows it has stored.
