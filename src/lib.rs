@@ -10,6 +10,7 @@
 //! | [`clock`] | timestamps in microseconds and their RFC 3339 form |
 //! | [`link`] | the guest-to-host protocol: messages, bounded line codec, URLs |
 //! | [`context`] | classes of context, their labels and limits |
+//! | [`iso9660`] | images of contexts, written and read |
 //! | [`descriptor`] | the VM descriptor: one model, one validator, several spellings |
 //! | [`delivery`] | how a row arrives exactly once: windows, coverage, acknowledgement |
 //! | `broker` | where a broker is and how to be let in (feature `broker`; it reads the files that are named) |
@@ -47,6 +48,7 @@ pub mod descriptor;
 pub mod directory;
 #[cfg(feature = "seal")]
 mod envelope;
+pub mod iso9660;
 #[cfg(any(feature = "broker", feature = "open", feature = "sign"))]
 pub mod key_file;
 pub mod link;

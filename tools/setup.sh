@@ -17,10 +17,11 @@ case "$what" in
     # libxml2-utils: xmllint, a validator of XML schemas that is not ours.
     # libvirt, qemu, busybox, cpio, kmod, e2fsprogs: the virtual machine; its kernel the test fetches itself.
     # g++: libFuzzer, for the fuzz targets. iproute2: sites with networks of their own. openssl: their certificates.
+    # xorriso: another reader and writer of contexts' images.
     # curl, jq, sqlite3: what the documentation's commands use, which tests run as they stand.
     test | peers)
         packages="$packages g++ mosquitto mosquitto-clients prometheus python3 python3-jwcrypto strace faketime libxml2-utils"
-        packages="$packages curl iproute2 jq openssl sqlite3"
+        packages="$packages curl iproute2 jq openssl sqlite3 xorriso"
         packages="$packages libvirt-daemon-system libvirt-clients qemu-system-x86 busybox-static cpio kmod e2fsprogs"
         # Any that is there will do, wherever it is from.
         command -v node >/dev/null || packages="$packages nodejs"

@@ -2,3 +2,4 @@
 
 pub mod guidance;
 pub mod layer;
+pub mod media;
