@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use vmkpi::link::LinkUrl;
 
+use crate::context::ContextConfig;
 use crate::poller::Poll;
 
 /// The bounds that keep a writer's mistake from becoming the machine's problem. What happens when one
@@ -151,4 +152,6 @@ pub struct RunConfig {
     pub primary_key: Option<Arc<[u8]>>,
     /// The commands run for applications that cannot write themselves.
     pub polls: Vec<Poll>,
+    /// The context partition, if there is one.
+    pub context: Option<ContextConfig>,
 }

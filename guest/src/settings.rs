@@ -8,6 +8,7 @@
 
 pub mod accounts;
 mod catalogue;
+mod context;
 mod poll;
 
 use std::path::PathBuf;
@@ -22,6 +23,7 @@ use crate::config::{Access, AllowOther, Limits, RunConfig};
 use crate::poller::Poll;
 
 pub use catalogue::CATALOGUE;
+pub use context::ContextSettings;
 pub use vmkpi::settings::{Problems, Sources, units};
 
 /// What was read.
@@ -56,6 +58,8 @@ pub struct Settings {
     pub directory_mode: u16,
     /// The commands to run.
     pub polls: Vec<Poll>,
+    /// The context partition.
+    pub context: ContextSettings,
 }
 
 impl Default for Settings {
@@ -75,6 +79,7 @@ impl Default for Settings {
             file_mode: access.file_mode,
             directory_mode: access.directory_mode,
             polls: Vec::new(),
+            context: ContextSettings::default(),
         }
     }
 }
@@ -113,6 +118,7 @@ impl Settings {
             access,
             primary_key,
             polls: self.polls.clone(),
+            context: self.context.config(&self.mount)?,
         })
     }
 

@@ -5,7 +5,7 @@ mod advice;
 mod table;
 
 use std::collections::BTreeMap;
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
@@ -19,6 +19,8 @@ use vmkpi::name::{Area, DataPoint};
 use vmkpi::position::Seq;
 
 use crate::config::{Limits, RunConfig};
+use crate::context::Context;
+use crate::context::report::{Answer, ContextStatus};
 use crate::counters::Counters;
 use crate::fs::Partition;
 use crate::link::{Link, LinkState};
@@ -30,6 +32,9 @@ pub use table::render;
 
 /// The socket's name in the state directory.
 const SOCKET: &str = "control.sock";
+
+/// The longest request through it: a path of the context partition.
+const MAX_REQUEST_BYTES: u64 = 8 << 10;
 
 /// A running program's numbers.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -78,6 +83,9 @@ pub struct LiveStatus {
     pub limits: LimitStatus,
     /// The commands it runs.
     pub polls: Vec<PollStatus>,
+    /// The context partition, if there is one.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub context: Option<ContextStatus>,
 }
 
 /// The limits that fill up with use.
@@ -200,6 +208,7 @@ pub struct Live {
     partition: Partition,
     link: Arc<Mutex<Link>>,
     poller: Arc<Mutex<Poller>>,
+    context: Option<Arc<Context>>,
 }
 
 impl Live {
@@ -210,6 +219,7 @@ impl Live {
         partition: Partition,
         link: Arc<Mutex<Link>>,
         poller: Arc<Mutex<Poller>>,
+        context: Option<Arc<Context>>,
     ) -> Self {
         Self {
             config: config.clone(),
@@ -218,12 +228,22 @@ impl Live {
             partition,
             link,
             poller,
+            context,
         }
     }
 
     fn polls(&self) -> Vec<PollStatus> {
         let poller = self.poller.lock().unwrap_or_else(PoisonError::into_inner);
         poller.status()
+    }
+
+    fn context(&self, request: &str) -> Answer {
+        match &self.context {
+            Some(context) => context.answer(request),
+            None => Answer::Refused(
+                "there is no context partition: set context.mount in the configuration".into(),
+            ),
+        }
     }
 
     fn status(&self) -> LiveStatus {
@@ -262,6 +282,7 @@ impl Live {
             memory_peak_bytes,
             limits: LimitStatus::of(&self.config.limits),
             polls: self.polls(),
+            context: self.context.as_ref().map(|context| context.status()),
         }
     }
 }
@@ -313,19 +334,58 @@ fn answer(listener: &UnixListener, live: &Live) {
             std::thread::sleep(Duration::from_millis(100));
             continue;
         };
-        let json = serde_json::to_vec(&live.status()).unwrap_or_default();
+        let _ = stream.set_read_timeout(Some(Duration::from_secs(1)));
         let _ = stream.set_write_timeout(Some(Duration::from_secs(1)));
-        let _ = stream.write_all(&json);
+        let json = match request(&stream).as_deref() {
+            Some("status") => serde_json::to_vec(&live.status()),
+            Some(request) => serde_json::to_vec(&live.context(request)),
+            None => continue,
+        };
+        let _ = stream.write_all(&json.unwrap_or_default());
     }
+}
+
+/// The line that asks for something; none if none comes.
+fn request(stream: &UnixStream) -> Option<String> {
+    let mut line = String::new();
+    let mut reader = BufReader::new(stream.take(MAX_REQUEST_BYTES));
+    reader.read_line(&mut line).ok()?;
+    line.strip_suffix('\n').map(str::to_owned)
 }
 
 /// A running program's numbers; none when it does not run.
 fn ask(state: &Path) -> Option<LiveStatus> {
-    let mut stream = UnixStream::connect(state.join(SOCKET)).ok()?;
-    stream.set_read_timeout(Some(Duration::from_secs(2))).ok()?;
+    serde_json::from_slice(&call(state, "status", Duration::from_secs(2)).ok()?).ok()
+}
+
+/// What a running program answers to a request about its context.
+///
+/// # Errors
+/// It does not run, has no context partition, or refuses.
+pub fn ask_context(state: &Path, request: &str) -> anyhow::Result<Answer> {
+    use anyhow::Context as _;
+    let at = || {
+        format!(
+            "vmkpi-guest does not run with its state in {}: start it, or name another --state",
+            state.display()
+        )
+    };
+    let json = call(state, request, Duration::from_secs(60)).with_context(at)?;
+    match serde_json::from_slice(&json)
+        .context("the answer is not understood: the program that runs may be another version")?
+    {
+        Answer::Refused(why) => anyhow::bail!(why),
+        answer => Ok(answer),
+    }
+}
+
+fn call(state: &Path, request: &str, patience: Duration) -> std::io::Result<Vec<u8>> {
+    let mut stream = UnixStream::connect(state.join(SOCKET))?;
+    stream.set_read_timeout(Some(patience))?;
+    stream.write_all(format!("{request}\n").as_bytes())?;
     let mut json = Vec::new();
-    stream.read_to_end(&mut json).ok()?;
-    serde_json::from_slice(&json).ok()
+    stream.read_to_end(&mut json)?;
+    Ok(json)
 }
 
 /// Everything about the store in `state`, and about the program if it runs.

@@ -9,6 +9,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::config::RunConfig;
+use crate::context::guidance::Guide;
+use crate::context::{Context, ContextConfig};
 use crate::counters::Counters;
 use crate::feed::Feed;
 use crate::fs::Partition;
@@ -29,6 +31,7 @@ pub struct Service {
     partition: Partition,
     link: Arc<Mutex<Link>>,
     poller: Arc<Mutex<Poller>>,
+    context: Option<Arc<Context>>,
     control: Control,
     /// Rung when the kernel has no more requests.
     ended: Arc<EventFd>,
@@ -53,6 +56,14 @@ impl Service {
                 return Err(error);
             }
         };
+        let context = match start_context(config, Arc::new(Guide::new()?)) {
+            Ok(context) => context,
+            Err(error) => {
+                link.stop();
+                store.close();
+                return Err(error);
+            }
+        };
         let link = Arc::new(Mutex::new(link));
         let poller = Poller::start(config.polls.clone(), partition.clone())?;
         let poller = Arc::new(Mutex::new(poller));
@@ -62,6 +73,7 @@ impl Service {
             partition.clone(),
             Arc::clone(&link),
             Arc::clone(&poller),
+            context.clone(),
         );
         let control = Control::start(&config.state, live);
         tracing::info!(mount = %config.mount.display(), link = %config.link, "the partition is mounted");
@@ -71,6 +83,7 @@ impl Service {
             partition,
             link,
             poller,
+            context,
             control,
             ended,
         })
@@ -99,6 +112,13 @@ impl Service {
         }
     }
 
+    /// Reads the context's directories anew, under these settings.
+    pub fn reload_context(&self, config: ContextConfig) {
+        if let Some(context) = &self.context {
+            context.reload(config);
+        }
+    }
+
     /// Lets go of everything, in the order in which nothing is lost: first nobody writes any more, then
     /// what was written is on disk.
     pub fn stop(self, unmounted: bool) {
@@ -106,6 +126,9 @@ impl Service {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .stop();
+        if let Some(context) = &self.context {
+            context.stop();
+        }
         if unmounted {
             tracing::warn!("the partition was unmounted from outside");
         } else if let Err(error) = mount::detach(&self.mount) {
@@ -120,6 +143,16 @@ impl Service {
         self.control.stop();
         say_farewell(&self.ended);
     }
+}
+
+/// Mounts the context partition, if there is to be one.
+fn start_context(config: &RunConfig, guide: Arc<Guide>) -> anyhow::Result<Option<Arc<Context>>> {
+    let Some(context) = &config.context else {
+        return Ok(None);
+    };
+    let started = Context::start(context, &config.state, config.allow_other, guide)?;
+    tracing::info!(mount = %context.mount.display(), "the context partition is mounted");
+    Ok(Some(Arc::new(started)))
 }
 
 fn open_store(

@@ -2,6 +2,8 @@
 
 use vmkpi::clock::Timestamp;
 
+use crate::context::report::ContextStatus;
+
 use super::{LiveStatus, Status, age_ms};
 
 /// Refused inputs are mentioned this long: whoever wrote them has been told, too.
@@ -37,6 +39,7 @@ pub(super) fn advice(status: &Status) -> Vec<String> {
             advice.extend(full(status, live));
             advice.extend(link(live, status.now));
             advice.extend(polls(live));
+            advice.extend(live.context.iter().flat_map(context));
         }
     }
     advice.extend(logs(status));
@@ -136,6 +139,37 @@ fn polls(live: &LiveStatus) -> Vec<String> {
         ))
     });
     failing.collect()
+}
+
+fn context(context: &ContextStatus) -> Vec<String> {
+    let mut advice = Vec::new();
+    if !context.mounted {
+        advice.push(format!(
+            "the context partition at {} was unmounted: restart vmkpi-guest",
+            context.mount.display()
+        ));
+    }
+    advice.extend(context.problems.iter().cloned());
+    advice.extend(context.hooks.refused.iter().cloned());
+    for outcome in context.hooks.outcomes.iter().filter(|outcome| !outcome.ok) {
+        let last = outcome
+            .output
+            .last()
+            .map_or(String::new(), |line| format!(" ({line})"));
+        advice.push(format!(
+            "the context's hook {} failed: {}{last}; correct it, then `vmkpi-guest context apply`",
+            outcome.hook, outcome.result
+        ));
+    }
+    if context.cut_off > 0 {
+        advice.push(format!(
+            "{} replaced layers of the context were let go although programs had files of them open, who are told \
+             ESTALE: see who keeps them open (lsof {})",
+            context.cut_off,
+            context.mount.display()
+        ));
+    }
+    advice
 }
 
 fn room(status: &Status) -> Option<String> {
