@@ -121,6 +121,22 @@ impl Host {
         Ok(())
     }
 
+    /// Ends the host daemon in order.
+    ///
+    /// # Errors
+    /// It does not end.
+    pub fn end_daemon(&mut self) -> Result<()> {
+        match self.daemon.take() {
+            Some(mut daemon) => daemon.terminate().map(drop),
+            None => Ok(()),
+        }
+    }
+
+    /// Sets what the host daemon is told from its next start on.
+    pub fn set_options(&mut self, options: Vec<String>) {
+        self.options = options;
+    }
+
     /// Kills the host daemon as kill -9 does.
     ///
     /// # Errors
