@@ -16,18 +16,23 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use rustls::ServerConfig;
+use rustls::crypto::aws_lc_rs;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use vmkpi::broker::Broker;
 use vmkpi::descriptor::{Descriptor, Spelling};
+use vmkpi::key_file::FileError;
 use vmkpi::link::LinkUrl;
 use vmkpi::sign::SigningKey;
+use vmkpi::tls::{MutualFiles, mutual};
 
 use crate::consumers::Consumers;
 use crate::descriptors::{Descriptors, named, read_file};
 use crate::libvirt::{Domain, Domains, Ended, Libvirt};
-use crate::link::Limits;
+use crate::link::{self, Door, Limits};
 use crate::outbox::{Left, Outbox};
 use crate::reload::Changes;
 use crate::snapshot::{DescriptorStatus, Scraped, Snapshot};
@@ -64,6 +69,8 @@ pub struct Config {
     pub descriptors: BTreeMap<String, PathBuf>,
     /// What a guest may do.
     pub limits: Limits,
+    /// Where guests come in from a network, if they do.
+    pub door: Option<DoorConfig>,
     /// What the outbox may hold on disk, in bytes.
     pub outbox_bytes: u64,
     /// How often guests are asked for rows; `None` has them pushed.
@@ -72,6 +79,25 @@ pub struct Config {
     pub signer: Option<Arc<SigningKey>>,
     /// How long a VM's entry in the Directory lasts, in seconds.
     pub lease_seconds: u64,
+}
+
+/// Where guests come in from a network, and what they are shown.
+#[derive(Clone, Debug)]
+pub struct DoorConfig {
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// Certificate, key and the CAs of guests.
+    pub files: MutualFiles,
+}
+
+impl DoorConfig {
+    /// What guests are accepted with: the files are read.
+    ///
+    /// # Errors
+    /// One of them is not what it should be.
+    pub fn tls(&self, door: &Door) -> Result<Arc<ServerConfig>, FileError> {
+        mutual::server(&self.files, aws_lc_rs::default_provider(), door.admits())
+    }
 }
 
 /// Runs until `shutdown` is ready, with nobody who runs it.
@@ -107,6 +133,8 @@ pub async fn serve(
     let listener = TcpListener::bind(config.listen)
         .await
         .with_context(|| format!("listening on {}", config.listen))?;
+    let door = Door::default();
+    let entrance = open_door(config.door.as_ref(), &door).await?;
     let libvirt = Libvirt::start(&config.libvirt_uri)?;
     let (publisher, publishing) = Publisher::start(config.broker.clone());
     let (consumers, hearing) = Consumers::start(config.broker.clone(), &config.state);
@@ -116,7 +144,15 @@ pub async fn serve(
     );
     let uptime = Uptime::new(&config, listener.local_addr()?);
     let state = config.state.clone();
-    let mut daemon = Daemon::new(config, libvirt, (publisher, consumers), outbox, uptime);
+    let doors = (door, entrance);
+    let mut daemon = Daemon::new(
+        config,
+        libvirt,
+        (publisher, consumers),
+        outbox,
+        uptime,
+        doors,
+    );
     for stream in left {
         let uuid = Arc::from(&*stream.0.uuid);
         daemon.left.entry(uuid).or_default().push(stream);
@@ -140,6 +176,35 @@ pub async fn serve(
     Ok(())
 }
 
+/// What a door that is open needs.
+#[derive(Debug)]
+struct Entrance {
+    config: DoorConfig,
+    tls: watch::Sender<Arc<ServerConfig>>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Entrance {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn open_door(config: Option<&DoorConfig>, door: &Door) -> anyhow::Result<Option<Entrance>> {
+    let Some(config) = config else {
+        return Ok(None);
+    };
+    let (tls, with) = watch::channel(config.tls(door).context("[link.tls]")?);
+    let listening = link::listen(config.listen, with, door.clone()).await;
+    let task = listening.with_context(|| format!("listening for guests on {}", config.listen))?;
+    tracing::info!(address = ?door.address(), "guests may come in over the network");
+    Ok(Some(Entrance {
+        config: config.clone(),
+        tls,
+        task,
+    }))
+}
+
 struct Daemon {
     guests: BTreeMap<String, LinkUrl>,
     descriptors: Descriptors,
@@ -154,6 +219,7 @@ struct Daemon {
     status: Arc<Mutex<DescriptorStatus>>,
     said_unknown: bool,
     uptime: Uptime,
+    entrance: Option<Entrance>,
     /// What every VM signs with.
     signer: watch::Sender<Option<Arc<SigningKey>>>,
 }
@@ -165,6 +231,7 @@ impl Daemon {
         (publisher, consumers): (Publisher, Consumers),
         outbox: Outbox,
         uptime: Uptime,
+        (door, entrance): (Door, Option<Entrance>),
     ) -> Self {
         let (signer, signs) = watch::channel(config.signer);
         Self {
@@ -178,6 +245,7 @@ impl Daemon {
                 reports: Reports::default(),
                 outbox,
                 limits: config.limits,
+                door,
                 poll_interval: config.poll_interval,
                 signer: signs,
                 lease_seconds: config.lease_seconds,
@@ -189,6 +257,7 @@ impl Daemon {
             status: Arc::default(),
             said_unknown: false,
             uptime,
+            entrance,
             signer,
         }
     }
@@ -203,6 +272,7 @@ impl Daemon {
         let status = Arc::clone(&self.status);
         let outbox = Arc::clone(&self.shared.outbox.status);
         let consumers = Arc::clone(&self.shared.consumers.status);
+        let door = self.shared.door.clone();
         Arc::new(move || Snapshot {
             domains: Arc::clone(&domains.borrow()),
             sampling: sampling.borrow().clone(),
@@ -213,6 +283,7 @@ impl Daemon {
                 .clone(),
             broker: Arc::clone(&broker),
             consumers: Arc::clone(&consumers),
+            door: door.clone(),
             outbox: Arc::clone(&outbox),
             exporter: Scraped::default(),
         })
@@ -260,11 +331,13 @@ impl Daemon {
             read,
             outbox_bytes,
             signer,
+            link_files,
         } = *changes;
         self.guests = guests;
         self.descriptors.set_files(descriptors, read);
         self.shared.outbox.set_max_bytes(outbox_bytes);
         self.sign_with(signer);
+        self.show_guests(link_files);
         self.said_unknown = false;
         self.reconcile();
         desk.forget();
@@ -283,6 +356,20 @@ impl Daemon {
             None => tracing::warn!("messages are not signed from now on"),
         }
         self.signer.send_replace(signer);
+    }
+
+    /// Guests that come in from now on are shown what the files hold now, and verified by it.
+    fn show_guests(&mut self, files: Option<MutualFiles>) {
+        let (Some(entrance), Some(files)) = (&mut self.entrance, files) else {
+            return;
+        };
+        entrance.config.files = files;
+        match entrance.config.tls(&self.shared.door) {
+            Ok(tls) => drop(entrance.tls.send_replace(tls)),
+            Err(error) => {
+                tracing::error!(%error, "guests are shown what they were shown before");
+            }
+        }
     }
 
     /// How the daemon is, in a line.

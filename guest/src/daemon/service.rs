@@ -47,7 +47,14 @@ impl Service {
         let counters = Arc::new(Counters::default());
         let feed = Arc::new(Feed::new()?);
         let (store, partition) = open_store(config, &counters, &feed)?;
-        let mut link = Link::start(&config.link, store.clone(), feed, Arc::clone(&counters))?;
+        let guide = Arc::new(Guide::new()?);
+        let mut link = Link::start(
+            config.link.clone(),
+            store.clone(),
+            feed,
+            Arc::clone(&counters),
+            Arc::clone(&guide),
+        )?;
         let ended = match serve(config, &partition, &counters) {
             Ok(ended) => ended,
             Err(error) => {
@@ -56,7 +63,7 @@ impl Service {
                 return Err(error);
             }
         };
-        let context = match start_context(config, Arc::new(Guide::new()?)) {
+        let context = match start_context(config, guide) {
             Ok(context) => context,
             Err(error) => {
                 link.stop();
@@ -76,7 +83,7 @@ impl Service {
             context.clone(),
         );
         let control = Control::start(&config.state, live);
-        tracing::info!(mount = %config.mount.display(), link = %config.link, "the partition is mounted");
+        tracing::info!(mount = %config.mount.display(), link = %config.link.url, "the partition is mounted");
         Ok(Self {
             mount: config.mount.clone(),
             store,

@@ -14,7 +14,7 @@ use vmkpi::notify::Notifier;
 use super::Daemon;
 use super::endpoint::endpoint;
 use crate::exporter;
-use crate::libvirt::Domain;
+use crate::libvirt::{Domain, State};
 use crate::reload::Changes;
 use crate::status::{Control, Facts, VmFacts, gather};
 
@@ -158,7 +158,14 @@ impl Daemon {
                 .descriptors
                 .refusal(&domain.uuid)
                 .map(ToString::to_string),
-            address: link.map(|link| link.address.to_string()),
+            address: match (link, self.shared.door.address()) {
+                (Some(link), _) => Some(link.address.to_string()),
+                // Off, it has none.
+                (None, Some(address)) if domain.state != State::Off => {
+                    Some(format!("tls at {address}"))
+                }
+                _ => None,
+            },
         })
     }
 }

@@ -11,11 +11,12 @@ use vmkpi::descriptor::Descriptor;
 use vmkpi::key_file::signing_key;
 use vmkpi::settings::{Problem, Problems};
 use vmkpi::sign::SigningKey;
+use vmkpi::tls::MutualFiles;
 
 use super::{CATALOGUE, Settings};
-use crate::daemon::Config;
+use crate::daemon::{Config, DoorConfig};
 use crate::descriptors::{Refusal, read_file};
-use crate::link::Limits;
+use crate::link::{Door, Limits};
 
 /// What a check that found nothing wrong has read on its way.
 #[derive(Clone, Debug)]
@@ -34,6 +35,7 @@ pub fn check(settings: &Settings, found: Problems) -> Result<Checked, Problems> 
     let mut problems = found;
     let broker = broker(settings, &mut problems);
     let signer = signer(settings, &mut problems);
+    let door = door(settings, &mut problems);
     let descriptors = descriptors(settings, &mut problems);
     if let Err(message) = usable(&settings.state) {
         let at = format!("state {}", settings.state.display());
@@ -41,15 +43,21 @@ pub fn check(settings: &Settings, found: Problems) -> Result<Checked, Problems> 
     }
     match broker {
         Some(broker) if problems.0.is_empty() => Ok(Checked {
-            config: config(settings, broker, signer),
+            config: config(settings, broker, signer, door),
             descriptors,
         }),
         _ => Err(problems),
     }
 }
 
-fn config(settings: &Settings, broker: Broker, signer: Option<Arc<SigningKey>>) -> Config {
+fn config(
+    settings: &Settings,
+    broker: Broker,
+    signer: Option<Arc<SigningKey>>,
+    door: Option<DoorConfig>,
+) -> Config {
     Config {
+        door,
         libvirt_uri: settings.libvirt_uri.clone(),
         broker,
         listen: settings.listen,
@@ -62,6 +70,37 @@ fn config(settings: &Settings, broker: Broker, signer: Option<Arc<SigningKey>>) 
         signer,
         lease_seconds: settings.lease_seconds,
     }
+}
+
+/// Where guests come in from a network.
+fn door(settings: &Settings, problems: &mut Problems) -> Option<DoorConfig> {
+    let Settings {
+        link_cert_file,
+        link_key_file,
+        link_ca_file,
+        ..
+    } = settings.clone();
+    let files = match (link_cert_file, link_key_file, link_ca_file) {
+        (None, None, None) if settings.link_listen.is_none() => return None,
+        (Some(cert), Some(key), Some(ca)) => MutualFiles { cert, key, ca },
+        _ => {
+            let message = "cert_file, key_file and ca_file are nothing without each other, and listen_address in [link] \
+                           is nothing without them: give all of them, or none";
+            problems.add("[link.tls]", "", message);
+            return None;
+        }
+    };
+    let Some(listen) = settings.link_listen else {
+        let message = "missing, so nobody would be shown what [link.tls] names: give listen_address in [link]";
+        problems.add("link.listen_address", "", message);
+        return None;
+    };
+    let door = DoorConfig { listen, files };
+    if let Err(error) = door.tls(&Door::default()) {
+        problems.add("[link.tls]", "", error.to_string());
+        return None;
+    }
+    Some(door)
 }
 
 /// The site's key.
