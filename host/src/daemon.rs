@@ -25,16 +25,17 @@ use vmkpi::link::LinkUrl;
 use vmkpi::sign::SigningKey;
 
 use crate::consumers::Consumers;
+use crate::context::Recontextualizer;
 use crate::descriptors::{Descriptors, named, read_file};
 use crate::libvirt::{Domain, Domains, Ended, Libvirt};
 use crate::link::Limits;
 use crate::outbox::{Left, Outbox};
 use crate::reload::Changes;
 use crate::snapshot::{DescriptorStatus, Scraped, Snapshot};
-use crate::state::StateDir;
+use crate::state::{StateDir, StateError};
 use crate::status::Facts;
 use crate::vm::{Handle, Reports, Shared, Spec, start};
-use crate::{exporter, infra};
+use crate::{context, exporter, infra};
 use vmkpi::broker::publisher::Publisher;
 
 pub use desk::{Desk, Order};
@@ -72,6 +73,8 @@ pub struct Config {
     pub signer: Option<Arc<SigningKey>>,
     /// How long a VM's entry in the Directory lasts, in seconds.
     pub lease_seconds: u64,
+    /// What VMs are told, if they are.
+    pub context: Option<context::Config>,
 }
 
 /// Runs until `shutdown` is ready, with nobody who runs it.
@@ -98,7 +101,7 @@ pub async fn serve(
     // Read again for each connection; what is wrong from the start is said at the start.
     let read = config.broker.read();
     read.with_context(|| format!("broker {}", config.broker))?;
-    let _state = StateDir::open(&config.state)?;
+    let _state = open_state(&config)?;
     let (outbox, left) = Outbox::open(&config.state, config.outbox_bytes)
         .with_context(|| format!("the outbox in {}", config.state.display()))?;
     for path in config.descriptors.values() {
@@ -116,14 +119,19 @@ pub async fn serve(
     );
     let uptime = Uptime::new(&config, listener.local_addr()?);
     let state = config.state.clone();
+    let offered = config.context.as_ref();
+    let context = offered.map(|context| Recontextualizer::start(&config.libvirt_uri, context));
+    let context = context.transpose().context("context.directory")?;
     let mut daemon = Daemon::new(config, libvirt, (publisher, consumers), outbox, uptime);
+    daemon.context = context;
     for stream in left {
         let uuid = Arc::from(&*stream.0.uuid);
         daemon.left.entry(uuid).or_default().push(stream);
     }
     let (asks, asked) = mpsc::channel(1);
     let source = daemon.source();
-    let telling = desk::tell(&state, asks, Arc::clone(&source));
+    let asker = daemon.context.as_ref().map(Recontextualizer::asker);
+    let telling = desk::tell(&state, asks, Arc::clone(&source), asker);
     let exporting = tokio::spawn(exporter::serve(listener, Box::new(move || source())));
     desk.notifier.ready("waiting for libvirt");
     daemon.supervise(desk, asked, shutdown).await;
@@ -140,6 +148,13 @@ pub async fn serve(
     Ok(())
 }
 
+/// The state directory, which QEMU's user may pass through where images are in it.
+fn open_state(config: &Config) -> Result<StateDir, StateError> {
+    let images = config.context.as_ref().map(|context| &context.images);
+    let inside = images.is_some_and(|images| images.starts_with(&config.state));
+    StateDir::open(&config.state, inside)
+}
+
 struct Daemon {
     guests: BTreeMap<String, LinkUrl>,
     descriptors: Descriptors,
@@ -154,6 +169,8 @@ struct Daemon {
     status: Arc<Mutex<DescriptorStatus>>,
     said_unknown: bool,
     uptime: Uptime,
+    /// What VMs are told, if they are.
+    context: Option<Recontextualizer>,
     /// What every VM signs with.
     signer: watch::Sender<Option<Arc<SigningKey>>>,
 }
@@ -189,6 +206,7 @@ impl Daemon {
             status: Arc::default(),
             said_unknown: false,
             uptime,
+            context: None,
             signer,
         }
     }
@@ -203,6 +221,10 @@ impl Daemon {
         let status = Arc::clone(&self.status);
         let outbox = Arc::clone(&self.shared.outbox.status);
         let consumers = Arc::clone(&self.shared.consumers.status);
+        let context = self
+            .context
+            .as_ref()
+            .map(|context| Arc::clone(&context.status));
         Arc::new(move || Snapshot {
             domains: Arc::clone(&domains.borrow()),
             sampling: sampling.borrow().clone(),
@@ -214,6 +236,7 @@ impl Daemon {
             broker: Arc::clone(&broker),
             consumers: Arc::clone(&consumers),
             outbox: Arc::clone(&outbox),
+            context: context.as_ref().map(|status| status.seen()),
             exporter: Scraped::default(),
         })
     }
@@ -259,8 +282,12 @@ impl Daemon {
             descriptors,
             read,
             outbox_bytes,
+            tuning,
             signer,
         } = *changes;
+        if let Some(context) = &self.context {
+            context.tune(tuning);
+        }
         self.guests = guests;
         self.descriptors.set_files(descriptors, read);
         self.shared.outbox.set_max_bytes(outbox_bytes);
@@ -319,6 +346,10 @@ impl Daemon {
         let paces = in_force.iter();
         let paces = paces.filter_map(|(uuid, d)| Some((Arc::clone(uuid), infra::pace(d)?)));
         self.libvirt.pace.set(paces.collect());
+        if let Some(context) = &mut self.context {
+            let by_name = self.descriptors.of_files();
+            context.know(context::Known { in_force, by_name });
+        }
         self.note_status(&domains.by_uuid);
         self.uptime.look(&domains, &self.shared.publisher.status);
     }

@@ -8,6 +8,7 @@ use vmkpi::descriptor::Descriptor;
 use vmkpi::link::LinkUrl;
 use vmkpi::sign::SigningKey;
 
+use crate::context::Tuning;
 use crate::settings::{CATALOGUE, Checked, Settings};
 
 /// What the running daemon is told.
@@ -21,6 +22,8 @@ pub struct Changes {
     pub read: BTreeMap<PathBuf, Descriptor>,
     /// What the outbox may hold on disk, in bytes.
     pub outbox_bytes: u64,
+    /// How contexts come into drives.
+    pub tuning: Tuning,
     /// What messages are signed with: its file has just been read.
     pub signer: Option<Arc<SigningKey>>,
 }
@@ -33,6 +36,7 @@ impl Changes {
             descriptors: checked.config.descriptors,
             read: checked.descriptors,
             outbox_bytes: checked.config.outbox_bytes,
+            tuning: checked.config.context.map(|c| c.tuning).unwrap_or_default(),
             signer: checked.config.signer,
         }
     }
@@ -60,6 +64,7 @@ pub fn decide(old: &Settings, new: &Settings) -> Decision {
             guests: new.guests.clone(),
             descriptors: new.descriptors.clone(),
             sign_key_file: new.sign_key_file.clone(),
+            context_tuning: new.context_tuning,
             ..old.clone()
         },
         changed: now.iter().map(|setting| setting.key).collect(),
@@ -89,6 +94,10 @@ mod tests {
             "web.listen_address" => "127.0.0.1:1",
             "outbox.max_bytes" => "2097152",
             "link.poll_interval" => "7",
+            "context.directory" => "/contexts",
+            "context.images" => "/images",
+            "context.swap" => "device",
+            "context.force" => "true",
             "guest" => "a=unix:/a",
             "descriptor" => "a=/a.toml",
             key => panic!("give {key} a value here"),
