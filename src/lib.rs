@@ -50,8 +50,7 @@ pub mod directory;
 #[cfg(feature = "seal")]
 mod envelope;
 pub mod iso9660;
-pub mod iso9660;
-#[cfg(any(feature = "broker", feature = "open", feature = "sign"))]
+#[cfg(any(feature = "tls", feature = "open", feature = "sign"))]
 pub mod key_file;
 pub mod link;
 #[cfg(feature = "daemon")]

@@ -13,6 +13,7 @@ use virt::error::Error;
 use virt_sys as sys;
 
 use super::Ended;
+use super::lifecycle::Lifecycle;
 
 /// Something happened to a domain.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +24,8 @@ pub(super) struct DomainEvent {
     pub started: bool,
     /// How it ended, if that is what happened.
     pub ended: Option<Ended>,
+    /// What happened, if it is an event of its lifecycle.
+    pub lifecycle: Option<Lifecycle>,
 }
 
 /// Registered callbacks. Dropping it takes them back: a callback holds a reference to the connection,
@@ -105,8 +108,14 @@ unsafe extern "C" fn on_lifecycle(
     opaque: *mut c_void,
 ) {
     let (started, ended) = meaning(event, detail);
+    let event = DomainEvent {
+        uuid: String::new(),
+        started,
+        ended,
+        lifecycle: Some(Lifecycle::of(event, detail)),
+    };
     // SAFETY: libvirt passes a valid domain and the `opaque` of the registration.
-    unsafe { forward(domain, started, ended, opaque) };
+    unsafe { forward(domain, event, opaque) };
 }
 
 unsafe extern "C" fn on_metadata(
@@ -116,8 +125,14 @@ unsafe extern "C" fn on_metadata(
     _uri: *const c_char,
     opaque: *mut c_void,
 ) {
+    let event = DomainEvent {
+        uuid: String::new(),
+        started: false,
+        ended: None,
+        lifecycle: None,
+    };
     // SAFETY: as above.
-    unsafe { forward(domain, false, None, opaque) };
+    unsafe { forward(domain, event, opaque) };
 }
 
 /// Whether a lifecycle event is a start, and what kind of end it is.
@@ -132,12 +147,8 @@ fn meaning(event: c_int, detail: c_int) -> (bool, Option<Ended>) {
     }
 }
 
-unsafe fn forward(
-    domain: sys::virDomainPtr,
-    started: bool,
-    ended: Option<Ended>,
-    opaque: *mut c_void,
-) {
+/// Hands on the event, which becomes this domain's.
+unsafe fn forward(domain: sys::virDomainPtr, event: DomainEvent, opaque: *mut c_void) {
     let mut uuid = [0 as c_char; sys::VIR_UUID_STRING_BUFLEN as usize];
     // SAFETY: the buffer has the documented size; the call reads the domain object only.
     if unsafe { sys::virDomainGetUUIDString(domain, uuid.as_mut_ptr()) } != 0 {
@@ -150,8 +161,7 @@ unsafe fn forward(
     // A full channel loses the event; the follower's next reconciliation finds what it said.
     let _ = to.try_send(DomainEvent {
         uuid: uuid.to_string_lossy().into_owned(),
-        started,
-        ended,
+        ..event
     });
 }
 
