@@ -95,6 +95,8 @@ impl Stack {
             ));
         }
         self.take_others(&source, &layer.class, at.0);
+        let same = |held: &&Held| held.source == source && held.layer.is_same_as(&layer);
+        let since = self.held.iter().find(same).map_or(at.1, |held| held.since);
         self.held.retain(|held| {
             held.layer.class != layer.class || held.source != source && held.leaves.is_none()
         });
@@ -108,7 +110,7 @@ impl Stack {
         self.held.push(Held {
             source,
             layer,
-            since: at.1,
+            since,
             leaves: None,
             arrival: self.arrivals,
         });

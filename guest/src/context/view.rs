@@ -190,4 +190,4 @@ pub fn hex(digest: &[u8; 32]) -> String {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

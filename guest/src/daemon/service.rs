@@ -46,8 +46,9 @@ impl Service {
         mount::take_over(&config.mount)?;
         let counters = Arc::new(Counters::default());
         let feed = Arc::new(Feed::new()?);
-        let (store, partition) = open_store(config, &counters, &feed)?;
+        // What the context says that the program itself goes by.
         let guide = Arc::new(Guide::new()?);
+        let (store, partition) = open_store(config, &counters, &feed)?;
         let mut link = Link::start(
             config.link.clone(),
             store.clone(),

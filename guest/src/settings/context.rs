@@ -63,18 +63,19 @@ impl ContextSettings {
                 kpi.display()
             );
         }
-        for (class, directory) in &self.directories {
+        for class in self.directories.keys() {
             if !self.classes.contains(class) {
                 bail!(
                     "context.directories names class {class}, and context.classes does not: add it there"
                 );
             }
-            if directory.starts_with(mount) || self.hooks.starts_with(mount) {
-                bail!(
-                    "context.directories and context.hooks are the image's: name none in {}",
-                    mount.display()
-                );
-            }
+        }
+        let mut own = self.directories.values().chain([&self.hooks]);
+        if own.any(|directory| directory.starts_with(mount)) {
+            bail!(
+                "context.directories and context.hooks are the image's: name none in {}",
+                mount.display()
+            );
         }
         Ok(Some(ContextConfig {
             mount: mount.clone(),
