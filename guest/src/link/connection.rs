@@ -77,8 +77,8 @@ impl Connection {
     }
 
     /// A host on a network, after the handshake.
-    pub fn tls(channel: Channel<TcpStream>) -> Self {
-        Self::new(Stream::Tls(Box::new(channel)), None)
+    pub fn tls(channel: Box<Channel<TcpStream>>) -> Self {
+        Self::new(Stream::Tls(channel), None)
     }
 
     /// A port, which does not block.

@@ -59,7 +59,7 @@ enum State {
         until: Instant,
         rest: VecDeque<SocketAddr>,
     },
-    Shaking(Channel<TcpStream>),
+    Shaking(Box<Channel<TcpStream>>),
 }
 
 impl Dialer {
@@ -128,7 +128,7 @@ impl Dialer {
         self.backoff = (self.backoff * 2).min(BACKOFF.1);
     }
 
-    fn step(&mut self, now: Instant) -> io::Result<Option<Channel<TcpStream>>> {
+    fn step(&mut self, now: Instant) -> io::Result<Option<Box<Channel<TcpStream>>>> {
         loop {
             let resting = matches!(self.state, State::Resting(_));
             if !resting && now >= self.deadline {
@@ -206,7 +206,8 @@ impl Dialer {
         let name = ServerName::try_from(self.host.clone())
             .map_err(|_| io::Error::other("the host's name is none that a certificate has"))?;
         let tls = ClientConnection::new(config, name).map_err(io::Error::other)?;
-        Ok(State::Shaking(Channel::new(TcpStream::from(socket), tls)))
+        let channel = Channel::new(TcpStream::from(socket), tls);
+        Ok(State::Shaking(Box::new(channel)))
     }
 }
 

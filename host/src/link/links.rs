@@ -146,14 +146,14 @@ impl Links {
                     continue;
                 }
             };
-            if let Some(event) = self.on_aside(event, answered) {
+            if let Some(event) = self.on_aside(&event, answered) {
                 return event;
             }
         }
     }
 
     /// What has happened on the other line; what of it concerns who speaks.
-    fn on_aside(&mut self, event: Event, answered: bool) -> Option<Event> {
+    fn on_aside(&mut self, event: &Event, answered: bool) -> Option<Event> {
         match event {
             Event::Up if !answered => Some(self.go_over()),
             Event::Up => {
@@ -165,7 +165,7 @@ impl Links {
             // What is left of a session that is over.
             Event::Message(_) | Event::Refused(Fault::Stale) => None,
             Event::Refused(fault) | Event::Down(fault) | Event::Aside(fault) => {
-                Some(Event::Aside(fault))
+                Some(Event::Aside(*fault))
             }
         }
     }
