@@ -16,6 +16,7 @@ pub mod hypervisor;
 mod initramfs;
 mod kernel;
 pub mod migration;
+pub mod offered;
 
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpStream};
