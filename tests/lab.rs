@@ -18,6 +18,7 @@ mod initramfs;
 pub mod judge;
 mod kernel;
 pub mod migration;
+pub mod offered;
 pub mod pair;
 pub mod traveller;
 

@@ -30,10 +30,26 @@ const MAX_VMS: usize = 20_000;
 /// A VM.
 struct Vm {
     machine: Machine,
-    /// The descriptor that its media were last made with.
-    used: Option<Arc<Descriptor>>,
+    /// The id of its run when it was last looked at.
+    id: Option<u32>,
+    /// The descriptor that its media were last made with, once any was.
+    used: Option<Option<Arc<Descriptor>>>,
     /// What preparing early took, by class: it is part of the recontextualization that follows.
     early: BTreeMap<Class, Times>,
+}
+
+impl Vm {
+    /// Asks anew when its media were made with another descriptor than the one in force. One that was taken away leaves
+    /// them as they are.
+    fn is_up_to_date(&mut self, known: &Known, uuid: &str) {
+        let now = known.in_force.get(uuid);
+        let used = self.used.as_ref().map(Option::as_ref);
+        if now.is_some() && used.is_some_and(|used| used != now) {
+            // Once, whatever becomes of it.
+            self.used = None;
+            self.machine.changed();
+        }
+    }
 }
 
 /// Everything that the thread has.
@@ -133,6 +149,7 @@ impl State {
         let classes = self.contents.keys();
         Some(self.vms.entry(Arc::clone(uuid)).or_insert_with(|| Vm {
             machine: Machine::new(classes),
+            id: None,
             used: None,
             early: BTreeMap::new(),
         }))
@@ -146,7 +163,8 @@ impl State {
         self.sweep();
         for seen in domains.iter().filter(|seen| seen.found != Found::Gone) {
             if let Some(vm) = self.meet(&seen.uuid) {
-                vm.machine.found(seen.found, anew);
+                let other = std::mem::replace(&mut vm.id, seen.id) != seen.id;
+                vm.machine.found(seen.found, anew || other);
             }
         }
         let here = domains.iter().filter(|seen| seen.found != Found::Gone);
@@ -209,13 +227,10 @@ impl State {
     }
 
     fn know(&mut self, known: Arc<Known>) {
-        for (uuid, vm) in &mut self.vms {
-            let now = known.in_force.get(uuid);
-            if now.is_some() && now != vm.used.as_ref() && vm.machine.presence() == Presence::Here {
-                vm.machine.changed();
-            }
-        }
         self.known = known;
+        for (uuid, vm) in &mut self.vms {
+            vm.is_up_to_date(&self.known, uuid);
+        }
     }
 
     fn ask(&mut self, ask: Ask) {
@@ -308,10 +323,13 @@ impl State {
                 if let Some(early) = vm.early.remove(&class) {
                     report.times.add(&early);
                 }
-                vm.used.clone_from(&report.descriptor);
                 self.requests.finished(&class, &report, &report.times);
             }
             Task::CleanUp => {}
+        }
+        if report.result.is_ok() || report.descriptor.is_some() {
+            vm.used = Some(report.descriptor.clone());
+            vm.is_up_to_date(&self.known, &report.uuid);
         }
         if vm.machine.presence() == Presence::Absent {
             self.requests.gone(&report.uuid);

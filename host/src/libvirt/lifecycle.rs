@@ -110,6 +110,8 @@ pub struct Seen {
     pub uuid: Arc<str>,
     /// Its name on this host.
     pub name: Arc<str>,
+    /// The id libvirt gave this run: another one, and it was started in between.
+    pub id: Option<u32>,
     /// Where it is.
     pub found: Found,
 }
@@ -192,7 +194,12 @@ fn look(connection: &Connect, anew: bool) -> Result<Told, LibvirtError> {
     for domain in connection.list_all_domains(0)? {
         let seen = Found::of(&domain).and_then(|found| {
             let (uuid, name) = (domain.uuid_string()?.into(), domain.name()?.into());
-            Ok(Seen { uuid, name, found })
+            Ok(Seen {
+                uuid,
+                name,
+                id: domain.id(),
+                found,
+            })
         });
         match seen {
             Ok(seen) => domains.push(seen),
