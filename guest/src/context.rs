@@ -40,8 +40,8 @@ pub mod view;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -54,12 +54,16 @@ use fs::{Adapter, Tree};
 use guidance::Guide;
 use hooks::{Hooks, Rules};
 use manager::{Event, Manager, Parts, Public, Shared, history, lock};
+use media::{Media, MediaConfig, MediaEvent};
 use memory::Memory;
 use report::{Answer, ContextStatus};
 use view::Holder;
 
 /// Where in the state directory it keeps what it has.
 const DIRECTORY: &str = "context";
+
+/// How long a start waits for the first look into the drives: one that hangs keeps nobody from the rest.
+const FIRST_LOOK: Duration = Duration::from_secs(2);
 
 /// How long `apply` waits for the manager, which may be reading a medium.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -81,6 +85,21 @@ pub struct ContextConfig {
     pub linger: Duration,
     /// How often a drive is asked for its medium where nothing says that it changed.
     pub poll_interval: Duration,
+    /// Where the kernel lists block devices.
+    pub sys: PathBuf,
+    /// Where their nodes are.
+    pub dev: PathBuf,
+}
+
+impl ContextConfig {
+    fn media(&self, spool: &Path) -> MediaConfig {
+        MediaConfig {
+            sys: self.sys.clone(),
+            dev: self.dev.clone(),
+            spool: spool.to_owned(),
+            poll_interval: self.poll_interval,
+        }
+    }
 }
 
 fn rules(config: &ContextConfig) -> Rules {
@@ -97,6 +116,7 @@ pub struct Context {
     hooks: Arc<Mutex<Hooks>>,
     shared: Shared,
     mounted: Arc<AtomicBool>,
+    media: Arc<Mutex<Media>>,
     events: Sender<Event>,
     manager: Mutex<Option<JoinHandle<()>>>,
 }
@@ -126,7 +146,8 @@ impl Context {
         let mounted = Arc::new(AtomicBool::new(true));
         let notifier = serve(config, allow_other, &tree, &mounted)?;
         let shared: Shared = Arc::new(Mutex::new(Public::default()));
-        let manager = Manager::begin(Parts {
+        let (media, drives) = watch(&config.media(&spool), &guide)?;
+        let parts = Parts {
             config: config.clone(),
             spool,
             tree: Arc::clone(&tree),
@@ -136,17 +157,16 @@ impl Context {
             hooks: Arc::clone(&hooks),
             guide,
             shared: Arc::clone(&shared),
-        });
-        let (events, received) = channel();
-        let thread = std::thread::Builder::new()
-            .name("context".into())
-            .spawn(move || manager.run(&received))?;
+        };
+        let manager = Manager::begin(parts, drives.try_iter());
+        let (events, thread) = work(manager, drives)?;
         Ok(Self {
             mount: config.mount.clone(),
             tree,
             hooks,
             shared,
             mounted,
+            media,
             events,
             manager: Mutex::new(Some(thread)),
         })
@@ -162,6 +182,7 @@ impl Context {
     /// # Errors
     /// It is not done in time.
     pub fn apply(&self) -> anyhow::Result<u64> {
+        self.media().hurry();
         let (reply, answer) = channel();
         let _ = self.events.send(Event::Apply(reply));
         answer
@@ -178,6 +199,7 @@ impl Context {
     /// What it says about itself.
     pub fn status(&self) -> ContextStatus {
         let hooks = self.hooks().status();
+        let drives = self.media().status();
         let public = lock(&self.shared);
         let files = |view: &view::View| {
             let nodes = view.nodes().values();
@@ -191,6 +213,7 @@ impl Context {
             generation: public.shown.generation,
             starting: public.starting,
             layers: public.layers.clone(),
+            drives,
             files: files(&public.view),
             hooks,
             cut_off: self.tree.inodes().cut_off(),
@@ -217,6 +240,7 @@ impl Context {
 
     /// Kills the hook that runs, and unmounts. What is open stays open until the program ends.
     pub fn stop(&self) {
+        self.media().stop();
         let _ = self.events.send(Event::Stop);
         let mut manager = self.manager.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(thread) = manager.take() {
@@ -231,9 +255,57 @@ impl Context {
         }
     }
 
-    fn hooks(&self) -> std::sync::MutexGuard<'_, Hooks> {
+    fn media(&self) -> MutexGuard<'_, Media> {
+        self.media.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn hooks(&self) -> MutexGuard<'_, Hooks> {
         self.hooks.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Watches the drives, and returns when they were looked into once. A host that hangs up makes them be looked into often.
+fn watch(
+    config: &MediaConfig,
+    guide: &Guide,
+) -> anyhow::Result<(Arc<Mutex<Media>>, Receiver<MediaEvent>)> {
+    let (sender, events) = channel();
+    let media = Media::start(config, sender)?;
+    if !media.settled(FIRST_LOOK) {
+        tracing::warn!("a drive does not answer; its context comes when it does");
+    }
+    let media = Arc::new(Mutex::new(media));
+    let hurried = Arc::downgrade(&media);
+    guide.on_hang_up(move || {
+        if let Some(media) = hurried.upgrade() {
+            let media = media.lock().unwrap_or_else(PoisonError::into_inner);
+            media.hurry();
+        }
+    });
+    Ok((media, events))
+}
+
+/// Starts the manager's thread, and one that hands it what happens to drives.
+fn work(
+    manager: Manager,
+    drives: Receiver<MediaEvent>,
+) -> anyhow::Result<(Sender<Event>, JoinHandle<()>)> {
+    let (events, received) = channel();
+    let thread = std::thread::Builder::new()
+        .name("context".into())
+        .spawn(move || manager.run(&received))?;
+    let to_manager = events.clone();
+    std::thread::Builder::new()
+        .name("context-media".into())
+        // Ends with the watcher, or the manager.
+        .spawn(move || {
+            for event in drives {
+                if to_manager.send(Event::Media(event)).is_err() {
+                    return;
+                }
+            }
+        })?;
+    Ok((events, thread))
 }
 
 /// Mounts, and answers the kernel on a thread of its own.

@@ -8,6 +8,7 @@ mod common;
 mod context {
     pub mod hooks;
     pub mod lab;
+    pub mod media;
     pub mod switches;
 }
 

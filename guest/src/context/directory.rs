@@ -65,7 +65,7 @@ pub fn spool_file(directory: &Path) -> anyhow::Result<File> {
         .create(directory)
         .with_context(at)?;
     let thread = format!("{:?}", std::thread::current().id());
-    let name = directory.join(format!("spool-{}-{thread}", std::process::id()));
+    let name = directory.join(format!("layer-{}-{thread}", std::process::id()));
     // Ours alone: a leftover of a program that died.
     let _ = std::fs::remove_file(&name);
     let file = File::options()

@@ -92,8 +92,8 @@ pub(super) struct Manager {
 }
 
 impl Manager {
-    /// A manager that has read the directories.
-    pub(super) fn begin(parts: Parts) -> Self {
+    /// A manager that has read the directories, and has these media.
+    pub(super) fn begin(parts: Parts, media: impl Iterator<Item = MediaEvent>) -> Self {
         let told = parts.memory.told().unwrap_or_default();
         let until = Instant::now() + parts.config.linger;
         let mut manager = Self {
@@ -106,6 +106,7 @@ impl Manager {
             parts,
         };
         manager.read_directories();
+        media.for_each(|event| manager.media(event));
         manager.update();
         manager
     }

@@ -35,7 +35,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use vmkpi::context::Class;
 
 use crate::context::layer::Layer;
@@ -80,7 +80,7 @@ pub struct MediaConfig {
 }
 
 /// What `status` says of a drive.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DriveStatus {
     /// Its kernel name.
     pub drive: String,

@@ -9,6 +9,7 @@ use vmkpi::context::Class;
 
 use super::hooks::HooksStatus;
 use super::layer::Layer;
+use super::media::DriveStatus;
 use super::memory::Counted;
 use super::stack::Held;
 use super::view::{Holder, hex};
@@ -26,6 +27,9 @@ pub struct ContextStatus {
     pub starting: bool,
     /// The layers, the highest first.
     pub layers: Vec<LayerStatus>,
+    /// The CD-ROM drives.
+    #[serde(default)]
+    pub drives: Vec<DriveStatus>,
     /// Files that are shown, but for the generation's.
     pub files: usize,
     /// The hooks.

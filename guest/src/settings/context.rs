@@ -85,6 +85,8 @@ impl ContextSettings {
             hook_timeout: self.hook_timeout,
             linger: self.linger,
             poll_interval: self.poll_interval,
+            sys: "/sys/class/block".into(),
+            dev: "/dev".into(),
         }))
     }
 

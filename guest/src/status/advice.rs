@@ -177,6 +177,11 @@ fn context(context: &ContextStatus) -> Vec<String> {
         ));
     }
     advice.extend(context.problems.iter().cloned());
+    for drive in &context.drives {
+        if let Some(problem) = &drive.problem {
+            advice.push(format!("the drive {}: {problem}", drive.drive));
+        }
+    }
     advice.extend(context.hooks.refused.iter().cloned());
     for outcome in context.hooks.outcomes.iter().filter(|outcome| !outcome.ok) {
         let last = outcome

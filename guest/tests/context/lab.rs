@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -130,9 +131,14 @@ impl Lab {
     pub fn switch(&self) {
         let before = self.read("generation");
         self.guest().hang_up();
-        until("the generation to count up", || {
-            self.read("generation") != before
-        });
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while self.read("generation") == before {
+            assert!(
+                Instant::now() < deadline,
+                "the generation does not count up"
+            );
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// Installs a hook.
@@ -168,7 +174,7 @@ impl Lab {
         let open = fs::read_dir(format!("/proc/{}/fd", self.guest().pid())).unwrap();
         let spool = |entry: std::io::Result<fs::DirEntry>| {
             let target = fs::read_link(entry.unwrap().path());
-            target.is_ok_and(|target| target.to_string_lossy().contains("/context/spool"))
+            target.is_ok_and(|target| target.to_string_lossy().contains("/context/layer-"))
         };
         // One is the empty layer of infrastructure.
         open.filter(|_| true)

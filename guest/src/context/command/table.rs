@@ -73,6 +73,12 @@ fn context(status: &ContextStatus, now: Timestamp, out: &mut String) -> std::fmt
         )?;
     }
     hooks(&status.hooks, now, out)?;
+    for drive in &status.drives {
+        if let Some(problem) = &drive.problem {
+            writeln!(out)?;
+            wrap(out, "=> ", &format!("the drive {}: {problem}", drive.drive))?;
+        }
+    }
     for problem in &status.problems {
         writeln!(out)?;
         wrap(out, "=> ", problem)?;
