@@ -83,22 +83,14 @@ pub fn run(plan: &Plan) -> Result<()> {
 
 /// Every host has another context.
 fn guest(folder: &Path, rate: u32) -> Result<(Guest, [Vec<String>; 2])> {
-    for end in End::BOTH {
-        contexts::offer(
-            folder,
-            end,
-            "cache/address",
-            &format!("{}\n", end.address()),
-        )?;
-        contexts::offer(folder, end, "vm.j2", "{{ vm }} {{ uuid }} {{ event }}\n")?;
-    }
+    let daemons = contexts::offer_caches(folder)?;
     let guest = Guest {
         rate,
         settings: contexts::GUEST.into(),
         monitors: MONITORS.into(),
         ..Guest::default()
     };
-    Ok((guest, End::BOTH.map(|end| contexts::options(folder, end))))
+    Ok((guest, daemons))
 }
 
 /// Both daemons anew, with recontextualization or without.
@@ -144,11 +136,11 @@ fn without(pair: &mut Pair, measured: &mut Measured) -> Result<()> {
 
 fn with(pair: &mut Pair, measured: &mut Measured) -> Result<()> {
     daemons(pair, true)?;
-    told(pair)?;
+    pair.told()?;
     rows_come(pair)?;
     let before = pair.host(pair.at.other()).scrape()?;
     measured.with.push(ms(pair.migrate(&[])?));
-    told(pair)?;
+    pair.told()?;
     let after = pair.host(pair.at).scrape()?;
     let mut inside = 0.0;
     for (phase, seen) in PHASES.iter().zip(&mut measured.phases) {
@@ -158,15 +150,6 @@ fn with(pair: &mut Pair, measured: &mut Measured) -> Result<()> {
     }
     measured.inside.push(inside);
     Ok(())
-}
-
-/// The guest shows what this host tells it.
-fn told(pair: &Pair) -> Result<()> {
-    let address = pair.at.address().to_string();
-    pair.wait(60, "the guest to be told", || {
-        let said = pair.guest.run("cat /context/cache/address").ok()?;
-        (said.trim() == address).then_some(())
-    })
 }
 
 fn sum(page: &str, phase: &str) -> Result<f64> {

@@ -31,6 +31,28 @@ pub fn options(folder: &Path, end: End) -> Vec<String> {
     vec![format!("--context.directory={}", directory.display())]
 }
 
+/// What both hosts offer: the address of a cache of their own, and who the VM is; and their daemons' options.
+///
+/// # Errors
+/// It cannot be written.
+pub fn offer_caches(folder: &Path) -> Result<[Vec<String>; 2]> {
+    for end in End::BOTH {
+        offer(
+            folder,
+            end,
+            "cache/address",
+            &format!("{}\n", end.address()),
+        )?;
+        offer(
+            folder,
+            end,
+            "vm.j2",
+            "{{ vm }} of {{ primary_site }}, {{ event }}\n",
+        )?;
+    }
+    Ok(End::BOTH.map(|end| options(folder, end)))
+}
+
 /// The guest's settings: it shows contexts at `/context`.
 pub const GUEST: &str = "[context]\nmount = \"/context\"\n";
 

@@ -140,8 +140,8 @@ pub fn judge(collect: &Collector, stored: u64) -> Result<usize> {
     Ok(expected.len())
 }
 
-/// The longest time without a new row, around each migration: from its begin to three seconds after its end.
-pub fn gaps(messages: &[Received], migrations: &[(Instant, Instant)]) -> Vec<Duration> {
+/// When rows came that had not come before.
+pub fn new_rows(messages: &[Received]) -> Vec<Instant> {
     let mut seen = BTreeSet::new();
     let mut arrivals = Vec::new();
     for message in messages {
@@ -156,6 +156,12 @@ pub fn gaps(messages: &[Received], migrations: &[(Instant, Instant)]) -> Vec<Dur
             arrivals.push(message.at);
         }
     }
+    arrivals
+}
+
+/// The longest time without a new row, around each migration: from its begin to three seconds after its end.
+pub fn gaps(messages: &[Received], migrations: &[(Instant, Instant)]) -> Vec<Duration> {
+    let arrivals = new_rows(messages);
     let after = Duration::from_secs(3);
     let longest = |(begin, end): &(Instant, Instant)| {
         let pairs = arrivals.iter().zip(arrivals.iter().skip(1));

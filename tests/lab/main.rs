@@ -57,27 +57,14 @@ fn start() -> Result<ExitCode> {
 
 /// Ten rows a second, and at each host another cache in the context.
 fn plan(folder: &Path) -> Result<(Plan, [Vec<String>; 2])> {
-    for end in End::BOTH {
-        contexts::offer(
-            folder,
-            end,
-            "cache/address",
-            &format!("{}\n", end.address()),
-        )?;
-        contexts::offer(
-            folder,
-            end,
-            "vm.j2",
-            "{{ vm }} of {{ primary_site }}, {{ event }}\n",
-        )?;
-    }
+    let daemons = contexts::offer_caches(folder)?;
     let plan = Plan {
         rate: 10,
         settings: contexts::GUEST.into(),
         files: vec![(CACHE_HOOK_FILE.into(), CACHE_HOOK.into(), 0o755)],
         monitors: MONITORS.into(),
     };
-    Ok((plan, End::BOTH.map(|end| contexts::options(folder, end))))
+    Ok((plan, daemons))
 }
 
 /// Runs the user's shell at the site until it ends; its status.

@@ -156,6 +156,23 @@ impl Host {
         self.place.inside(|| http_get(metrics, "/metrics"))
     }
 
+    /// Where it keeps a file that its programs know by another path: everything of libvirt's is its own.
+    pub fn own_file(&self, path: &str) -> PathBuf {
+        self.place
+            .folder()
+            .join("hypervisor")
+            .join(path.trim_start_matches('/'))
+    }
+
+    /// The image in the guest's drive, as this host knows it; `None`: there is none.
+    pub fn image(&self) -> Option<String> {
+        let xml = self.hypervisor.virsh(&["dumpxml", DOMAIN]).ok()?;
+        let path = xml
+            .split('\'')
+            .find(|text| text.starts_with('/') && text.ends_with(".iso"));
+        path.map(ToOwned::to_owned)
+    }
+
     fn words(&self) -> String {
         let daemon = std::fs::read_to_string(self.place.folder().join("host.err"));
         let libvirtd = tail(&self.hypervisor.words());
@@ -380,6 +397,19 @@ impl Pair {
         })?;
         let windows = judge(&self.collect, stored).with_context(|| self.words())?;
         Ok((stored, windows))
+    }
+
+    /// Waits until the guest shows what the host where it is tells it: the context is right.
+    ///
+    /// # Errors
+    /// It is not.
+    pub fn told(&self) -> Result<()> {
+        let address = self.at.address().to_string();
+        let what = format!("the context of {}", self.at.name());
+        self.wait(PATIENCE, &what, || {
+            let said = self.guest.attempt("cat /context/cache/address").ok()?;
+            (said.1.trim() == address).then_some(())
+        })
     }
 
     /// What everybody said, for a failed test.

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::initramfs::{self, Content};
 use super::kernel::{Kernel, run};
-use super::{DOMAIN, PATIENCE, STORE_BYTES, console, said, uuid};
+use super::{DOMAIN, PATIENCE, console, said, uuid};
 use crate::wait_for;
 
 const INIT: &str = include_str!("traveller.sh");
@@ -16,6 +16,9 @@ const XML: &str = include_str!("traveller.xml");
 
 /// What it has besides the other guests of the laboratory: a network, and a drive for contexts.
 const MODULES: [&str; 4] = ["virtio_net", "virtio_scsi", "sr_mod", "isofs"];
+
+/// Bytes of the disk that the guest's store lies on.
+const STORE_BYTES: u64 = 256 << 20;
 
 /// Bytes of the disk by which it is told what to do.
 const ORDERS_BYTES: usize = 4096;

@@ -2,6 +2,7 @@
 
 use anyhow::{Context as _, Result, ensure};
 use vmkpi_tests::lab::DOMAIN;
+use vmkpi_tests::lab::contexts;
 use vmkpi_tests::lab::judge::MONITORS;
 use vmkpi_tests::lab::pair::{End, Pair};
 use vmkpi_tests::lab::traveller::Plan;
@@ -10,12 +11,13 @@ use vmkpi_tests::process::Process;
 /// A link so slow, in MiB/s, that a migration takes long enough for somebody to interfere.
 const SLOW: [&str; 2] = ["--bandwidth", "3"];
 
-/// Rows arrive at the site, from wherever the VM is.
+/// Rows arrive at the site, from wherever the VM is, and the guest is told the context of that place.
 fn goes_on(pair: &Pair, what: &str) -> Result<()> {
     let before = pair.collect.count();
     pair.wait(120, &format!("rows after {what}"), || {
-        (pair.collect.count() > before + 100).then_some(())
-    })
+        (pair.collect.count() > before + 50).then_some(())
+    })?;
+    pair.told().with_context(|| format!("after {what}"))
 }
 
 /// A slow migration whose memory is on the way: the process that waits for it.
@@ -82,16 +84,50 @@ fn back_at_once(pair: &mut Pair) -> Result<()> {
     goes_on(pair, "two migrations in quick succession")
 }
 
+/// No host has another one's images: the destination never has the one that the VM comes with.
+fn without_the_image(pair: &mut Pair) -> Result<()> {
+    let image = pair
+        .host(pair.at)
+        .image()
+        .context("no image in the drive")?;
+    let there = pair.host(pair.at.other()).own_file(&image);
+    ensure!(!there.exists(), "{} exists", there.display());
+    ensure!(pair.host(pair.at).own_file(&image).exists(), "{image}");
+    pair.migrate(&[])?;
+    goes_on(pair, "a migration without the image")
+}
+
+/// The guest has the medium mounted: its tray is locked. The context stays what it was until the guest lets go.
+fn held(pair: &mut Pair) -> Result<()> {
+    pair.guest
+        .run("mkdir -p /mnt && mount -t iso9660 -o ro /dev/sr0 /mnt")?;
+    pair.migrate(&[])?;
+    let locked = "vmkpi_context_errors_total{reason=\"locked\"} ";
+    pair.wait(120, "the daemon to find the drive locked", || {
+        let page = pair.host(pair.at).scrape().ok()?;
+        let line = page.lines().find_map(|line| line.strip_prefix(locked))?;
+        (line != "0").then_some(())
+    })?;
+    pair.guest.run("umount /mnt")?;
+    goes_on(pair, "a guest that held the medium")
+}
+
 #[test]
 fn a_migration_may_fail_in_any_way_and_nothing_is_lost() -> Result<()> {
+    let _alone = super::alone();
     let plan = Plan {
-        rate: 50,
+        rate: 30,
         monitors: MONITORS.into(),
+        settings: contexts::GUEST.into(),
         ..Plan::default()
     };
-    let Some(mut pair) = Pair::start(&plan, &Default::default())? else {
+    let Some(mut pair) = Pair::start_with(|folder| Ok((plan, contexts::offer_caches(folder)?)))?
+    else {
         return Ok(());
     };
+    pair.told()?;
+    without_the_image(&mut pair)?;
+    held(&mut pair)?;
     back_at_once(&mut pair)?;
     aborted(&mut pair)?;
     let (here, there) = (pair.at, pair.at.other());
