@@ -77,7 +77,7 @@ fn resumed(events: &Process) -> Option<SystemTime> {
     let line = text.lines().rev().find(|line| line.contains("Resumed"))?;
     let time = format!("{}Z", line.get(..23)?.replacen(' ', "T", 1));
     let time: Timestamp = time.parse().ok()?;
-    Some(SystemTime::UNIX_EPOCH + Duration::from_micros(time.micros()))
+    Some(SystemTime::UNIX_EPOCH + Duration::from_micros(u64::try_from(time.as_micros()).ok()?))
 }
 
 /// The endpoint that the guest's link goes to.
