@@ -130,7 +130,7 @@ impl Away {
         let at = |name: &str| folder.join(name).display().to_string();
         let config = format!(
             "mount = '{}'\nstate = '{}'\nlink = '{link}'\nlog_level = 'info'\n\
-             [link.tls]\ncert_file = '{}'\nkey_file = '{}'\nca_file = '{}'\n\
+             [link_tls]\ncert_file = '{}'\nkey_file = '{}'\nca_file = '{}'\n\
              [context]\nmount = '{}'\nhooks = '{}'\n[context.directories]\ninfrastructure = '{}'\n{lines}",
             at("kpi"),
             at("guest"),
@@ -157,9 +157,9 @@ impl Away {
         let config = format!("--config={}", folder.join("guest.toml").display());
         let program = program("vmkpi-guest")?;
         let guest = Process::start(folder, "guest", &program, ["run".to_owned(), config])?;
-        let mount = self.file("");
-        wait_for(20, "the partition", || mount.is_dir().then_some(()))
-            .with_context(|| guest.words())?;
+        // The kernel shows the mount of one that was killed as if it were there.
+        let runs = || self.status().is_ok_and(|status| status["running"] == true);
+        wait_for(20, "the guest", || runs().then_some(())).with_context(|| guest.words())?;
         self.guest = Some(guest);
         Ok(())
     }

@@ -1,8 +1,9 @@
 //! `vmkpi-bench store`: what a store through the partition costs, beside a no-op FUSE file system, files
 //! with fsync on the same disk, and a file system that commits each row in its handler, interleaved in one
 //! run. Absolute figures drift with the machine; the ratios are what counts. `scrape` and `outbox`: what
-//! the host's exporter and its outbox cost at 10, 100 and 1,000 VMs.
+//! the host's exporter and its outbox cost at 10, 100 and 1,000 VMs. `context`: warm reads through the context partition.
 
+mod context;
 mod fleet;
 mod floor;
 mod host;
@@ -51,6 +52,24 @@ enum Command {
         #[arg(long, value_name = "MS", default_value_t = 1500)]
         each_ms: u64,
         /// Where to keep the databases and the files of the fsync floor; a disk, not a tmpfs
+        #[arg(long, value_name = "DIR", default_value = "/var/tmp")]
+        dir: PathBuf,
+        /// A table for people, or one JSON object for programs
+        #[arg(long, value_enum, default_value_t = Format::Table)]
+        format: Format,
+    },
+    /// Warm reads through the context partition, beside the native file system and overlayfs; the latter as root
+    Context {
+        /// The vmkpi-guest program to measure
+        #[arg(long, value_name = "FILE")]
+        guest: PathBuf,
+        /// Rounds; each measures every file system once, and medians are printed
+        #[arg(long, value_name = "N", default_value_t = 5)]
+        rounds: usize,
+        /// How long each is measured in a round, in milliseconds
+        #[arg(long, value_name = "MS", default_value_t = 1000)]
+        each_ms: u64,
+        /// Where to keep the files; a disk, not a tmpfs
         #[arg(long, value_name = "DIR", default_value = "/var/tmp")]
         dir: PathBuf,
         /// A table for people, or one JSON object for programs
@@ -159,6 +178,19 @@ fn main() -> anyhow::Result<()> {
             dir,
             counts: vms.into_iter().map(|n| n.max(2)).collect(),
             each: Duration::from_secs(seconds.max(1)),
+        }),
+        Command::Context {
+            guest,
+            rounds,
+            each_ms,
+            dir,
+            format,
+        } => context::run(&context::Plan {
+            guest,
+            dir,
+            rounds: rounds.max(1),
+            each: Duration::from_millis(each_ms.max(100)),
+            json: format == Format::Json,
         }),
         Command::Outbox { dir } => host::outbox(&dir),
         Command::Peers {

@@ -87,7 +87,7 @@ impl TlsFiles {
             (None, None, None) => Ok(None),
             (Some(cert), Some(key), Some(ca)) => Ok(Some(MutualFiles { cert, key, ca })),
             _ => bail!(
-                "cert_file, key_file and ca_file in [link.tls] are nothing without each other: give all three, or none"
+                "cert_file, key_file and ca_file in [link_tls] are nothing without each other: give all three, or none"
             ),
         }
     }
@@ -162,10 +162,10 @@ impl Settings {
     fn link_config(&self) -> anyhow::Result<LinkConfig> {
         let files = self.link_tls.complete()?;
         if let Some(files) = &files {
-            mutual::client(files, ring::default_provider()).context("[link.tls]")?;
+            mutual::client(files, ring::default_provider()).context("[link_tls]")?;
         } else if matches!(self.link, LinkUrl::Tls { .. }) {
             bail!(
-                "link {} needs certificates: set cert_file, key_file and ca_file in [link.tls]",
+                "link {} needs certificates: set cert_file, key_file and ca_file in [link_tls]",
                 self.link
             );
         }

@@ -11,18 +11,25 @@ pub fn explain(error: &io::Error) -> String {
         Some(Error::InvalidCertificate(why)) => of_certificate(why),
         Some(Error::AlertReceived(alert)) => of_alert(*alert),
         Some(other) => format!("no TLS that can be used: {other}"),
-        None if error.kind() == io::ErrorKind::UnexpectedEof => {
-            "the other end has hung up during the handshake".into()
+        None if has_hung_up(error.kind()) => {
+            "the other end has hung up: is it an endpoint of vmkpi's?".into()
         }
         None => error.to_string(),
     }
+}
+
+fn has_hung_up(kind: io::ErrorKind) -> bool {
+    matches!(
+        kind,
+        io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
+    )
 }
 
 /// What the other end shows is refused here.
 fn of_certificate(error: &CertificateError) -> String {
     match error {
         CertificateError::UnknownIssuer | CertificateError::BadSignature => {
-            "its certificate is of a CA that link.tls.ca_file does not have".into()
+            "its certificate is of a CA that our ca_file does not have".into()
         }
         CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
             "its certificate has expired, or the clock here is ahead: renew it".into()
@@ -49,7 +56,7 @@ fn of_alert(alert: AlertDescription) -> String {
             "knows no VM of this certificate: it must run there with a descriptor in force that has its site and name"
         }
         AlertDescription::UnknownCA | AlertDescription::DecryptError => {
-            "does not take our certificate: it is of a CA that its link.tls.ca_file does not have"
+            "does not take our certificate: it is of a CA that its ca_file does not have"
         }
         AlertDescription::CertificateExpired => {
             "says that our certificate has expired, or is not valid yet: renew it, or see to the clocks"

@@ -40,7 +40,7 @@ fn counted(away: &Away) -> Result<u64> {
                 line["through"].to_string(),
             );
             ensure!(seen.insert(window), "a window twice: {line}");
-            rows += line["values"]["n"].as_u64().unwrap_or(0);
+            rows += line["values"]["n"].as_f64().unwrap_or(0.0) as u64;
         }
     }
     Ok(rows)
@@ -119,6 +119,13 @@ fn what_is_held_arrives_once_when_the_vm_is_back_and_nothing_of_it_before() -> R
     wait_for(30, "every row to be in a window", || {
         (counted(&away).ok()? == total).then_some(())
     })
-    .map_err(|e| e.context(format!("{:?} of {total}", counted(&away))))?;
+    .map_err(|e| {
+        let windows = away.lines().unwrap_or_default();
+        let last = windows.iter().rfind(|line| line["specifier"] == "windows");
+        e.context(format!(
+            "{:?} of {total}; the last: {last:?}",
+            counted(&away)
+        ))
+    })?;
     Ok(())
 }

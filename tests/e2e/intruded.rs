@@ -110,7 +110,7 @@ fn garbage_silence_and_floods_at_the_door_keep_no_vm_out() -> Result<()> {
     let nonsense: Vec<u8> = (0..1_000_000u32)
         .map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8)
         .collect();
-    let hello = b"\x16\x03\x01\xff\xff\x01\x00\xff\xfb\x03\x03";
+    let hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03";
     let endless: Vec<u8> = b"\x16\x03\x03\x40\x00\x0b\x00\xff\xff"
         .iter()
         .copied()

@@ -39,7 +39,7 @@ pub fn course(said: Option<&str>, configured: &Configured) -> Result<LinkUrl, St
     }
     if matches!(url, LinkUrl::Tls { .. }) && !configured.has_certificates {
         return Err(format!(
-            "{url} needs certificates, and this image has none: set cert_file, key_file and ca_file in [link.tls]"
+            "{url} needs certificates, and this image has none: set cert_file, key_file and ca_file in [link_tls]"
         ));
     }
     Ok(url)
@@ -86,6 +86,6 @@ mod tests {
         }
         configured.has_certificates = false;
         let error = to(Some("tls:a:1"), &configured).unwrap_err();
-        assert!(error.contains("[link.tls]"), "{error}");
+        assert!(error.contains("[link_tls]"), "{error}");
     }
 }

@@ -81,7 +81,7 @@ impl Transport {
             }),
             LinkUrl::Tls { host, port } => {
                 let files = files.context(
-                    "there is no certificate to show: set cert_file, key_file and ca_file in [link.tls]",
+                    "there is no certificate to show: set cert_file, key_file and ca_file in [link_tls]",
                 )?;
                 Ok(Self::Tls(Box::new(Dialer::new(host, *port, files))))
             }

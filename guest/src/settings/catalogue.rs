@@ -118,7 +118,7 @@ static SETTINGS: &[Setting<Settings>] = &[
         sample: "\"/etc/vmkpi/primary-key.pem\"",
     },
     Setting {
-        key: "link.tls.cert_file",
+        key: "link_tls.cert_file",
         flag: "link.tls.cert-file",
         value: "FILE",
         help: "The certificate that a host on a network is shown, with its chain, PEM; it names the VM (urn:vmkpi:SITE:VM)",
@@ -129,7 +129,7 @@ static SETTINGS: &[Setting<Settings>] = &[
         sample: "\"/etc/vmkpi/vm.cert.pem\"",
     },
     Setting {
-        key: "link.tls.key_file",
+        key: "link_tls.key_file",
         flag: "link.tls.key-file",
         value: "FILE",
         help: "Its private key, PEM, which not everybody may read",
@@ -140,7 +140,7 @@ static SETTINGS: &[Setting<Settings>] = &[
         sample: "\"/etc/vmkpi/vm.key.pem\"",
     },
     Setting {
-        key: "link.tls.ca_file",
+        key: "link_tls.ca_file",
         flag: "link.tls.ca-file",
         value: "FILE",
         help: "The CAs that may have signed a host's certificate, PEM; no others count",

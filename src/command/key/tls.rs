@@ -127,7 +127,7 @@ impl Authority {
         let uri = name.to_string().try_into()?;
         params.subject_alt_names = vec![SanType::URI(uri)];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        let role = |option: &str| format!("of VM {vm} (link.tls.{option}_file in its image)");
+        let role = |option: &str| format!("of VM {vm} (link_tls.{option}_file in its image)");
         self.files(vm.as_str(), params, days, ["cert", "key"].map(role))
     }
 

@@ -19,8 +19,9 @@ use super::uevent::Uevents;
 use super::worker::{Poke, Worker};
 use super::{HURRY, HURRY_INTERVAL, MAX_DRIVES, MAX_WORKERS, MediaConfig};
 
-/// How often the kernel's counters are read where the kernel watches the drives and says so.
-const WATCHED_INTERVAL: Duration = Duration::from_secs(1);
+/// How often drives are looked at that the kernel watches. It says when a medium comes, and nothing when one is taken
+/// out (QEMU's drives report that to who opens them), or when the host's file is another one all at once.
+const WATCHED_INTERVAL: Duration = Duration::from_secs(2);
 
 /// How long the end waits for who works at a drive.
 const END: Duration = Duration::from_secs(1);
@@ -71,6 +72,8 @@ pub struct Watcher {
     /// Threads that work at drives, those that hang included.
     workers: Arc<AtomicUsize>,
     hurry_until: Option<Instant>,
+    /// When drives are looked at without a reason.
+    routine: Instant,
     /// Whether it was said that there are too many drives.
     complained: bool,
 }
@@ -95,6 +98,7 @@ impl Watcher {
             drives: BTreeMap::new(),
             workers: Arc::default(),
             hurry_until: None,
+            routine: Instant::now(),
             complained: false,
         }
     }
@@ -222,6 +226,7 @@ impl Watcher {
     fn hurry(&mut self, now: Instant) {
         let began = self.hurry_until.replace(now + HURRY).is_none();
         if began {
+            self.routine = now;
             let interval = self.interval();
             self.drives
                 .values_mut()
@@ -229,9 +234,12 @@ impl Watcher {
         }
     }
 
-    /// Has looked at what has changed, and at what nobody else watches.
+    /// Has looked at what has changed, and at everything when it is time.
     fn check(&mut self, now: Instant) {
-        let mut changed = false;
+        let (mut changed, routine) = (false, now >= self.routine);
+        if routine {
+            self.routine = now + self.tick();
+        }
         let said = self.uevents.as_ref().map(Uevents::take).unwrap_or_default();
         for (name, drive) in &mut self.drives {
             let changes = drive.folder.changes();
@@ -243,7 +251,7 @@ impl Watcher {
             {
                 changed = true;
                 drive.poke(Poke::Changed);
-            } else if !drive.watched {
+            } else if routine {
                 drive.poke(Poke::Routine);
             }
         }
@@ -253,17 +261,19 @@ impl Watcher {
         }
     }
 
+    /// How long nothing is looked at without a reason.
+    fn tick(&self) -> Duration {
+        match self.uevents.is_some() && self.drives.values().all(|drive| drive.watched) {
+            true => WATCHED_INTERVAL,
+            false => self.interval(),
+        }
+    }
+
     fn wait(&self, now: Instant) {
-        let watched = self.uevents.is_some() && self.drives.values().all(|drive| drive.watched);
-        let tick = if watched {
-            WATCHED_INTERVAL
-        } else {
-            self.interval()
-        };
         let until = self
             .hurry_until
-            .map(|until| until.saturating_duration_since(now));
-        let tick = until.map_or(tick, |until| until.min(tick));
+            .map_or(self.routine, |until| until.min(self.routine));
+        let tick = until.saturating_duration_since(now).min(self.tick());
         // One more, as what is left of a millisecond is not waited for otherwise.
         let milliseconds = u16::try_from(tick.as_millis() + 1).unwrap_or(u16::MAX);
         let mut fds = vec![PollFd::new(self.signals.bell.as_fd(), PollFlags::POLLIN)];

@@ -29,7 +29,7 @@ const LAST_RETRY: Duration = Duration::from_secs(30);
 pub enum Poke {
     /// Something happened at the drive.
     Changed,
-    /// It is time; the kernel does not watch this drive.
+    /// It is time.
     Routine,
 }
 
