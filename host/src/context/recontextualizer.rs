@@ -115,7 +115,13 @@ impl State {
 
     fn take(&mut self, input: Input) {
         match input {
-            Input::Told(Told::Event(uuid, what)) => self.heard(&uuid, what),
+            Input::Told(Told::Event(uuid, name, what)) => {
+                self.heard(&uuid, what);
+                // Of those that are followed, so that nobody fills it with others.
+                if self.vms.contains_key(&uuid) {
+                    self.names.insert(uuid, name);
+                }
+            }
             Input::Told(Told::All { domains, anew }) => self.found(&domains, anew),
             Input::Contents(Ok(contents)) => self.offer(contents),
             Input::Contents(Err(problems)) => self.refuse(&problems),
@@ -416,7 +422,7 @@ fn say(report: &Report) {
             tracing::warn!(domain = name, ?task, event, %error, "a context is not as it should be; it is tried again");
         }
         Err(error) => {
-            tracing::debug!(domain = name, ?task, %error, "a context is still not as it should be")
+            tracing::debug!(domain = name, ?task, %error, "a context is still not as it should be");
         }
     }
 }
