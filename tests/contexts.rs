@@ -14,6 +14,97 @@ const ENDPOINT: (&str, &str) = (
 );
 const WHO: (&str, &str) = ("infrastructure/who.j2", "{{ vm }} {{ event }}");
 
+/// A boot sector that locks the tray of the IDE CD-ROM `hdc`, again and again:
+///
+/// ```text
+/// 7c00  cli; cld; xor ax,ax; mov ds,ax
+/// 7c06  select 0x176 (master); wait while busy; features 0, 8 bytes; command 0xa0 (PACKET); wait while busy
+/// 7c2b  no data wanted: again; outsw 6 words of the packet at 7c43: PREVENT MEDIUM REMOVAL (SCSI MMC)
+/// 7c3a  wait a while; again
+/// ```
+const LOCK: [u8; 79] = [
+    0xfa, 0xfc, 0x31, 0xc0, 0x8e, 0xd8, 0xba, 0x76, 0x01, 0xb0, 0xa0, 0xee, 0x42, 0xec, 0xa8, 0x80,
+    0x75, 0xfb, 0xba, 0x71, 0x01, 0x30, 0xc0, 0xee, 0xba, 0x74, 0x01, 0xee, 0x42, 0xb0, 0x08, 0xee,
+    0xba, 0x77, 0x01, 0xb0, 0xa0, 0xee, 0xec, 0xa8, 0x80, 0x75, 0xfb, 0xa8, 0x08, 0x74, 0xd7, 0xba,
+    0x70, 0x01, 0xbe, 0x43, 0x7c, 0xb9, 0x06, 0x00, 0xf3, 0x6f, 0xb9, 0xff, 0xff, 0xe4, 0x80, 0xe2,
+    0xfc, 0xeb, 0xc3, 0x1e, 0x00, 0x00, 0x00, 0x01, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00,
+];
+
+/// A boot sector that does nothing.
+const HALT: [u8; 4] = [0xfa, 0xf4, 0xeb, 0xfd];
+
+/// Writes a disk that boots it.
+fn disk(offering: &Offering, program: &[u8]) -> Result<std::path::PathBuf> {
+    let path = offering.folder().join("boot.disk");
+    let mut sectors = vec![0; 1 << 20];
+    sectors[..program.len()].copy_from_slice(program);
+    sectors[510..512].copy_from_slice(&[0x55, 0xaa]);
+    // The same file: QEMU has it open.
+    let mut file = std::fs::File::options()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path)?;
+    std::io::Write::write_all(&mut file, &sectors)?;
+    Ok(path)
+}
+
+/// A VM that boots it, with a CD-ROM on IDE, whose guest locks the tray.
+fn locked(offering: &Offering) -> Result<()> {
+    let devices = format!(
+        "<disk type='file' device='disk'><driver name='qemu' type='raw' cache='none'/><source file='{}'/><target dev='vda' bus='virtio'/></disk>{}",
+        disk(offering, &LOCK)?.display(),
+        cdrom("hdc", INFRA, None).replace("bus='scsi'", "bus='ide'")
+    );
+    offering.boot("vm", &devices, true)?;
+    wait_for(PATIENCE, "the guest to lock the tray", || {
+        let show = ["qemu-monitor-command", "vm", "--hmp", "info block"];
+        let said = offering.hypervisor.virsh(&show).ok()?;
+        said.contains("Removable device: locked").then_some(())
+    })
+}
+
+#[test]
+fn a_guest_that_holds_the_medium_is_asked_again_until_it_lets_go() -> Result<()> {
+    let Some(offering) = Offering::start(&[("infrastructure/n.j2", "{{ event }}")], &[])? else {
+        return Ok(());
+    };
+    locked(&offering)?;
+    let (code, said) = offering.recontextualize(&["vm", "--event=asked"])?;
+    let problem = &said["classes"]["infrastructure"]["problem"];
+    let problem = problem.as_str().unwrap_or_default();
+    ensure!(
+        code == Some(1) && problem.contains("does not let go"),
+        "{said}"
+    );
+    offering.wait_for_problem("vm", "infrastructure", |problem| {
+        problem.is_some_and(|p| p.contains("context.force"))
+    })?;
+    // Another VM is not held up by it.
+    offering.boot(
+        "free",
+        &(SCSI.to_owned() + &cdrom("sda", INFRA, None)),
+        true,
+    )?;
+    offering.wait_for_file(("free", "sda", "infrastructure"), "n", "started")?;
+    disk(&offering, &HALT)?;
+    offering.hypervisor.virsh(&["reset", "vm"])?;
+    offering.wait_for_file(("vm", "hdc", "infrastructure"), "n", "asked")?;
+    offering.wait_for_problem("vm", "infrastructure", |problem| problem.is_none())
+}
+
+#[test]
+fn a_medium_is_taken_from_a_guest_that_holds_it_only_if_the_operator_says_so() -> Result<()> {
+    let files = [("infrastructure/n.j2", "{{ event }}")];
+    let Some(offering) = Offering::start(&files, &["--context.force=true"])? else {
+        return Ok(());
+    };
+    locked(&offering)?;
+    let (code, said) = offering.recontextualize(&["vm", "--event=forced"])?;
+    ensure!(code == Some(0), "{said}");
+    offering.wait_for_file(("vm", "hdc", "infrastructure"), "n", "forced")
+}
+
 /// A medium that is not ours.
 fn foreign(offering: &Offering) -> Result<std::path::PathBuf> {
     let path = offering.folder().join("install.iso");
@@ -239,15 +330,13 @@ fn a_libvirtd_that_is_killed_in_the_middle_leaves_nothing_wrong() -> Result<()> 
     let place = ("vm", "sda", "infrastructure");
     offering.boot("vm", &(SCSI.to_owned() + &cdrom("sda", INFRA, None)), true)?;
     offering.wait_for_file(place, "n", "0")?;
-    for n in 1..=4 {
+    for n in 1..=6 {
         let text = n.to_string();
         offering.put("infrastructure/n", &text)?;
-        // At another moment each time: while it is read, changed, or thereafter.
-        let images = offering.images();
-        let begun = || std::fs::read_dir(&images).map_or(0, Iterator::count) > 1;
+        // At another moment each time: before it is read, or while it is changed.
+        let read = || offering.host.words().matches("read anew").count() >= n;
         if n % 2 == 0 {
-            wait_for(PATIENCE, "the new image", || begun().then_some(()))
-                .or_else(|_| offering.wait_for_file(place, "n", &text))?;
+            wait_for(PATIENCE, "the folder to be read", || read().then_some(()))?;
         }
         offering.hypervisor.kill_libvirtd()?;
         offering.wait_for_file(place, "n", &text)?;
@@ -259,7 +348,7 @@ fn a_libvirtd_that_is_killed_in_the_middle_leaves_nothing_wrong() -> Result<()> 
         &(SCSI.to_owned() + &cdrom("sda", INFRA, None)),
         true,
     )?;
-    offering.wait_for_file(("later", "sda", "infrastructure"), "n", "4")
+    offering.wait_for_file(("later", "sda", "infrastructure"), "n", "6")
 }
 
 #[test]

@@ -315,7 +315,7 @@ metrics! {
     StatsDuration Gauge "vmkpi_libvirt_stats_duration_seconds" NONE "seconds" "sampler" "How long the last call for detailed statistics took.";
     StatsLate Counter "vmkpi_libvirt_stats_late_calls_total" NONE "count" "sampler" "Calls for statistics that took too long to be waited for.";
     StatsStuck Gauge "vmkpi_libvirt_stats_calls_stuck" NONE "count" "sampler" "Those of them that have not returned.";
-    RecontextualizationSeconds Histogram "vmkpi_recontextualization_phase_seconds" PHASE "seconds" "recontextualizer" "How long each phase of a recontextualization took that succeeded, by phase: resolve, detach, prepare and attach; one that was not needed took no time. What was prepared before a VM arrived is in it.";
+    RecontextualizationSeconds Histogram "vmkpi_recontextualization_phase_seconds" PHASE "seconds" "recontextualizer" "How long each phase of a recontextualization took that changed a medium, by phase: resolve, detach, prepare and attach; one that was not needed took no time. What was prepared before a VM arrived is in it.";
     Recontextualizations Counter "vmkpi_recontextualizations_total" ENDING "count" "recontextualizer" "Recontextualizations by what brought them about (started, migrated, restored, resumed, found, changed, operator) and how they ended: changed, unchanged as the right medium was there, failed, which is tried again, refused, which a person has to see to, or gone, as the VM was.";
     ContextInfo Gauge "vmkpi_context_info" CONTEXT "1" "recontextualizer" "What is in the VM's drive of the class, by its digest.";
     ContextTime Gauge "vmkpi_context_timestamp_seconds" CLASS "seconds since 1970" "recontextualizer" "Since when that is so, as far as this daemon knows.";

@@ -101,9 +101,7 @@ impl Images {
         if !known {
             let bytes = vmkpi::iso9660::write(&class.label(), files)
                 .map_err(|error| ImageError::Layer(error.to_string()))?;
-            // One of an earlier daemon, which QEMU may have open: left alone where it is the same.
-            let same = std::fs::read(&path).is_ok_and(|there| there == bytes);
-            if !same {
+            if !is_whole(&path, &bytes) {
                 self.put(&path, &bytes)?;
                 written = true;
             }
@@ -198,6 +196,15 @@ impl Images {
 
     fn whole(&self) -> std::sync::MutexGuard<'_, HashSet<PathBuf>> {
         self.whole.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether an image of an earlier daemon is as it should be; QEMU may have it open. One that we may not read is in a
+/// drive now, given to QEMU's user by libvirt.
+fn is_whole(path: &Path, bytes: &[u8]) -> bool {
+    match std::fs::read(path) {
+        Ok(there) => there == bytes,
+        Err(error) => error.kind() == io::ErrorKind::PermissionDenied,
     }
 }
 

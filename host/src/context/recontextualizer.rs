@@ -24,6 +24,10 @@ use crate::libvirt::lifecycle::{Found, Lifecycle, Seen, Told};
 /// How often to see whether to stop.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
+/// How often it is seen to that what is in the drives is right, though nothing has happened: others change media, too, and
+/// libvirt shows a change that it makes before the guest has agreed.
+const VERIFY_EVERY: Duration = Duration::from_secs(60);
+
 /// The most VMs that are followed: their events are heard before anybody knows whether they are ours.
 const MAX_VMS: usize = 20_000;
 
@@ -32,6 +36,8 @@ struct Vm {
     machine: Machine,
     /// The id of its run when it was last looked at.
     id: Option<u32>,
+    /// When it was last seen to that what is in its drives is right.
+    looked: Instant,
     /// The descriptor that its media were last made with, once any was.
     used: Option<Option<Arc<Descriptor>>>,
     /// What preparing early took, by class: it is part of the recontextualization that follows.
@@ -115,7 +121,13 @@ impl State {
 
     fn take(&mut self, input: Input) {
         match input {
-            Input::Told(Told::Event(uuid, what)) => self.heard(&uuid, what),
+            Input::Told(Told::Event(uuid, name, what)) => {
+                self.heard(&uuid, what);
+                // Of those that are followed, so that nobody fills it with others.
+                if self.vms.contains_key(&uuid) {
+                    self.names.insert(uuid, name);
+                }
+            }
             Input::Told(Told::All { domains, anew }) => self.found(&domains, anew),
             Input::Contents(Ok(contents)) => self.offer(contents),
             Input::Contents(Err(problems)) => self.refuse(&problems),
@@ -150,6 +162,7 @@ impl State {
         Some(self.vms.entry(Arc::clone(uuid)).or_insert_with(|| Vm {
             machine: Machine::new(classes),
             id: None,
+            looked: Instant::now(),
             used: None,
             early: BTreeMap::new(),
         }))
@@ -164,7 +177,11 @@ impl State {
         for seen in domains.iter().filter(|seen| seen.found != Found::Gone) {
             if let Some(vm) = self.meet(&seen.uuid) {
                 let other = std::mem::replace(&mut vm.id, seen.id) != seen.id;
-                vm.machine.found(seen.found, anew || other);
+                let long = vm.looked.elapsed() >= VERIFY_EVERY;
+                if anew || other || long {
+                    vm.looked = Instant::now();
+                }
+                vm.machine.found(seen.found, anew || other || long);
             }
         }
         let here = domains.iter().filter(|seen| seen.found != Found::Gone);
@@ -416,7 +433,7 @@ fn say(report: &Report) {
             tracing::warn!(domain = name, ?task, event, %error, "a context is not as it should be; it is tried again");
         }
         Err(error) => {
-            tracing::debug!(domain = name, ?task, %error, "a context is still not as it should be")
+            tracing::debug!(domain = name, ?task, %error, "a context is still not as it should be");
         }
     }
 }

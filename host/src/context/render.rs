@@ -75,7 +75,7 @@ fn endpoint(content: &Content, files: &Files) -> Result<(), Problem> {
         return Ok(());
     };
     let place = content.folder.join(ENDPOINT_FILE);
-    let refuse = |message: String| Err(Problem::new(place.display(), message));
+    let refuse = |message: String| Err(Problem::new(place.display().to_string(), message));
     let text = String::from_utf8_lossy(bytes);
     match text.trim().parse::<LinkUrl>() {
         Ok(url) if url.allowed_in_context() => Ok(()),

@@ -245,7 +245,8 @@ impl Seen {
 
     pub(super) fn count(&mut self, trigger: Trigger, ending: Ending, times: &Times) {
         *self.endings.entry((trigger, ending)).or_default() += 1;
-        if matches!(ending, Ending::Changed | Ending::Unchanged) {
+        // Those that had nothing to do would hide the others.
+        if ending == Ending::Changed {
             for (histogram, took) in self.phases.iter_mut().zip(times.phases) {
                 histogram.observe(took);
             }

@@ -33,15 +33,15 @@ pub struct Problem {
 }
 
 impl Problem {
-    pub(super) fn new(place: impl ToString, message: impl Into<String>) -> Self {
+    pub(super) fn new(place: impl Into<String>, message: impl Into<String>) -> Self {
         Self {
-            place: place.to_string(),
+            place: place.into(),
             message: message.into(),
         }
     }
 
     fn at(path: &Path, message: impl Into<String>) -> Self {
-        Self::new(path.display(), message)
+        Self::new(path.display().to_string(), message)
     }
 }
 

@@ -18,6 +18,11 @@ use vmkpi::context::Class;
 use super::xml::{MAX_XML_BYTES, XmlError};
 use crate::context::images;
 
+/// What a source has that is there, one or another by the kind of the disk.
+const NAMES: [&str; 8] = [
+    "file", "dev", "volume", "name", "dir", "protocol", "path", "type",
+];
+
 /// A CD-ROM drive.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Drive {
@@ -132,11 +137,8 @@ impl Drives {
             disk.drive.target = of("dev").unwrap_or_default();
             disk.drive.bus = of("bus").unwrap_or_default();
         } else if is(path, &["domain", "devices", "disk", "source"]) {
-            let any = ["file", "dev", "volume", "name", "dir"]
-                .into_iter()
-                .find_map(of);
-            // What is there and has no name is foreign all the same.
-            disk.drive.medium = Some(any.unwrap_or_else(|| "?".into()));
+            // Without any of them it is what libvirt leaves of a medium that was taken out.
+            disk.drive.medium = NAMES.into_iter().find_map(of);
         }
     }
 

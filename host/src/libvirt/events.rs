@@ -20,6 +20,8 @@ use super::lifecycle::Lifecycle;
 pub(super) struct DomainEvent {
     /// Whose.
     pub uuid: String,
+    /// Its name.
+    pub name: String,
     /// Whether it was started, or arrived: its counters begin anew.
     pub started: bool,
     /// How it ended, if that is what happened.
@@ -108,12 +110,7 @@ unsafe extern "C" fn on_lifecycle(
     opaque: *mut c_void,
 ) {
     let (started, ended) = meaning(event, detail);
-    let event = DomainEvent {
-        uuid: String::new(),
-        started,
-        ended,
-        lifecycle: Some(Lifecycle::of(event, detail)),
-    };
+    let event = (started, ended, Some(Lifecycle::of(event, detail)));
     // SAFETY: libvirt passes a valid domain and the `opaque` of the registration.
     unsafe { forward(domain, event, opaque) };
 }
@@ -125,14 +122,8 @@ unsafe extern "C" fn on_metadata(
     _uri: *const c_char,
     opaque: *mut c_void,
 ) {
-    let event = DomainEvent {
-        uuid: String::new(),
-        started: false,
-        ended: None,
-        lifecycle: None,
-    };
     // SAFETY: as above.
-    unsafe { forward(domain, event, opaque) };
+    unsafe { forward(domain, (false, None, None), opaque) };
 }
 
 /// Whether a lifecycle event is a start, and what kind of end it is.
@@ -147,8 +138,11 @@ fn meaning(event: c_int, detail: c_int) -> (bool, Option<Ended>) {
     }
 }
 
-/// Hands on the event, which becomes this domain's.
-unsafe fn forward(domain: sys::virDomainPtr, event: DomainEvent, opaque: *mut c_void) {
+unsafe fn forward(
+    domain: sys::virDomainPtr,
+    (started, ended, lifecycle): (bool, Option<Ended>, Option<Lifecycle>),
+    opaque: *mut c_void,
+) {
     let mut uuid = [0 as c_char; sys::VIR_UUID_STRING_BUFLEN as usize];
     // SAFETY: the buffer has the documented size; the call reads the domain object only.
     if unsafe { sys::virDomainGetUUIDString(domain, uuid.as_mut_ptr()) } != 0 {
@@ -156,12 +150,23 @@ unsafe fn forward(domain: sys::virDomainPtr, event: DomainEvent, opaque: *mut c_
     }
     // SAFETY: libvirt ended the text with NUL.
     let uuid = unsafe { CStr::from_ptr(uuid.as_ptr()) };
+    // SAFETY: the call reads the domain object only; what it returns lives as long as that.
+    let name = match unsafe { sys::virDomainGetName(domain) } {
+        name if name.is_null() => String::new(),
+        // SAFETY: libvirt ended the text with NUL.
+        name => unsafe { CStr::from_ptr(name) }
+            .to_string_lossy()
+            .into_owned(),
+    };
     // SAFETY: `opaque` is the boxed sender, alive until `free`; senders may be shared.
     let to = unsafe { &*opaque.cast::<SyncSender<DomainEvent>>() };
     // A full channel loses the event; the follower's next reconciliation finds what it said.
     let _ = to.try_send(DomainEvent {
         uuid: uuid.to_string_lossy().into_owned(),
-        ..event
+        name,
+        started,
+        ended,
+        lifecycle,
     });
 }
 

@@ -119,8 +119,8 @@ pub struct Seen {
 /// What is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Told {
-    /// Something happened to a domain.
-    Event(Arc<str>, Lifecycle),
+    /// Something happened to a domain, by its UUID and its name.
+    Event(Arc<str>, Arc<str>, Lifecycle),
     /// All domains there are.
     All {
         /// The domains.
@@ -183,7 +183,8 @@ fn hand_on(
     let mut listens = true;
     for event in std::iter::once(first).chain(events.try_iter()) {
         if let Some(lifecycle) = event.lifecycle {
-            listens &= tell(Told::Event(event.uuid.into(), lifecycle));
+            let told = Told::Event(event.uuid.into(), event.name.into(), lifecycle);
+            listens &= tell(told);
         }
     }
     Ok(listens)

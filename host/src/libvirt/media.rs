@@ -53,8 +53,7 @@ impl From<Error> for MediaError {
             _ if is_gone(&error) => Self::Gone,
             sys::VIR_ERR_OPERATION_INVALID if message.contains("not running") => Self::Gone,
             sys::VIR_ERR_OPERATION_TIMEOUT => Self::Busy(message),
-            // QEMU's and libvirt's words; there is no number for it.
-            _ if message.contains("tray") || message.contains("is locked") => Self::Locked(message),
+            _ if is_of_tray(&message) => Self::Locked(message),
             sys::VIR_ERR_NO_CONNECT
             | sys::VIR_ERR_INVALID_CONN
             | sys::VIR_ERR_AUTH_FAILED
@@ -72,6 +71,12 @@ impl From<Error> for MediaError {
             _ => Self::Call(message),
         }
     }
+}
+
+/// Whether the guest keeps the tray shut, or shuts it again: there is no number for it, only QEMU's and libvirt's words.
+fn is_of_tray(message: &str) -> bool {
+    let message = message.to_ascii_lowercase();
+    message.contains("tray") || message.contains("is locked")
 }
 
 /// An internal error of libvirt's is one of the connection only when it says so.
@@ -182,5 +187,32 @@ impl Hold {
             sleep(DETACH_POLL);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_qemu_and_libvirt_say_of_a_tray_is_read_as_that() {
+        for words in [
+            "operation failed: timed out waiting to open tray of 'hdc'",
+            "internal error: unable to execute QEMU command 'blockdev-remove-medium': Tray of device 'ide0-1-0' is not open",
+            "internal error: unable to execute QEMU command 'eject': Device 'drive-scsi0' is locked",
+        ] {
+            assert!(is_of_tray(words), "{words}");
+        }
+        assert!(!is_of_tray("internal error: client socket is closed"));
+        let internal = virt_sys::VIR_ERR_INTERNAL_ERROR;
+        assert!(is_of_connection(
+            internal,
+            "internal error: client socket is closed"
+        ));
+        assert!(!is_of_connection(
+            internal,
+            "internal error: unable to execute QEMU command"
+        ));
+        assert!(is_of_connection(virt_sys::VIR_ERR_RPC, "anything"));
     }
 }

@@ -8,13 +8,18 @@ fn class(name: &str) -> Class {
     name.parse().unwrap()
 }
 
-/// A domain with these drives: (target, bus, serial, source), and perhaps a controller.
+/// Target, bus, serial and source.
+type Described = (&'static str, &'static str, &'static str, &'static str);
+
+/// A domain with these drives, and perhaps a controller.
 fn domain(drives: &[(&str, &str, &str, &str)], controller: &str) -> String {
     let mut text = String::from("<domain type='qemu' id='3'><name>a&lt;b</name><devices>");
     text += "<disk type='file' device='disk'><source file='/d'/><target dev='vda' bus='virtio'/><serial>VMKPI_SERVICE</serial></disk>";
     for (target, bus, serial, source) in drives {
         let source = match *source {
             "" => String::new(),
+            "left" => "<source startupPolicy='optional' index='2'/>".to_owned(),
+            "net" => "<source protocol='nbd'><host name='h'/></source>".to_owned(),
             "block" => "<source dev='/dev/sr0' index='7'/>".to_owned(),
             file => format!(
                 "<source file='{file}' index='7'><seclabel model='dac' relabel='no'/></source><backingStore/>"
@@ -52,19 +57,22 @@ fn place(drives: &[(&str, &str, &str, &str)], controller: &str, ours: bool) -> S
 
 #[test]
 fn the_labelled_drive_is_the_classs_then_the_one_with_its_image_then_the_only_empty_one() {
-    let (ours, other) = (own("infrastructure"), own("service"));
+    let [ours, other]: [&'static str; 2] =
+        [own("infrastructure"), own("service")].map(|s| &*s.leak());
     let label = "VMKPI_INFRASTRUCTURE";
-    let cases: [(&[(&str, &str, &str, &str)], &str); 13] = [
+    let cases: [(&[Described], &str); 15] = [
         (
             &[("sda", "scsi", "", ""), ("sdb", "scsi", label, "")],
             "in sdb",
         ),
-        (&[("sda", "scsi", label, &ours)], "in sda"),
+        (&[("sda", "scsi", label, ours)], "in sda"),
         (&[("sda", "scsi", label, "/install.iso")], "taken sda"),
         (&[("sda", "scsi", label, "block")], "taken sda"),
-        (&[("sda", "scsi", label, &other)], "taken sda"),
+        (&[("sda", "scsi", label, "left")], "in sda"),
+        (&[("sda", "scsi", label, "net")], "taken sda"),
+        (&[("sda", "scsi", label, other)], "taken sda"),
         (
-            &[("sda", "scsi", "", "/x.iso"), ("hdc", "ide", "", &ours)],
+            &[("sda", "scsi", "", "/x.iso"), ("hdc", "ide", "", ours)],
             "in hdc",
         ),
         (&[("hdc", "ide", "", "")], "in hdc"),
@@ -75,7 +83,7 @@ fn the_labelled_drive_is_the_classs_then_the_one_with_its_image_then_the_only_em
         (&[("sda", "scsi", "", "/install.iso")], "nowhere"),
         (&[("sda", "scsi", "", "block")], "nowhere"),
         (&[("sda", "scsi", "VMKPI_SERVICE", "")], "nowhere"),
-        (&[("sda", "scsi", "", &other)], "nowhere"),
+        (&[("sda", "scsi", "", other)], "nowhere"),
         (&[], "nowhere"),
     ];
     for (drives, due) in cases {
@@ -88,7 +96,7 @@ fn the_labelled_drive_is_the_classs_then_the_one_with_its_image_then_the_only_em
         "not ours"
     );
     assert_eq!(place(&[("sda", "scsi", label, "")], "", false), "in sda");
-    assert_eq!(place(&[("sda", "scsi", "", &ours)], "", false), "in sda");
+    assert_eq!(place(&[("sda", "scsi", "", ours)], "", false), "in sda");
     let lsi = "<controller type='scsi' model='lsilogic'/><controller type='usb' model='virtio'/>";
     assert_eq!(place(&[], lsi, true), "nowhere");
 }
