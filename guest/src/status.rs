@@ -39,10 +39,14 @@ pub struct LiveStatus {
     pub mount: PathBuf,
     /// Since when.
     pub started: Timestamp,
-    /// The link's URL.
+    /// The link's URL in the image; [`LinkState::endpoint`] is the one in force.
     pub link_url: String,
     /// The link.
     pub link: LinkState,
+    /// Times that the link went over to another endpoint.
+    pub endpoint_changes: u64,
+    /// Endpoints of contexts that were refused, and attempts to use one that failed.
+    pub endpoint_failures: u64,
     /// The kernel's requests so far, by opcode.
     pub requests: BTreeMap<String, u64>,
     /// Rows stored.
@@ -249,7 +253,7 @@ impl Live {
             pid: std::process::id(),
             mount: self.config.mount.clone(),
             started: self.started,
-            link_url: self.config.link.to_string(),
+            link_url: self.config.link.url.to_string(),
             link: self
                 .link
                 .lock()
@@ -270,6 +274,8 @@ impl Live {
             rows_sent: count(&counters.rows_sent),
             bad_lines: count(&counters.bad_lines),
             sessions: count(&counters.sessions),
+            endpoint_changes: count(&counters.endpoint_changes),
+            endpoint_failures: count(&counters.endpoint_failures),
             open_handles,
             buffered_bytes,
             memory_rss_bytes,

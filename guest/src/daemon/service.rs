@@ -49,7 +49,13 @@ impl Service {
         // What the context says that the program itself goes by.
         let guide = Arc::new(Guide::new()?);
         let (store, partition) = open_store(config, &counters, &feed)?;
-        let mut link = Link::start(&config.link, store.clone(), feed, Arc::clone(&counters))?;
+        let mut link = Link::start(
+            config.link.clone(),
+            store.clone(),
+            feed,
+            Arc::clone(&counters),
+            Arc::clone(&guide),
+        )?;
         let ended = match serve(config, &partition, &counters) {
             Ok(ended) => ended,
             Err(error) => {
@@ -78,7 +84,7 @@ impl Service {
             context.clone(),
         );
         let control = Control::start(&config.state, live);
-        tracing::info!(mount = %config.mount.display(), link = %config.link, "the partition is mounted");
+        tracing::info!(mount = %config.mount.display(), link = %config.link.url, "the partition is mounted");
         Ok(Self {
             mount: config.mount.clone(),
             store,

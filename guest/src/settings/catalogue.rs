@@ -1,5 +1,8 @@
 //! The settings themselves.
 
+use std::fmt::Display;
+use std::str::FromStr;
+
 use vmkpi::settings::units::{duration, mode, number, parse_duration, path, show_mode};
 use vmkpi::settings::{Catalogue, Kind, Setting, Tables};
 
@@ -51,7 +54,7 @@ static SETTINGS: &[Setting<Settings>] = &[
         key: "link",
         flag: "link",
         value: "URL",
-        help: "Where the host is: virtio-serial:NAME, vsock:2:PORT or unix:/PATH",
+        help: "Where the host is, unless the context says otherwise: virtio-serial:NAME, vsock:2:PORT, tls:HOST:PORT or unix:/PATH",
         kind: Kind::Text,
         reloads: false,
         set: |s, text| {
@@ -113,6 +116,64 @@ static SETTINGS: &[Setting<Settings>] = &[
         set: |s, text| path(text).map(|p| s.primary_key_file = Some(p)),
         get: |s| s.primary_key_file.as_ref().map(|p| p.display().to_string()),
         sample: "\"/etc/vmkpi/primary-key.pem\"",
+    },
+    Setting {
+        key: "link_tls.cert_file",
+        flag: "link.tls.cert-file",
+        value: "FILE",
+        help: "The certificate that a host on a network is shown, with its chain, PEM; it names the VM (urn:vmkpi:SITE:VM)",
+        kind: Kind::Text,
+        reloads: false,
+        set: |s, text| path(text).map(|p| s.link_tls.cert = Some(p)),
+        get: |s| s.link_tls.cert.as_ref().map(|p| p.display().to_string()),
+        sample: "\"/etc/vmkpi/vm.cert.pem\"",
+    },
+    Setting {
+        key: "link_tls.key_file",
+        flag: "link.tls.key-file",
+        value: "FILE",
+        help: "Its private key, PEM, which not everybody may read",
+        kind: Kind::Text,
+        reloads: false,
+        set: |s, text| path(text).map(|p| s.link_tls.key = Some(p)),
+        get: |s| s.link_tls.key.as_ref().map(|p| p.display().to_string()),
+        sample: "\"/etc/vmkpi/vm.key.pem\"",
+    },
+    Setting {
+        key: "link_tls.ca_file",
+        flag: "link.tls.ca-file",
+        value: "FILE",
+        help: "The CAs that may have signed a host's certificate, PEM; no others count",
+        kind: Kind::Text,
+        reloads: false,
+        set: |s, text| path(text).map(|p| s.link_tls.ca = Some(p)),
+        get: |s| s.link_tls.ca.as_ref().map(|p| p.display().to_string()),
+        sample: "\"/etc/vmkpi/link-ca.pem\"",
+    },
+    Setting {
+        key: "protection.legislations",
+        flag: "protection.legislations",
+        value: "LIST",
+        help: "The legislations under which everything is delivered, such as SE,EU; elsewhere, and where the context names none, points are held",
+        kind: Kind::Text,
+        reloads: false,
+        set: |s, text| list(text).map(|all| s.protection.legislations = all),
+        get: |s| Some(s.protection.allowed()).filter(|all| !all.is_empty()),
+        sample: "\"SE,EU\"",
+    },
+    Setting {
+        key: "protection.points",
+        flag: "protection.points",
+        value: "LIST",
+        help: "The points that are held elsewhere, such as unencrypted/patient-*; without it all of them",
+        kind: Kind::Text,
+        reloads: false,
+        set: |s, text| list(text).map(|all| s.protection.points = all),
+        get: |s| {
+            let all = s.protection.points.iter().map(ToString::to_string);
+            Some(all.collect::<Vec<_>>().join(",")).filter(|all| !all.is_empty())
+        },
+        sample: "\"unencrypted/patient-*,encrypted/*\"",
     },
     Setting {
         key: "limits.store_bytes",
@@ -352,3 +413,12 @@ static SETTINGS: &[Setting<Settings>] = &[
         sample: "service = \"/etc/vmkpi/context\"",
     },
 ];
+
+/// A list with commas.
+fn list<T: FromStr, C: FromIterator<T>>(text: &str) -> Result<C, String>
+where
+    T::Err: Display,
+{
+    let one = |part: &str| part.trim().parse::<T>().map_err(|e| e.to_string());
+    text.split(',').map(one).collect()
+}

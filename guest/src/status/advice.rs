@@ -38,6 +38,8 @@ pub(super) fn advice(status: &Status) -> Vec<String> {
             advice.extend(failures(live));
             advice.extend(full(status, live));
             advice.extend(link(live, status.now));
+            advice.extend(wanted(live));
+            advice.extend(held(live, status.now));
             advice.extend(polls(live));
             advice.extend(live.context.iter().flat_map(context));
         }
@@ -108,11 +110,14 @@ fn lost(status: &Status) -> Option<String> {
 }
 
 fn link(live: &LiveStatus, now: Timestamp) -> Option<String> {
-    let url = &live.link_url;
+    let url = &live.link.endpoint;
     if let Some(problem) = &live.link.problem {
-        return Some(format!(
-            "the link {url} is not there: {problem}; give the domain the channel, or correct `link`"
-        ));
+        let then = match (live.link.of_context, url.starts_with("tls:")) {
+            (true, _) => "the context names it: whoever runs this VM has to see to it",
+            (false, true) => "see that vmkpi-host listens there, or correct `link`",
+            (false, false) => "give the domain the channel, or correct `link`",
+        };
+        return Some(format!("the link {url} is not there: {problem}; {then}"));
     }
     let since = live.link.since.filter(|_| live.link.connected);
     let Some(since) = since else {
@@ -127,6 +132,28 @@ fn link(live: &LiveStatus, now: Timestamp) -> Option<String> {
     (settled && live.link.subscribed_tables == 0 && live.stores > 0).then(|| {
         "the host has subscribed to nothing: see that the VM has a descriptor, and that it names these points".into()
     })
+}
+
+fn wanted(live: &LiveStatus) -> Option<String> {
+    let wanted = live.link.wanted.as_ref()?;
+    let problem = wanted.problem.as_ref()?;
+    Some(format!(
+        "the endpoint that the link should have, {}, is not used: {problem}; {} stays in force",
+        wanted.endpoint, live.link.endpoint
+    ))
+}
+
+fn held(live: &LiveStatus, now: Timestamp) -> Option<String> {
+    let held = live.link.held.as_ref()?;
+    let points = match held.points.is_empty() {
+        true => "every point".to_owned(),
+        false => held.points.join(", "),
+    };
+    Some(format!(
+        "held for {}, and not delivered: {points}: {}; rows wait here until the VM is where [protection] allows",
+        vmkpi::terminal::age(age_ms(held.since, now)),
+        held.reason
+    ))
 }
 
 fn polls(live: &LiveStatus) -> Vec<String> {

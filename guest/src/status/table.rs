@@ -49,7 +49,11 @@ fn running(status: &Status, live: &LiveStatus, out: &mut String) -> std::fmt::Re
         "running  ",
         &format!("pid {} for {up}, at {}", live.pid, live.mount.display()),
     )?;
-    wrap(out, "link     ", &live.link_url)?;
+    let whose = match live.link.of_context {
+        true => ", as the context says",
+        false => "",
+    };
+    wrap(out, "link     ", &format!("{}{whose}", live.link.endpoint))?;
     let host = match (live.link.connected, live.link.since) {
         (true, Some(connected)) => {
             let heard = live

@@ -25,8 +25,11 @@ fn live() -> LiveStatus {
             subscribed_tables: 2,
             since: Some(ago(600)),
             last_message: Some(ago(1)),
-            problem: None,
+            endpoint: "virtio-serial:org.vmkpi.kpi.0".into(),
+            ..LinkState::default()
         },
+        endpoint_changes: 0,
+        endpoint_failures: 0,
         requests: Default::default(),
         stores: 10,
         commits: 10,
