@@ -94,7 +94,10 @@ impl Walk {
             let entry = entry.context("cannot be read")?;
             let name = entry.file_name();
             let Some(name) = name.to_str().filter(|name| is_legal_name(name)) else {
-                self.skip(&format!("{prefix}{}", name.display()), "its name is none that a layer may have; rename it");
+                self.skip(
+                    &format!("{prefix}{}", name.display()),
+                    "its name is none that a layer may have; rename it",
+                );
                 continue;
             };
             let path = format!("{prefix}{name}");
