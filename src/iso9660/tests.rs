@@ -163,8 +163,8 @@ fn name() -> impl Strategy<Value = String> {
 
 fn files() -> impl Strategy<Value = BTreeMap<String, Vec<u8>>> {
     let path = proptest::collection::vec(name(), 1..5).prop_map(|names| names.join("/"));
-    let content = proptest::collection::vec(any::<u8>(), 0..5000);
-    proptest::collection::btree_map(path, content, 0..40)
+    let content = proptest::collection::vec(any::<u8>(), 0..3000);
+    proptest::collection::btree_map(path, content, 0..16)
 }
 
 proptest! {
