@@ -16,25 +16,31 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use rustls::ServerConfig;
+use rustls::crypto::aws_lc_rs;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use vmkpi::broker::Broker;
 use vmkpi::descriptor::{Descriptor, Spelling};
+use vmkpi::key_file::FileError;
 use vmkpi::link::LinkUrl;
 use vmkpi::sign::SigningKey;
+use vmkpi::tls::{MutualFiles, mutual};
 
 use crate::consumers::Consumers;
+use crate::context::Recontextualizer;
 use crate::descriptors::{Descriptors, named, read_file};
 use crate::libvirt::{Domain, Domains, Ended, Libvirt};
-use crate::link::Limits;
+use crate::link::{self, Door, Limits};
 use crate::outbox::{Left, Outbox};
 use crate::reload::Changes;
 use crate::snapshot::{DescriptorStatus, Scraped, Snapshot};
-use crate::state::StateDir;
+use crate::state::{StateDir, StateError};
 use crate::status::Facts;
 use crate::vm::{Handle, Reports, Shared, Spec, start};
-use crate::{exporter, infra};
+use crate::{context, exporter, infra};
 use vmkpi::broker::publisher::Publisher;
 
 pub use desk::{Desk, Order};
@@ -64,6 +70,8 @@ pub struct Config {
     pub descriptors: BTreeMap<String, PathBuf>,
     /// What a guest may do.
     pub limits: Limits,
+    /// Where guests come in from a network, if they do.
+    pub door: Option<DoorConfig>,
     /// What the outbox may hold on disk, in bytes.
     pub outbox_bytes: u64,
     /// How often guests are asked for rows; `None` has them pushed.
@@ -72,6 +80,27 @@ pub struct Config {
     pub signer: Option<Arc<SigningKey>>,
     /// How long a VM's entry in the Directory lasts, in seconds.
     pub lease_seconds: u64,
+    /// What VMs are told, if they are.
+    pub context: Option<context::Config>,
+}
+
+/// Where guests come in from a network, and what they are shown.
+#[derive(Clone, Debug)]
+pub struct DoorConfig {
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// Certificate, key and the CAs of guests.
+    pub files: MutualFiles,
+}
+
+impl DoorConfig {
+    /// What guests are accepted with: the files are read.
+    ///
+    /// # Errors
+    /// One of them is not what it should be.
+    pub fn tls(&self, door: &Door) -> Result<Arc<ServerConfig>, FileError> {
+        mutual::server(&self.files, aws_lc_rs::default_provider(), door.admits())
+    }
 }
 
 /// Runs until `shutdown` is ready, with nobody who runs it.
@@ -98,7 +127,7 @@ pub async fn serve(
     // Read again for each connection; what is wrong from the start is said at the start.
     let read = config.broker.read();
     read.with_context(|| format!("broker {}", config.broker))?;
-    let _state = StateDir::open(&config.state)?;
+    let _state = open_state(&config)?;
     let (outbox, left) = Outbox::open(&config.state, config.outbox_bytes)
         .with_context(|| format!("the outbox in {}", config.state.display()))?;
     for path in config.descriptors.values() {
@@ -107,6 +136,8 @@ pub async fn serve(
     let listener = TcpListener::bind(config.listen)
         .await
         .with_context(|| format!("listening on {}", config.listen))?;
+    let door = Door::default();
+    let entrance = open_door(config.door.as_ref(), &door).await?;
     let libvirt = Libvirt::start(&config.libvirt_uri)?;
     let (publisher, publishing) = Publisher::start(config.broker.clone());
     let (consumers, hearing) = Consumers::start(config.broker.clone(), &config.state);
@@ -116,14 +147,27 @@ pub async fn serve(
     );
     let uptime = Uptime::new(&config, listener.local_addr()?);
     let state = config.state.clone();
-    let mut daemon = Daemon::new(config, libvirt, (publisher, consumers), outbox, uptime);
+    let offered = config.context.as_ref();
+    let context = offered.map(|context| Recontextualizer::start(&config.libvirt_uri, context));
+    let context = context.transpose().context("context.directory")?;
+    let doors = (door, entrance);
+    let mut daemon = Daemon::new(
+        config,
+        libvirt,
+        (publisher, consumers),
+        outbox,
+        uptime,
+        doors,
+    );
+    daemon.context = context;
     for stream in left {
         let uuid = Arc::from(&*stream.0.uuid);
         daemon.left.entry(uuid).or_default().push(stream);
     }
     let (asks, asked) = mpsc::channel(1);
     let source = daemon.source();
-    let telling = desk::tell(&state, asks, Arc::clone(&source));
+    let asker = daemon.context.as_ref().map(Recontextualizer::asker);
+    let telling = desk::tell(&state, asks, Arc::clone(&source), asker);
     let exporting = tokio::spawn(exporter::serve(listener, Box::new(move || source())));
     desk.notifier.ready("waiting for libvirt");
     daemon.supervise(desk, asked, shutdown).await;
@@ -140,6 +184,42 @@ pub async fn serve(
     Ok(())
 }
 
+/// What a door that is open needs.
+#[derive(Debug)]
+struct Entrance {
+    config: DoorConfig,
+    tls: watch::Sender<Arc<ServerConfig>>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Entrance {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn open_door(config: Option<&DoorConfig>, door: &Door) -> anyhow::Result<Option<Entrance>> {
+    let Some(config) = config else {
+        return Ok(None);
+    };
+    let (tls, with) = watch::channel(config.tls(door).context("[link.tls]")?);
+    let listening = link::listen(config.listen, with, door.clone()).await;
+    let task = listening.with_context(|| format!("listening for guests on {}", config.listen))?;
+    tracing::info!(address = ?door.address(), "guests may come in over the network");
+    Ok(Some(Entrance {
+        config: config.clone(),
+        tls,
+        task,
+    }))
+}
+
+/// The state directory, which QEMU's user may pass through where images are in it.
+fn open_state(config: &Config) -> Result<StateDir, StateError> {
+    let images = config.context.as_ref().map(|context| &context.images);
+    let inside = images.is_some_and(|images| images.starts_with(&config.state));
+    StateDir::open(&config.state, inside)
+}
+
 struct Daemon {
     guests: BTreeMap<String, LinkUrl>,
     descriptors: Descriptors,
@@ -154,6 +234,9 @@ struct Daemon {
     status: Arc<Mutex<DescriptorStatus>>,
     said_unknown: bool,
     uptime: Uptime,
+    entrance: Option<Entrance>,
+    /// What VMs are told, if they are.
+    context: Option<Recontextualizer>,
     /// What every VM signs with.
     signer: watch::Sender<Option<Arc<SigningKey>>>,
 }
@@ -165,6 +248,7 @@ impl Daemon {
         (publisher, consumers): (Publisher, Consumers),
         outbox: Outbox,
         uptime: Uptime,
+        (door, entrance): (Door, Option<Entrance>),
     ) -> Self {
         let (signer, signs) = watch::channel(config.signer);
         Self {
@@ -178,6 +262,7 @@ impl Daemon {
                 reports: Reports::default(),
                 outbox,
                 limits: config.limits,
+                door,
                 poll_interval: config.poll_interval,
                 signer: signs,
                 lease_seconds: config.lease_seconds,
@@ -189,6 +274,8 @@ impl Daemon {
             status: Arc::default(),
             said_unknown: false,
             uptime,
+            entrance,
+            context: None,
             signer,
         }
     }
@@ -203,6 +290,11 @@ impl Daemon {
         let status = Arc::clone(&self.status);
         let outbox = Arc::clone(&self.shared.outbox.status);
         let consumers = Arc::clone(&self.shared.consumers.status);
+        let door = self.shared.door.clone();
+        let context = self
+            .context
+            .as_ref()
+            .map(|context| Arc::clone(&context.status));
         Arc::new(move || Snapshot {
             domains: Arc::clone(&domains.borrow()),
             sampling: sampling.borrow().clone(),
@@ -213,7 +305,9 @@ impl Daemon {
                 .clone(),
             broker: Arc::clone(&broker),
             consumers: Arc::clone(&consumers),
+            door: door.clone(),
             outbox: Arc::clone(&outbox),
+            context: context.as_ref().map(|status| status.seen()),
             exporter: Scraped::default(),
         })
     }
@@ -259,12 +353,18 @@ impl Daemon {
             descriptors,
             read,
             outbox_bytes,
+            tuning,
             signer,
+            link_files,
         } = *changes;
+        if let Some(context) = &self.context {
+            context.tune(tuning);
+        }
         self.guests = guests;
         self.descriptors.set_files(descriptors, read);
         self.shared.outbox.set_max_bytes(outbox_bytes);
         self.sign_with(signer);
+        self.show_guests(link_files);
         self.said_unknown = false;
         self.reconcile();
         desk.forget();
@@ -283,6 +383,20 @@ impl Daemon {
             None => tracing::warn!("messages are not signed from now on"),
         }
         self.signer.send_replace(signer);
+    }
+
+    /// Guests that come in from now on are shown what the files hold now, and verified by it.
+    fn show_guests(&mut self, files: Option<MutualFiles>) {
+        let (Some(entrance), Some(files)) = (&mut self.entrance, files) else {
+            return;
+        };
+        entrance.config.files = files;
+        match entrance.config.tls(&self.shared.door) {
+            Ok(tls) => drop(entrance.tls.send_replace(tls)),
+            Err(error) => {
+                tracing::error!(%error, "guests are shown what they were shown before");
+            }
+        }
     }
 
     /// How the daemon is, in a line.
@@ -319,6 +433,10 @@ impl Daemon {
         let paces = in_force.iter();
         let paces = paces.filter_map(|(uuid, d)| Some((Arc::clone(uuid), infra::pace(d)?)));
         self.libvirt.pace.set(paces.collect());
+        if let Some(context) = &mut self.context {
+            let by_name = self.descriptors.of_files();
+            context.know(context::Known { in_force, by_name });
+        }
         self.note_status(&domains.by_uuid);
         self.uptime.look(&domains, &self.shared.publisher.status);
     }

@@ -10,14 +10,17 @@ use vmkpi::query::Reason;
 use vmkpi::topic::Branch;
 
 use crate::consumers::{self, Deaf};
+use crate::context;
 use crate::libvirt::extra::Extra;
 use crate::libvirt::figures::{Group, Readings};
 use crate::libvirt::{Domains, Sampling, VmStats};
-use crate::link::Fault;
+use crate::link::{self, Door, Fault};
 use crate::metrics::{Labels, Metric, Page};
 use crate::outbox;
 use crate::vm::{BECAME, Report};
 use vmkpi::broker::publisher::{Refusal, Status};
+
+mod contexts;
 
 /// Statistics older than this are no longer shown: a stale number is never served as new.
 pub const MAX_STATS_AGE: Duration = Duration::from_secs(15);
@@ -61,8 +64,12 @@ pub struct Snapshot {
     pub broker: Arc<Status>,
     /// What named Consumers say and ask.
     pub consumers: Arc<consumers::Status>,
+    /// Where guests come in from a network.
+    pub door: Door,
     /// The outbox.
     pub outbox: Arc<outbox::Status>,
+    /// What VMs are told, if they are.
+    pub context: Option<context::status::Seen>,
     /// The exporter itself.
     pub exporter: Scraped,
 }
@@ -78,6 +85,9 @@ impl Snapshot {
     /// Writes every series to an empty page.
     pub fn write(&self, page: &mut Page) {
         self.add_own(page);
+        if let Some(seen) = &self.context {
+            contexts::add(page, seen);
+        }
         for (uuid, domain) in &self.domains.by_uuid {
             let vm = Labels::of_vm(&domain.name, uuid);
             for info in &domain.infos {
@@ -88,6 +98,9 @@ impl Snapshot {
             }
             if let Some(valid) = self.descriptors.valid.get(uuid) {
                 page.add(Metric::Descriptor, &vm, f64::from(*valid));
+            }
+            if let Some(context) = self.context.as_ref().and_then(|seen| seen.vms.get(uuid)) {
+                contexts::add_vm(page, &vm, context);
             }
             if let Some(report) = self.reports.get(uuid) {
                 add_report(page, &vm, report);
@@ -108,6 +121,12 @@ impl Snapshot {
             (Metric::ConfirmConnected, self.consumers.is_connected()),
         ] {
             page.add(metric, &none, f64::from(on));
+        }
+        if self.door.address().is_some() {
+            for (refusal, count) in link::Refusal::ALL.iter().zip(self.door.refused()) {
+                let reason = none.with("reason", refusal.as_str());
+                page.add(Metric::LinkRefusals, &reason, count as f64);
+            }
         }
         for (metric, count) in [
             (Metric::DomainsNumber, self.domains.by_uuid.len() as u64),

@@ -35,7 +35,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use vmkpi::context::Class;
 
 use crate::context::layer::Layer;
@@ -75,12 +75,13 @@ pub struct MediaConfig {
     pub dev: PathBuf,
     /// Where media are copied to before they are read. It is made if it is not there.
     pub spool: PathBuf,
-    /// How often a drive is asked whether its medium changed, where nothing suggests that it will.
+    /// How often a drive is asked whether its medium changed, where nothing suggests that it will; 20 ms or more, less
+    /// counts as that.
     pub poll_interval: Duration,
 }
 
 /// What `status` says of a drive.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DriveStatus {
     /// Its kernel name.
     pub drive: String,
@@ -118,12 +119,11 @@ impl Media {
             hurry: AtomicBool::new(false),
             stop: AtomicBool::new(false),
         });
-        let watcher = Watcher::new(
-            config.clone(),
-            spool,
-            Arc::clone(&board),
-            Arc::clone(&signals),
-        );
+        let config = MediaConfig {
+            poll_interval: config.poll_interval.max(HURRY_INTERVAL),
+            ..config.clone()
+        };
+        let watcher = Watcher::new(config, spool, Arc::clone(&board), Arc::clone(&signals));
         let thread = std::thread::Builder::new()
             .name("media".into())
             .spawn(move || watcher.run())?;

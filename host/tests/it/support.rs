@@ -356,10 +356,12 @@ impl Daemon {
             guests: BTreeMap::new(),
             descriptors: BTreeMap::new(),
             limits,
+            door: None,
             outbox_bytes: vmkpi_host::outbox::DEFAULT_MAX_BYTES,
             poll_interval,
             signer: None,
             lease_seconds: 60,
+            context: None,
         };
         for (name, descriptor, socket) in vms {
             let path = dir.path().join(format!("{name}.toml"));
@@ -388,10 +390,12 @@ impl Daemon {
             guests: vms.iter().map(guest).collect(),
             descriptors: BTreeMap::new(),
             limits,
+            door: None,
             outbox_bytes: vmkpi_host::outbox::DEFAULT_MAX_BYTES,
             poll_interval: None,
             signer: None,
             lease_seconds: 60,
+            context: None,
         };
         Self::run(config, dir)
     }
