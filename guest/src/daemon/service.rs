@@ -49,7 +49,6 @@ impl Service {
         // What the context says that the program itself goes by.
         let guide = Arc::new(Guide::new()?);
         let (store, partition) = open_store(config, &counters, &feed)?;
-        let guide = Arc::new(Guide::new()?);
         let mut link = Link::start(
             config.link.clone(),
             store.clone(),
