@@ -7,6 +7,7 @@ mod context;
 mod fleet;
 mod floor;
 mod host;
+mod migration;
 mod peers;
 mod processes;
 mod report;
@@ -112,6 +113,18 @@ enum Command {
         #[arg(long, value_name = "S", default_value_t = 40)]
         stop_s: u64,
     },
+    /// What recontextualization adds to a live migration between two libvirt hosts, by phase; as root
+    Migration {
+        /// Migrations of each kind, with and without, in turn
+        #[arg(long, value_name = "N", default_value_t = 10)]
+        runs: usize,
+        /// Rows a second that the guest stores meanwhile
+        #[arg(long, value_name = "N", default_value_t = 20)]
+        rate: u32,
+        /// Where to write a chart, SVG
+        #[arg(long, value_name = "FILE")]
+        chart: Option<PathBuf>,
+    },
     /// One vmkpi-host with 10, 100 and 1,000 VMs: memory, processor time, rows a second, latency, scrapes
     Fleet {
         /// The vmkpi-host program to measure
@@ -148,6 +161,11 @@ fn main() -> anyhow::Result<()> {
         Command::Scrape => host::scrape(),
         Command::Seal => seal::run(),
         Command::Wire { host, guest, dir } => wire::run(&wire::Plan { host, guest, dir }),
+        Command::Migration { runs, rate, chart } => migration::run(&migration::Plan {
+            runs: runs.max(1),
+            rate,
+            chart,
+        }),
         Command::Fleet {
             host,
             guest,

@@ -7,7 +7,10 @@ use clap::builder::PossibleValuesParser;
 pub use vmkpi::settings::flags::RunMode;
 use vmkpi::settings::flags::{option, switch, text};
 
+use vmkpi::context::Class;
+
 use crate::settings::{CATALOGUE, Sources};
+use crate::status::Request;
 
 /// What the program is asked to do.
 #[derive(Debug)]
@@ -19,6 +22,15 @@ pub enum Invocation {
         /// Where its state is.
         sources: Sources,
         /// Whether programs read it.
+        json: bool,
+    },
+    /// Have a daemon that runs look after a VM's contexts now.
+    Recontextualize {
+        /// Where its state is.
+        sources: Sources,
+        /// What is asked.
+        request: Request,
+        /// Whether programs read the answer.
         json: bool,
     },
 }
@@ -39,6 +51,15 @@ pub fn parse(
             sources,
             json: text(matches, "format") == Some("json"),
         },
+        "recontextualize" => Invocation::Recontextualize {
+            sources,
+            request: Request::Recontextualize {
+                vm: text(matches, "vm").unwrap_or_default().to_owned(),
+                class: matches.get_one::<Class>("class").cloned(),
+                event: text(matches, "event").map(str::to_owned),
+            },
+            json: text(matches, "format") == Some("json"),
+        },
         _ => Invocation::Run(sources, RunMode::of(matches)),
     })
 }
@@ -55,6 +76,7 @@ pub fn command() -> Command {
         .arg_required_else_help(true)
         .subcommand(run())
         .subcommand(status())
+        .subcommand(recontextualize())
 }
 
 fn run() -> Command {
@@ -75,15 +97,40 @@ fn status() -> Command {
     Command::new("status")
         .about("Show how the running daemon and each of its VMs are, and what to do; exit with 1 when something needs attention or nothing runs")
         .args(CATALOGUE.flags(&["state"]))
-        .arg(
-            option(
-                "format",
-                "FORMAT",
-                "A table for people, or one JSON object for programs",
-            )
-            .value_parser(PossibleValuesParser::new(["table", "json"]))
-            .default_value("table"),
-        )
+        .arg(format())
+}
+
+fn format() -> clap::Arg {
+    option(
+        "format",
+        "FORMAT",
+        "A table for people, or one JSON object for programs",
+    )
+    .value_parser(PossibleValuesParser::new(["table", "json"]))
+    .default_value("table")
+}
+
+fn recontextualize() -> Command {
+    Command::new("recontextualize")
+        .about("Have the running daemon make and insert what a VM is told, now, for any event that libvirt does not know; exit with 1 when that fails")
+        .arg(clap::Arg::new("vm").value_name("VM").required(true).help("The domain, by name or UUID"))
+        .arg(option("class", "CLASS", "Only this class").value_parser(class))
+        .arg(option("event", "NAME", "What has happened, which templates are told as event").value_parser(event))
+        .args(CATALOGUE.flags(&["state"]))
+        .arg(format())
+}
+
+fn class(text: &str) -> Result<Class, String> {
+    text.parse().map_err(|error| format!("{error}"))
+}
+
+/// A word that reads the same in a file, a log and a terminal.
+fn event(text: &str) -> Result<String, String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    match (1..=64).contains(&text.len()) && text.chars().all(plain) {
+        true => Ok(text.to_owned()),
+        false => Err("write letters, digits, -, _ or ., 1 to 64 in all".into()),
+    }
 }
 
 #[cfg(test)]

@@ -30,16 +30,17 @@ use vmkpi::sign::SigningKey;
 use vmkpi::tls::{MutualFiles, mutual};
 
 use crate::consumers::Consumers;
+use crate::context::Recontextualizer;
 use crate::descriptors::{Descriptors, named, read_file};
 use crate::libvirt::{Domain, Domains, Ended, Libvirt};
 use crate::link::{self, Door, Limits};
 use crate::outbox::{Left, Outbox};
 use crate::reload::Changes;
 use crate::snapshot::{DescriptorStatus, Scraped, Snapshot};
-use crate::state::StateDir;
+use crate::state::{StateDir, StateError};
 use crate::status::Facts;
 use crate::vm::{Handle, Reports, Shared, Spec, start};
-use crate::{exporter, infra};
+use crate::{context, exporter, infra};
 use vmkpi::broker::publisher::Publisher;
 
 pub use desk::{Desk, Order};
@@ -79,6 +80,8 @@ pub struct Config {
     pub signer: Option<Arc<SigningKey>>,
     /// How long a VM's entry in the Directory lasts, in seconds.
     pub lease_seconds: u64,
+    /// What VMs are told, if they are.
+    pub context: Option<context::Config>,
 }
 
 /// Where guests come in from a network, and what they are shown.
@@ -124,7 +127,7 @@ pub async fn serve(
     // Read again for each connection; what is wrong from the start is said at the start.
     let read = config.broker.read();
     read.with_context(|| format!("broker {}", config.broker))?;
-    let _state = StateDir::open(&config.state)?;
+    let _state = open_state(&config)?;
     let (outbox, left) = Outbox::open(&config.state, config.outbox_bytes)
         .with_context(|| format!("the outbox in {}", config.state.display()))?;
     for path in config.descriptors.values() {
@@ -144,6 +147,9 @@ pub async fn serve(
     );
     let uptime = Uptime::new(&config, listener.local_addr()?);
     let state = config.state.clone();
+    let offered = config.context.as_ref();
+    let context = offered.map(|context| Recontextualizer::start(&config.libvirt_uri, context));
+    let context = context.transpose().context("context.directory")?;
     let doors = (door, entrance);
     let mut daemon = Daemon::new(
         config,
@@ -153,13 +159,15 @@ pub async fn serve(
         uptime,
         doors,
     );
+    daemon.context = context;
     for stream in left {
         let uuid = Arc::from(&*stream.0.uuid);
         daemon.left.entry(uuid).or_default().push(stream);
     }
     let (asks, asked) = mpsc::channel(1);
     let source = daemon.source();
-    let telling = desk::tell(&state, asks, Arc::clone(&source));
+    let asker = daemon.context.as_ref().map(Recontextualizer::asker);
+    let telling = desk::tell(&state, asks, Arc::clone(&source), asker);
     let exporting = tokio::spawn(exporter::serve(listener, Box::new(move || source())));
     desk.notifier.ready("waiting for libvirt");
     daemon.supervise(desk, asked, shutdown).await;
@@ -205,6 +213,13 @@ async fn open_door(config: Option<&DoorConfig>, door: &Door) -> anyhow::Result<O
     }))
 }
 
+/// The state directory, which QEMU's user may pass through where images are in it.
+fn open_state(config: &Config) -> Result<StateDir, StateError> {
+    let images = config.context.as_ref().map(|context| &context.images);
+    let inside = images.is_some_and(|images| images.starts_with(&config.state));
+    StateDir::open(&config.state, inside)
+}
+
 struct Daemon {
     guests: BTreeMap<String, LinkUrl>,
     descriptors: Descriptors,
@@ -220,6 +235,8 @@ struct Daemon {
     said_unknown: bool,
     uptime: Uptime,
     entrance: Option<Entrance>,
+    /// What VMs are told, if they are.
+    context: Option<Recontextualizer>,
     /// What every VM signs with.
     signer: watch::Sender<Option<Arc<SigningKey>>>,
 }
@@ -258,6 +275,7 @@ impl Daemon {
             said_unknown: false,
             uptime,
             entrance,
+            context: None,
             signer,
         }
     }
@@ -273,6 +291,10 @@ impl Daemon {
         let outbox = Arc::clone(&self.shared.outbox.status);
         let consumers = Arc::clone(&self.shared.consumers.status);
         let door = self.shared.door.clone();
+        let context = self
+            .context
+            .as_ref()
+            .map(|context| Arc::clone(&context.status));
         Arc::new(move || Snapshot {
             domains: Arc::clone(&domains.borrow()),
             sampling: sampling.borrow().clone(),
@@ -285,6 +307,7 @@ impl Daemon {
             consumers: Arc::clone(&consumers),
             door: door.clone(),
             outbox: Arc::clone(&outbox),
+            context: context.as_ref().map(|status| status.seen()),
             exporter: Scraped::default(),
         })
     }
@@ -330,9 +353,13 @@ impl Daemon {
             descriptors,
             read,
             outbox_bytes,
+            tuning,
             signer,
             link_files,
         } = *changes;
+        if let Some(context) = &self.context {
+            context.tune(tuning);
+        }
         self.guests = guests;
         self.descriptors.set_files(descriptors, read);
         self.shared.outbox.set_max_bytes(outbox_bytes);
@@ -406,6 +433,10 @@ impl Daemon {
         let paces = in_force.iter();
         let paces = paces.filter_map(|(uuid, d)| Some((Arc::clone(uuid), infra::pace(d)?)));
         self.libvirt.pace.set(paces.collect());
+        if let Some(context) = &mut self.context {
+            let by_name = self.descriptors.of_files();
+            context.know(context::Known { in_force, by_name });
+        }
         self.note_status(&domains.by_uuid);
         self.uptime.look(&domains, &self.shared.publisher.status);
     }

@@ -140,6 +140,15 @@ impl Descriptors {
         }
     }
 
+    /// The descriptors of files that are valid, by domain name or UUID, whether there is such a domain or not.
+    pub fn of_files(&self) -> BTreeMap<String, Arc<Descriptor>> {
+        let read = |path| self.read.get(path)?.as_ref().ok();
+        let files = self.files.iter();
+        files
+            .filter_map(|(name, path)| Some((name.clone(), Arc::clone(read(path)?))))
+            .collect()
+    }
+
     /// How many descriptors were refused so far, each change of mind counted once.
     pub fn errors(&self) -> u64 {
         self.errors

@@ -21,6 +21,7 @@
 //! | [`link`] | the link to one guest, which may be hostile |
 //! | [`infra`] | from libvirt's figures to delivered measurements |
 //! | [`outbox`] | measurements on disk until they are acknowledged |
+//! | [`context`] | what VMs are told by this host, on CD-ROMs: the recontextualizer |
 //! | [`consumers`] | what named Consumers say they have on disk, and ask for, if it is they who say it |
 //! | [`metrics`] | every metric of the exporter, in one table |
 //! | [`snapshot`] | what is known at one moment, as a page of metrics |
@@ -29,6 +30,7 @@
 
 pub mod cli;
 pub mod consumers;
+pub mod context;
 pub mod daemon;
 pub mod descriptors;
 pub mod exporter;

@@ -5,6 +5,7 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
+use vmkpi::context::Class;
 use vmkpi_host::cli::{self, Invocation, RunMode};
 use vmkpi_host::settings::{CATALOGUE, Problems, Sources, check};
 use vmkpi_host::{service, status};
@@ -61,6 +62,26 @@ fn perform(invocation: Invocation) -> anyhow::Result<u8> {
             }
             Ok(if status.healthy { 0 } else { FAILED })
         }
+        Invocation::Recontextualize {
+            sources,
+            request,
+            json,
+        } => {
+            let (loaded, problems) = CATALOGUE.read(&sources);
+            for problem in problems.0 {
+                complain(&problem.to_string());
+            }
+            let answer = status::recontextualize(&loaded.settings.state, &request)?;
+            match json {
+                true => print((serde_json::to_string(&answer)? + "\n").as_bytes())?,
+                false => print(status::render_answer(&answer).as_bytes())?,
+            }
+            let of_classes = answer.classes.values().filter_map(|c| c.problem.as_ref());
+            for problem in answer.problem.iter().chain(of_classes) {
+                complain(problem);
+            }
+            Ok(if answer.is_good() { 0 } else { FAILED })
+        }
     }
 }
 
@@ -72,9 +93,17 @@ fn say_check(sources: &Sources) -> anyhow::Result<()> {
         None => "no file; environment and flags".into(),
     };
     let descriptors = checked.descriptors.len();
-    print(
-        format!("the configuration is valid ({from}; {descriptors} descriptors read)\n").as_bytes(),
-    )
+    let contents = &checked.contents;
+    let context = match contents.is_empty() {
+        true => String::new(),
+        false => {
+            let classes: Vec<&str> = contents.keys().map(Class::as_str).collect();
+            format!("; context of class {}", classes.join(", "))
+        }
+    };
+    let said =
+        format!("the configuration is valid ({from}; {descriptors} descriptors read{context})\n");
+    print(said.as_bytes())
 }
 
 fn print(text: &[u8]) -> anyhow::Result<()> {

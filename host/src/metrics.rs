@@ -14,6 +14,8 @@ pub enum Kind {
     Counter,
     /// It goes up and down.
     Gauge,
+    /// How often something took how long.
+    Histogram,
 }
 
 impl Kind {
@@ -22,6 +24,7 @@ impl Kind {
         match self {
             Self::Counter => "counter",
             Self::Gauge => "gauge",
+            Self::Histogram => "histogram",
         }
     }
 }
@@ -107,6 +110,10 @@ const POINT: &[&str] = &["domain", "uuid", "point"];
 const REASON: &[&str] = &["domain", "uuid", "reason"];
 const BECAME: &[&str] = &["domain", "uuid", "became"];
 const ERROR: &[&str] = &["reason"];
+const PHASE: &[&str] = &["phase"];
+const ENDING: &[&str] = &["event", "outcome"];
+const CONTEXT: &[&str] = &["domain", "uuid", "class", "digest"];
+const CLASS: &[&str] = &["domain", "uuid", "class"];
 const VERSION: &[&str] = &["version"];
 
 macro_rules! metrics {
@@ -308,6 +315,14 @@ metrics! {
     StatsDuration Gauge "vmkpi_libvirt_stats_duration_seconds" NONE "seconds" "sampler" "How long the last call for detailed statistics took.";
     StatsLate Counter "vmkpi_libvirt_stats_late_calls_total" NONE "count" "sampler" "Calls for statistics that took too long to be waited for.";
     StatsStuck Gauge "vmkpi_libvirt_stats_calls_stuck" NONE "count" "sampler" "Those of them that have not returned.";
+    RecontextualizationSeconds Histogram "vmkpi_recontextualization_phase_seconds" PHASE "seconds" "recontextualizer" "How long each phase of a recontextualization took that changed a medium, by phase: resolve, detach, prepare and attach; one that was not needed took no time. What was prepared before a VM arrived is in it.";
+    Recontextualizations Counter "vmkpi_recontextualizations_total" ENDING "count" "recontextualizer" "Recontextualizations by what brought them about (started, migrated, restored, resumed, found, changed, operator) and how they ended: changed, unchanged as the right medium was there, failed, which is tried again, refused, which a person has to see to, or gone, as the VM was.";
+    ContextInfo Gauge "vmkpi_context_info" CONTEXT "1" "recontextualizer" "What is in the VM's drive of the class, by its digest.";
+    ContextTime Gauge "vmkpi_context_timestamp_seconds" CLASS "seconds since 1970" "recontextualizer" "Since when that is so, as far as this daemon knows.";
+    ContextProblem Gauge "vmkpi_context_problem" CLASS "0 or 1" "recontextualizer" "Whether it is not what it should be.";
+    ContextErrors Counter "vmkpi_context_errors_total" ERROR "count" "recontextualizer" "Operations that failed, repetitions included, by reason: the folder, a template, the image, the connection to libvirt, a busy domain, a medium locked by the guest, a foreign medium in the drive, no drive, anything else that libvirt says, or an internal mistake.";
+    ContextWaiting Gauge "vmkpi_context_operations_waiting" NONE "count" "recontextualizer" "VMs with something to be done and nobody free to do it.";
+    ContextStuck Gauge "vmkpi_context_operations_stuck" NONE "count" "recontextualizer" "Operations that have not ended after ten seconds: their calls to libvirt do not return.";
     Scrapes Counter "vmkpi_exporter_scrapes_total" NONE "count" "exporter" "Scrapes that were answered.";
     ExporterErrors Counter "vmkpi_exporter_errors_total" ERROR "count" "exporter" "Connections that could not be accepted, and pages that could not be made.";
     ScrapeSeconds Gauge "vmkpi_exporter_page_seconds" NONE "seconds" "exporter" "How long the page before this one took to write.";
@@ -369,22 +384,59 @@ impl Default for Page {
 impl Page {
     /// Adds a series. The caller sees to it that none is there twice.
     pub fn add(&mut self, metric: Metric, labels: &Labels, value: impl Into<Number>) {
+        debug_assert_eq!(
+            labels.names,
+            metric.about().labels,
+            "{}",
+            metric.about().name
+        );
+        self.line(metric, "", labels, value.into());
+    }
+
+    /// Adds a histogram: a bucket for each of `bounds` with those that were within it and above the one before, how many
+    /// there were, and their sum.
+    pub fn add_histogram(
+        &mut self,
+        metric: Metric,
+        labels: &Labels,
+        bounds: &[f64],
+        (counts, count, sum): (&[u64], u64, f64),
+    ) {
+        debug_assert_eq!(
+            labels.names,
+            metric.about().labels,
+            "{}",
+            metric.about().name
+        );
+        let mut within = 0;
+        for (bound, count) in bounds.iter().zip(counts) {
+            within += count;
+            let labels = labels.with("le", &bound.to_string());
+            self.line(metric, "_bucket", &labels, (within as f64).into());
+        }
+        let all = labels.with("le", "+Inf");
+        self.line(metric, "_bucket", &all, (count as f64).into());
+        self.line(metric, "_sum", labels, sum.into());
+        self.line(metric, "_count", labels, (count as f64).into());
+    }
+
+    fn line(&mut self, metric: Metric, suffix: &str, labels: &Labels, value: Number) {
         let about = metric.about();
-        debug_assert_eq!(labels.names, about.labels, "{}", about.name);
         let out = &mut self.families[metric as usize];
         if out.is_empty() {
             let (name, help, kind) = (about.name, about.help, about.kind.as_str());
             out.put_slice(format!("# HELP {name} {help}\n# TYPE {name} {kind}\n").as_bytes());
         }
-        out.reserve(about.name.len() + labels.text.len() + 32);
+        out.reserve(about.name.len() + suffix.len() + labels.text.len() + 32);
         out.put_slice(about.name.as_bytes());
+        out.put_slice(suffix.as_bytes());
         if !labels.text.is_empty() {
             out.put_u8(b'{');
             out.put_slice(labels.text.as_bytes());
             out.put_u8(b'}');
         }
         out.put_u8(b' ');
-        value.into().write(out);
+        value.write(out);
         out.put_u8(b'\n');
     }
 

@@ -9,6 +9,7 @@ use vmkpi::link::LinkUrl;
 use vmkpi::sign::SigningKey;
 use vmkpi::tls::MutualFiles;
 
+use crate::context::Tuning;
 use crate::settings::{CATALOGUE, Checked, Settings};
 
 /// What the running daemon is told.
@@ -22,6 +23,8 @@ pub struct Changes {
     pub read: BTreeMap<PathBuf, Descriptor>,
     /// What the outbox may hold on disk, in bytes.
     pub outbox_bytes: u64,
+    /// How contexts come into drives.
+    pub tuning: Tuning,
     /// What messages are signed with: its file has just been read.
     pub signer: Option<Arc<SigningKey>>,
     /// What guests that come over a network are shown and verified by.
@@ -36,6 +39,7 @@ impl Changes {
             descriptors: checked.config.descriptors,
             read: checked.descriptors,
             outbox_bytes: checked.config.outbox_bytes,
+            tuning: checked.config.context.map(|c| c.tuning).unwrap_or_default(),
             signer: checked.config.signer,
             link_files: checked.config.door.map(|door| door.files),
         }
@@ -67,6 +71,7 @@ pub fn decide(old: &Settings, new: &Settings) -> Decision {
             link_cert_file: new.link_cert_file.clone(),
             link_key_file: new.link_key_file.clone(),
             link_ca_file: new.link_ca_file.clone(),
+            context_tuning: new.context_tuning,
             ..old.clone()
         },
         changed: now.iter().map(|setting| setting.key).collect(),
@@ -100,6 +105,10 @@ mod tests {
             "link.tls.cert_file" => "/link-cert",
             "link.tls.key_file" => "/link-key",
             "link.tls.ca_file" => "/link-ca",
+            "context.directory" => "/contexts",
+            "context.images" => "/images",
+            "context.swap" => "device",
+            "context.force" => "true",
             "guest" => "a=unix:/a",
             "descriptor" => "a=/a.toml",
             key => panic!("give {key} a value here"),

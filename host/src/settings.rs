@@ -16,6 +16,8 @@ use std::time::Duration;
 use vmkpi::broker::{Access, BrokerUrl};
 use vmkpi::link::LinkUrl;
 
+use crate::context::{Config as ContextConfig, Tuning};
+
 pub use catalogue::CATALOGUE;
 pub use check::{Checked, check};
 pub use vmkpi::settings::{Problems, Sources};
@@ -56,6 +58,12 @@ pub struct Settings {
     pub log_level: String,
     /// Links that are not the one of the live XML, by domain name or UUID.
     pub guests: BTreeMap<String, LinkUrl>,
+    /// The folder of what VMs are told by this host; `None` tells them nothing.
+    pub context_directory: Option<PathBuf>,
+    /// Where the images of it are kept; `None` is below the state directory.
+    pub context_images: Option<PathBuf>,
+    /// How they come into drives.
+    pub context_tuning: Tuning,
     /// Files of descriptors, by domain name or UUID.
     pub descriptors: BTreeMap<String, PathBuf>,
 }
@@ -77,9 +85,26 @@ impl Default for Settings {
             sign_key_file: None,
             lease_seconds: vmkpi::directory::DEFAULT_LEASE_SECONDS,
             log_level: "info".into(),
+            context_directory: None,
+            context_images: None,
+            context_tuning: Tuning::default(),
             guests: BTreeMap::new(),
             descriptors: BTreeMap::new(),
         }
+    }
+}
+
+impl Settings {
+    /// What VMs are told, if they are.
+    pub fn context(&self) -> Option<ContextConfig> {
+        Some(ContextConfig {
+            directory: self.context_directory.clone()?,
+            images: match &self.context_images {
+                Some(images) => images.clone(),
+                None => self.state.join("context"),
+            },
+            tuning: self.context_tuning,
+        })
     }
 }
 

@@ -10,6 +10,7 @@ use vmkpi::query::Reason;
 use vmkpi::topic::Branch;
 
 use crate::consumers::{self, Deaf};
+use crate::context;
 use crate::libvirt::extra::Extra;
 use crate::libvirt::figures::{Group, Readings};
 use crate::libvirt::{Domains, Sampling, VmStats};
@@ -18,6 +19,8 @@ use crate::metrics::{Labels, Metric, Page};
 use crate::outbox;
 use crate::vm::{BECAME, Report};
 use vmkpi::broker::publisher::{Refusal, Status};
+
+mod contexts;
 
 /// Statistics older than this are no longer shown: a stale number is never served as new.
 pub const MAX_STATS_AGE: Duration = Duration::from_secs(15);
@@ -65,6 +68,8 @@ pub struct Snapshot {
     pub door: Door,
     /// The outbox.
     pub outbox: Arc<outbox::Status>,
+    /// What VMs are told, if they are.
+    pub context: Option<context::status::Seen>,
     /// The exporter itself.
     pub exporter: Scraped,
 }
@@ -80,6 +85,9 @@ impl Snapshot {
     /// Writes every series to an empty page.
     pub fn write(&self, page: &mut Page) {
         self.add_own(page);
+        if let Some(seen) = &self.context {
+            contexts::add(page, seen);
+        }
         for (uuid, domain) in &self.domains.by_uuid {
             let vm = Labels::of_vm(&domain.name, uuid);
             for info in &domain.infos {
@@ -90,6 +98,9 @@ impl Snapshot {
             }
             if let Some(valid) = self.descriptors.valid.get(uuid) {
                 page.add(Metric::Descriptor, &vm, f64::from(*valid));
+            }
+            if let Some(context) = self.context.as_ref().and_then(|seen| seen.vms.get(uuid)) {
+                contexts::add_vm(page, &vm, context);
             }
             if let Some(report) = self.reports.get(uuid) {
                 add_report(page, &vm, report);

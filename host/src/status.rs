@@ -11,12 +11,16 @@ mod control;
 mod gather;
 mod table;
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use vmkpi::clock::Timestamp;
+use vmkpi::context::Class;
 
-pub use control::{Control, ask};
+pub(crate) use control::RECONTEXTUALIZE_TIMEOUT;
+pub use control::{Control, Request, ask, recontextualize};
 pub use gather::{Facts, VmFacts, gather};
-pub use table::render;
+pub use table::{render, render_answer};
 
 /// Everything `status` shows. Times are in milliseconds, sizes in bytes.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -53,6 +57,9 @@ pub struct Live {
     pub outbox: Outbox,
     /// What serves `/metrics`.
     pub exporter: Exporter,
+    /// What VMs are told, if they are.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub context: Option<Contexts>,
     /// Names in the configuration that no domain has.
     pub unknown_domains: Vec<String>,
 }
@@ -151,6 +158,34 @@ pub struct Descriptor {
     pub error: Option<String>,
 }
 
+/// What VMs are told.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Contexts {
+    /// The classes that are offered.
+    pub classes: Vec<Class>,
+    /// What is wrong with the folders: what was read before stays in force.
+    pub problems: Vec<String>,
+    /// Operations whose calls to libvirt do not return.
+    pub stuck: usize,
+}
+
+/// What a VM is told of a class.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Context {
+    /// The content of the medium in its drive.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub digest: Option<String>,
+    /// The drive, as the domain calls it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub drive: Option<String>,
+    /// For how long, as far as the daemon knows.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub since_ms: Option<u64>,
+    /// Why it is not what it should be.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub problem: Option<String>,
+}
+
 /// One VM with a descriptor.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Vm {
@@ -203,6 +238,9 @@ pub struct Vm {
     pub last_sample_age_ms: Option<u64>,
     /// Whether its hypervisor process does not answer.
     pub unresponsive: bool,
+    /// What it is told by this host, by class.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
+    pub context: BTreeMap<Class, Context>,
     /// What is wrong, and what to do; the most urgent first.
     pub advice: Vec<String>,
 }

@@ -9,14 +9,16 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout};
 use vmkpi::clock::Timestamp;
+use vmkpi::context::Class;
 use vmkpi::notify::Notifier;
 
 use super::Daemon;
 use super::endpoint::endpoint;
+use crate::context::{Answer, Ask, Asker};
 use crate::exporter;
 use crate::libvirt::{Domain, State};
 use crate::reload::Changes;
-use crate::status::{Control, Facts, VmFacts, gather};
+use crate::status::{Control, Facts, RECONTEXTUALIZE_TIMEOUT, Request, VmFacts, gather};
 
 /// How long the daemon may take to say how it is.
 const FACTS_TIMEOUT: Duration = Duration::from_secs(5);
@@ -97,6 +99,7 @@ pub(super) fn tell(
     state: &Path,
     asks: mpsc::Sender<oneshot::Sender<Facts>>,
     source: Arc<exporter::Source>,
+    asker: Option<Asker>,
 ) -> Option<JoinHandle<()>> {
     let control = match Control::bind(state) {
         Ok(control) => control,
@@ -105,21 +108,64 @@ pub(super) fn tell(
             return None;
         }
     };
-    let make = move || {
-        let (asks, source) = (asks.clone(), Arc::clone(&source));
+    let make = move |request| {
+        let (asks, source, asker) = (asks.clone(), Arc::clone(&source), asker.clone());
         async move {
-            let (ask, answer) = oneshot::channel();
-            let facts = async { asks.send(ask).await.ok().and(answer.await.ok()) };
-            let facts = timeout(FACTS_TIMEOUT, facts).await.ok()??;
-            // A thousand VMs take a while to write down; the daemon goes on meanwhile.
-            let json = move || {
-                let status = gather(&facts, &source(), Timestamp::now());
-                serde_json::to_vec(&status).ok()
-            };
-            tokio::task::spawn_blocking(json).await.ok()?
+            match request {
+                Request::Status => how_it_is(asks, source).await,
+                Request::Recontextualize { vm, class, event } => {
+                    let answer = recontextualize(asker, vm, class, event).await;
+                    serde_json::to_vec(&answer).ok()
+                }
+            }
         }
     };
     Some(tokio::spawn(control.serve(make)))
+}
+
+async fn how_it_is(
+    asks: mpsc::Sender<oneshot::Sender<Facts>>,
+    source: Arc<exporter::Source>,
+) -> Option<Vec<u8>> {
+    let (ask, answer) = oneshot::channel();
+    let facts = async { asks.send(ask).await.ok().and(answer.await.ok()) };
+    let facts = timeout(FACTS_TIMEOUT, facts).await.ok()??;
+    // A thousand VMs take a while to write down; the daemon goes on meanwhile.
+    let json = move || {
+        let status = gather(&facts, &source(), Timestamp::now());
+        serde_json::to_vec(&status).ok()
+    };
+    tokio::task::spawn_blocking(json).await.ok()?
+}
+
+async fn recontextualize(
+    asker: Option<Asker>,
+    vm: String,
+    class: Option<Class>,
+    event: Option<String>,
+) -> Answer {
+    let Some(asker) = asker else {
+        return Answer::problem(
+            "this daemon offers no context: name the folder in context.directory, and restart it",
+        );
+    };
+    let (reply, answer) = oneshot::channel();
+    let ask = Ask {
+        vm,
+        class,
+        event,
+        reply,
+    };
+    if !asker.ask(ask) {
+        return Answer::problem("the recontextualizer has too much to do; ask again");
+    }
+    match timeout(RECONTEXTUALIZE_TIMEOUT, answer).await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(_)) => Answer::problem("the recontextualizer has ended; look at the log"),
+        Err(_) => Answer::problem(
+            "it is not done yet, and goes on: see what the VM and libvirtd do (virsh domjobinfo)",
+        ),
+    }
 }
 
 impl Daemon {

@@ -13,16 +13,21 @@ use virt::error::Error;
 use virt_sys as sys;
 
 use super::Ended;
+use super::lifecycle::Lifecycle;
 
 /// Something happened to a domain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct DomainEvent {
     /// Whose.
     pub uuid: String,
+    /// Its name.
+    pub name: String,
     /// Whether it was started, or arrived: its counters begin anew.
     pub started: bool,
     /// How it ended, if that is what happened.
     pub ended: Option<Ended>,
+    /// What happened, if it is an event of its lifecycle.
+    pub lifecycle: Option<Lifecycle>,
 }
 
 /// Registered callbacks. Dropping it takes them back: a callback holds a reference to the connection,
@@ -105,8 +110,9 @@ unsafe extern "C" fn on_lifecycle(
     opaque: *mut c_void,
 ) {
     let (started, ended) = meaning(event, detail);
+    let event = (started, ended, Some(Lifecycle::of(event, detail)));
     // SAFETY: libvirt passes a valid domain and the `opaque` of the registration.
-    unsafe { forward(domain, started, ended, opaque) };
+    unsafe { forward(domain, event, opaque) };
 }
 
 unsafe extern "C" fn on_metadata(
@@ -117,7 +123,7 @@ unsafe extern "C" fn on_metadata(
     opaque: *mut c_void,
 ) {
     // SAFETY: as above.
-    unsafe { forward(domain, false, None, opaque) };
+    unsafe { forward(domain, (false, None, None), opaque) };
 }
 
 /// Whether a lifecycle event is a start, and what kind of end it is.
@@ -134,8 +140,7 @@ fn meaning(event: c_int, detail: c_int) -> (bool, Option<Ended>) {
 
 unsafe fn forward(
     domain: sys::virDomainPtr,
-    started: bool,
-    ended: Option<Ended>,
+    (started, ended, lifecycle): (bool, Option<Ended>, Option<Lifecycle>),
     opaque: *mut c_void,
 ) {
     let mut uuid = [0 as c_char; sys::VIR_UUID_STRING_BUFLEN as usize];
@@ -145,13 +150,23 @@ unsafe fn forward(
     }
     // SAFETY: libvirt ended the text with NUL.
     let uuid = unsafe { CStr::from_ptr(uuid.as_ptr()) };
+    // SAFETY: the call reads the domain object only; what it returns lives as long as that.
+    let name = match unsafe { sys::virDomainGetName(domain) } {
+        name if name.is_null() => String::new(),
+        // SAFETY: libvirt ended the text with NUL.
+        name => unsafe { CStr::from_ptr(name) }
+            .to_string_lossy()
+            .into_owned(),
+    };
     // SAFETY: `opaque` is the boxed sender, alive until `free`; senders may be shared.
     let to = unsafe { &*opaque.cast::<SyncSender<DomainEvent>>() };
     // A full channel loses the event; the follower's next reconciliation finds what it said.
     let _ = to.try_send(DomainEvent {
         uuid: uuid.to_string_lossy().into_owned(),
+        name,
         started,
         ended,
+        lifecycle,
     });
 }
 

@@ -28,7 +28,7 @@ const MAX_WAITING_EVENTS: usize = 10_000;
 const MAX_ENDED: usize = 10_000;
 
 /// Why a domain is paused that is migrated away, or arrives (virDomainPausedReason).
-const TRANSIT: [u32; 2] = [
+pub(super) const TRANSIT: [u32; 2] = [
     virt_sys::VIR_DOMAIN_PAUSED_MIGRATION,
     virt_sys::VIR_DOMAIN_PAUSED_STARTING_UP,
 ];
@@ -290,7 +290,7 @@ impl Follower {
 }
 
 /// What a domain does, and why: the number means another thing in each state; 0 where it is unknown.
-fn state(domain: &virt::domain::Domain) -> Result<(State, u32), Error> {
+pub(super) fn state(domain: &virt::domain::Domain) -> Result<(State, u32), Error> {
     let (state, reason) = domain.state()?;
     let reason = match Result::<DomainStateReason, _>::from(reason) {
         Ok(DomainStateReason::Paused(reason)) => reason.to_raw(),
@@ -310,7 +310,7 @@ fn ended(state: State, reason: u32) -> Option<Ended> {
     }
 }
 
-fn metadata(domain: &virt::domain::Domain) -> Result<Option<String>, Error> {
+pub(super) fn metadata(domain: &virt::domain::Domain) -> Result<Option<String>, Error> {
     let kind = virt_sys::VIR_DOMAIN_METADATA_ELEMENT;
     match domain.metadata(
         i32::try_from(kind).unwrap_or_default(),

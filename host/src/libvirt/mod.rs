@@ -12,12 +12,15 @@
 //! [`RECONCILE_EVERY`].
 
 mod asker;
+pub mod drives;
 mod event_loop;
 mod events;
 pub mod extra;
 pub mod figures;
 mod follower;
 pub mod info;
+pub mod lifecycle;
+pub mod media;
 mod plan;
 mod sampler;
 mod stats;

@@ -60,7 +60,7 @@ static SETTINGS: &[Setting<Settings>] = &[
         key: "libvirt.uri",
         flag: "libvirt.uri",
         value: "URI",
-        help: "The hypervisor, as libvirt names it; the connection is read-only",
+        help: "The hypervisor, as libvirt names it; the connection is read-only, but for context.directory",
         kind: Kind::Text,
         reloads: false,
         set: |s, text| uri(text).map(|uri| s.libvirt_uri = uri),
@@ -264,6 +264,50 @@ static SETTINGS: &[Setting<Settings>] = &[
         sample: "\"/etc/vmkpi/link-ca.pem\"",
     },
     Setting {
+        key: "context.directory",
+        flag: "context.directory",
+        value: "DIR",
+        help: "What VMs are told on CD-ROMs, a folder for each class (infrastructure/); unset, they are told nothing and libvirt is only read",
+        kind: Kind::Text,
+        reloads: false,
+        set: |s, text| path(text).map(|p| s.context_directory = Some(p)),
+        get: |s| shown(s.context_directory.as_deref()),
+        sample: "\"/etc/vmkpi/context\"",
+    },
+    Setting {
+        key: "context.images",
+        flag: "context.images",
+        value: "DIR",
+        help: "Where the CD-ROMs' images are kept, this daemon's alone, which QEMU's user may enter; context/ in the state directory without it",
+        kind: Kind::Text,
+        reloads: false,
+        set: |s, text| path(text).map(|p| s.context_images = Some(p)),
+        get: |s| shown(s.context_images.as_deref()),
+        sample: "\"/var/lib/vmkpi-host/context\"",
+    },
+    Setting {
+        key: "context.swap",
+        flag: "context.swap",
+        value: "media|device",
+        help: "Whether a CD-ROM is exchanged in its drive, or the drive detached and attached with another, for hypervisors that need it",
+        kind: Kind::Text,
+        reloads: true,
+        set: |s, text| text.parse().map(|swap| s.context_tuning.swap = swap),
+        get: |s| Some(s.context_tuning.swap.as_str().to_owned()),
+        sample: "",
+    },
+    Setting {
+        key: "context.force",
+        flag: "context.force",
+        value: "true|false",
+        help: "Whether a CD-ROM is taken, in the end, from a guest that has it mounted; its mount is broken then",
+        kind: Kind::Boolean,
+        reloads: true,
+        set: |s, text| boolean(text).map(|force| s.context_tuning.force = force),
+        get: |s| Some(s.context_tuning.force.to_string()),
+        sample: "",
+    },
+    Setting {
         key: "guest",
         flag: "guest",
         value: "DOMAIN=URL",
@@ -301,6 +345,11 @@ static SETTINGS: &[Setting<Settings>] = &[
         sample: "shop = \"/etc/vmkpi/shop.toml\"",
     },
 ];
+
+fn boolean(text: &str) -> Result<bool, String> {
+    let wrong = |_| format!("{text:?} is neither true nor false");
+    text.parse().map_err(wrong)
+}
 
 /// A path as text.
 fn shown(path: Option<&Path>) -> Option<String> {

@@ -9,11 +9,13 @@ use nix::unistd::{AccessFlags, eaccess};
 use vmkpi::broker::{Access, Broker, BrokerUrl};
 use vmkpi::descriptor::Descriptor;
 use vmkpi::key_file::signing_key;
-use vmkpi::settings::{Problem, Problems};
+use vmkpi::settings::{Problem as Wrong, Problems};
 use vmkpi::sign::SigningKey;
 use vmkpi::tls::MutualFiles;
 
 use super::{CATALOGUE, Settings};
+use crate::context::render::{Words, render};
+use crate::context::templates::{self, Contents, Problem};
 use crate::daemon::{Config, DoorConfig};
 use crate::descriptors::{Refusal, read_file};
 use crate::link::{Door, Limits};
@@ -25,6 +27,8 @@ pub struct Checked {
     pub config: Config,
     /// The descriptors, by file.
     pub descriptors: BTreeMap<PathBuf, Descriptor>,
+    /// What VMs are told, by class.
+    pub contents: Contents,
 }
 
 /// Looks at all that `settings` name. `found` is what was wrong with the settings themselves.
@@ -37,6 +41,7 @@ pub fn check(settings: &Settings, found: Problems) -> Result<Checked, Problems> 
     let signer = signer(settings, &mut problems);
     let door = door(settings, &mut problems);
     let descriptors = descriptors(settings, &mut problems);
+    let contents = context(settings, &descriptors, &mut problems);
     if let Err(message) = usable(&settings.state) {
         let at = format!("state {}", settings.state.display());
         problems.add(at, "", message);
@@ -45,6 +50,7 @@ pub fn check(settings: &Settings, found: Problems) -> Result<Checked, Problems> 
         Some(broker) if problems.0.is_empty() => Ok(Checked {
             config: config(settings, broker, signer, door),
             descriptors,
+            contents,
         }),
         _ => Err(problems),
     }
@@ -69,6 +75,7 @@ fn config(
         poll_interval: settings.poll_interval,
         signer,
         lease_seconds: settings.lease_seconds,
+        context: settings.context(),
     }
 }
 
@@ -101,6 +108,49 @@ fn door(settings: &Settings, problems: &mut Problems) -> Option<DoorConfig> {
         return None;
     }
     Some(door)
+}
+
+/// Reads the folders of contexts, and makes of them what each VM that is known here by a descriptor would get.
+fn context(
+    settings: &Settings,
+    descriptors: &BTreeMap<PathBuf, Descriptor>,
+    problems: &mut Problems,
+) -> Contents {
+    let Some(config) = settings.context() else {
+        return Contents::new();
+    };
+    let key = "context.directory";
+    if let Err(message) = usable(&config.images) {
+        let at = format!("context.images {}", config.images.display());
+        problems.add(at, "", message);
+    }
+    let contents = templates::read(&config.directory).unwrap_or_else(|found| {
+        for Problem { place, message } in found {
+            problems.add(place, key, message);
+        }
+        Contents::new()
+    });
+    for content in contents.values() {
+        let mut said: Vec<String> = Vec::new();
+        for (file, descriptor) in descriptors {
+            let words = Words {
+                descriptor: Some(descriptor),
+                uuid: "00000000-0000-0000-0000-000000000000",
+                event: "check",
+            };
+            let Err(Problem { place, message }) = render(content, &words) else {
+                continue;
+            };
+            // The same for every VM is told once.
+            let line = format!("{place}: {message}");
+            if !said.contains(&line) {
+                let message = format!("{message} (for the VM of {})", file.display());
+                problems.add(place, key, message);
+                said.push(line);
+            }
+        }
+    }
+    contents
 }
 
 /// The site's key.
@@ -184,8 +234,8 @@ fn may_have_been_given(problems: &Problems) -> bool {
         return false;
     };
     let (env, flag) = (CATALOGUE.env(setting), format!("--{}", setting.flag));
-    let about = |p: &Problem| p.key == setting.key || p.at == env || p.at == flag;
-    let of_file = |p: &Problem| {
+    let about = |p: &Wrong| p.key == setting.key || p.at == env || p.at == flag;
+    let of_file = |p: &Wrong| {
         let others = ["--", CATALOGUE.env_prefix];
         p.key.is_empty() && !others.iter().any(|other| p.at.starts_with(other))
     };

@@ -77,6 +77,46 @@ fn report() -> Report {
     }
 }
 
+/// One VM was recontextualized, and of another class it cannot be.
+fn contexts() -> context::status::Seen {
+    use crate::context::machine::Trigger;
+    use crate::context::status::{Ending, Fault, Histogram, Layer, Seen, VmContext};
+    let mut attach = Histogram {
+        count: 3,
+        seconds: 20.015,
+        ..Histogram::default()
+    };
+    (attach.counts[5], attach.counts[6]) = (1, 1);
+    let good = Layer {
+        digest: Some("00112233445566778899aabbccddeeff".into()),
+        since: Some(Timestamp::from_micros(1_795_194_000_250_000)),
+        drive: Some("sda".into()),
+        problem: None,
+    };
+    let bad = Layer {
+        problem: Some((Fault::Drive, "none".into())),
+        ..Layer::default()
+    };
+    let layers = [("infrastructure", good), ("service", bad)];
+    let layers = layers.map(|(class, layer)| (class.parse().unwrap(), layer));
+    let vm = VmContext {
+        name: "shop".into(),
+        layers: layers.into(),
+    };
+    Seen {
+        phases: [
+            Histogram::default(),
+            Histogram::default(),
+            Histogram::default(),
+            attach,
+        ],
+        endings: [((Trigger::Migrated, Ending::Changed), 3)].into(),
+        faults: [(Fault::Drive, 1)].into(),
+        vms: [(Arc::from("6695eb01-f6a4-8304-79aa-97f2502e193f"), vm)].into(),
+        ..Seen::default()
+    }
+}
+
 fn snapshot() -> Snapshot {
     let uuid: Arc<str> = "6695eb01-f6a4-8304-79aa-97f2502e193f".into();
     let domain = Domain {
@@ -96,6 +136,7 @@ fn snapshot() -> Snapshot {
         ..VmStats::default()
     };
     Snapshot {
+        context: Some(contexts()),
         domains: Arc::new(Domains {
             connected: true,
             ended: std::collections::BTreeMap::new(),

@@ -16,7 +16,7 @@ pub(super) fn advise(status: &mut Status) {
         ],
         Some(live) => {
             let all = [libvirt(live), broker(live), outbox(live), unknown(live)];
-            all.into_iter().flatten().collect()
+            all.into_iter().flatten().chain(folders(live)).collect()
         }
     };
     let live = status.live.as_ref();
@@ -78,6 +78,38 @@ fn unknown(live: &Live) -> Option<String> {
     })
 }
 
+/// What is wrong with the folders of contexts, and with who puts them into drives.
+fn folders(live: &Live) -> Vec<String> {
+    let Some(context) = &live.context else {
+        return Vec::new();
+    };
+    let of = context.problems.iter().map(|problem| {
+        format!(
+            "{problem}; correct it (vmkpi-host run --check): VMs keep the context that was read before"
+        )
+    });
+    let stuck = (context.stuck > 0).then(|| {
+        format!(
+            "{} calls that change a VM's context do not return: see to libvirtd and these VMs (virsh domjobinfo)",
+            context.stuck
+        )
+    });
+    of.chain(stuck).collect()
+}
+
+/// Contexts that are not what they should be.
+fn contexts(vm: &Vm) -> Vec<String> {
+    let wrong = vm.context.iter().filter_map(|(class, context)| {
+        let problem = context.problem.as_ref()?;
+        Some(format!(
+            "its context of class {class} is not as it should be: {problem}; it is tried again, at once by \
+             vmkpi-host recontextualize {}",
+            vm.domain
+        ))
+    });
+    wrong.collect()
+}
+
 fn of_vm(vm: &Vm, broker: bool) -> Vec<String> {
     let all = [
         descriptor(vm),
@@ -86,7 +118,7 @@ fn of_vm(vm: &Vm, broker: bool) -> Vec<String> {
         late(vm, broker),
         lost(vm),
     ];
-    all.into_iter().flatten().collect()
+    all.into_iter().flatten().chain(contexts(vm)).collect()
 }
 
 fn descriptor(vm: &Vm) -> Option<String> {

@@ -1,10 +1,10 @@
-//! The socket in the state directory through which a running daemon tells how it is: who connects is told
-//! everything, as one line of JSON, and the connection is closed. Only the daemon's user and root get there: the
+//! The socket in the state directory through which a running daemon is asked: one line of JSON says what for, the answer is
+//! one, too, and the connection is closed. Who asks for nothing is told how everything is. Only the daemon's user and root get there: the
 //! directory is theirs alone.
 
 use std::fs::Permissions;
 use std::future::Future;
-use std::io::{self, ErrorKind, Read as _};
+use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -12,23 +12,53 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use tokio::io::AsyncWriteExt as _;
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::UnixListener;
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
 use vmkpi::clock::Timestamp;
+use vmkpi::context::Class;
 
 use super::{Status, advice};
+use crate::context::Answer;
 
 /// The socket's name in the state directory.
 const SOCKET: &str = "control.sock";
 /// Who asks at once; more wait.
 const MAX_ASKING: usize = 4;
+/// How long one may take to say what for.
+const READ_TIMEOUT: Duration = Duration::from_secs(1);
+/// The longest request that is read, in bytes.
+const MAX_REQUEST_BYTES: u64 = 4096;
 /// How long one may take to read.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the daemon may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// The longest answer that is read, in bytes: some ten thousand VMs.
 const MAX_ANSWER_BYTES: u64 = 64 << 20;
+
+/// How long a recontextualization may take, with all that a guest does to hold it up.
+pub(crate) const RECONTEXTUALIZE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What a daemon is asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "lowercase", deny_unknown_fields)]
+pub enum Request {
+    /// How everything is.
+    Status,
+    /// That a VM's contexts are looked after now.
+    Recontextualize {
+        /// The domain, by name or UUID.
+        vm: String,
+        /// Which class; all without.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        class: Option<Class>,
+        /// What templates are told has happened.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        event: Option<String>,
+    },
+}
 
 /// The daemon's end of the socket.
 #[derive(Debug)]
@@ -54,8 +84,8 @@ impl Control {
         Ok(Self { listener, path })
     }
 
-    /// Answers with what `make` gives, until dropped.
-    pub async fn serve<F>(self, make: impl Fn() -> F + Send + Sync + 'static)
+    /// Answers each request with what `make` gives, until dropped.
+    pub async fn serve<F>(self, make: impl Fn(Request) -> F + Send + Sync + 'static)
     where
         F: Future<Output = Option<Vec<u8>>> + Send + 'static,
     {
@@ -71,17 +101,44 @@ impl Control {
             };
             let make = Arc::clone(&make);
             tokio::spawn(async move {
-                let answer = async {
-                    if let Some(json) = make().await {
-                        // Who hangs up has had enough.
-                        let _ = stream.write_all(&json).await;
-                    }
-                };
-                let _ = tokio::time::timeout(WRITE_TIMEOUT, answer).await;
+                if let Some(json) = answer(&mut stream, &*make).await {
+                    // Who hangs up has had enough.
+                    let _ = timeout(WRITE_TIMEOUT, stream.write_all(&json)).await;
+                }
                 drop(turn);
             });
         }
     }
+}
+
+/// What a request is answered with; nothing to what is none.
+async fn answer<F>(
+    stream: &mut tokio::net::UnixStream,
+    make: &impl Fn(Request) -> F,
+) -> Option<Vec<u8>>
+where
+    F: Future<Output = Option<Vec<u8>>>,
+{
+    let mut line = Vec::new();
+    let mut lines = BufReader::new(stream).take(MAX_REQUEST_BYTES);
+    let request = match timeout(READ_TIMEOUT, lines.read_until(b'\n', &mut line)).await {
+        Ok(read) => read.ok()?,
+        // Who says nothing wants to know how it is: so did the command of earlier versions.
+        Err(_) if line.is_empty() => 0,
+        Err(_) => return None,
+    };
+    let request = match request {
+        0 => Request::Status,
+        _ => match serde_json::from_slice(&line) {
+            Ok(request) => request,
+            Err(error) => {
+                let refusal = Answer::problem(format!("not a request of this version: {error}"));
+                return serde_json::to_vec(&refusal).ok();
+            }
+        },
+    };
+    // Bounded, by who makes it.
+    make(request).await
 }
 
 impl Drop for Control {
@@ -95,9 +152,35 @@ impl Drop for Control {
 /// # Errors
 /// It may not be asked, or does not answer as it should.
 pub fn ask(state: &Path) -> anyhow::Result<Status> {
+    match request(state, &Request::Status, ANSWER_TIMEOUT)? {
+        Some(json) => read(state, &json),
+        None => Ok(not_running()),
+    }
+}
+
+/// Has a VM's contexts looked after, by the daemon with that state directory.
+///
+/// # Errors
+/// It does not run, may not be asked, or does not answer as it should.
+pub fn recontextualize(state: &Path, asked: &Request) -> anyhow::Result<Answer> {
+    let patience = RECONTEXTUALIZE_TIMEOUT + ANSWER_TIMEOUT;
+    match request(state, asked, patience)? {
+        Some(json) => read(state, &json),
+        None => anyhow::bail!("vmkpi-host does not run: start it (systemctl start vmkpi-host)"),
+    }
+}
+
+fn read<T: serde::de::DeserializeOwned>(state: &Path, json: &[u8]) -> anyhow::Result<T> {
+    let path = state.join(SOCKET);
+    serde_json::from_slice(json)
+        .with_context(|| format!("{}: not the answer of this version", path.display()))
+}
+
+/// What the daemon answers; nothing if it does not run.
+fn request(state: &Path, asked: &Request, patience: Duration) -> anyhow::Result<Option<Vec<u8>>> {
     let path = state.join(SOCKET);
     let at = || format!("{}", path.display());
-    let stream = match UnixStream::connect(&path) {
+    let mut stream = match UnixStream::connect(&path) {
         Ok(stream) => stream,
         Err(error)
             if matches!(
@@ -105,7 +188,7 @@ pub fn ask(state: &Path) -> anyhow::Result<Status> {
                 ErrorKind::NotFound | ErrorKind::ConnectionRefused
             ) =>
         {
-            return Ok(not_running());
+            return Ok(None);
         }
         Err(error) if error.kind() == ErrorKind::PermissionDenied => {
             return Err(error).with_context(|| {
@@ -114,9 +197,14 @@ pub fn ask(state: &Path) -> anyhow::Result<Status> {
         }
         Err(error) => return Err(error).with_context(at),
     };
+    stream.set_read_timeout(Some(patience)).with_context(at)?;
     stream
-        .set_read_timeout(Some(ANSWER_TIMEOUT))
+        .set_write_timeout(Some(ANSWER_TIMEOUT))
         .with_context(at)?;
+    let mut line = serde_json::to_vec(asked)?;
+    line.push(b'\n');
+    // Who hangs up before it is asked has said so by an empty answer.
+    let _ = stream.write_all(&line);
     let mut json = Vec::new();
     let read = stream.take(MAX_ANSWER_BYTES).read_to_end(&mut json);
     read.with_context(|| {
@@ -130,8 +218,7 @@ pub fn ask(state: &Path) -> anyhow::Result<Status> {
         "{}: the daemon has closed the connection: it is going down, or does not answer; look at its log",
         path.display()
     );
-    serde_json::from_slice(&json)
-        .with_context(|| format!("{}: not the answer of this version", path.display()))
+    Ok(Some(json))
 }
 
 fn not_running() -> Status {

@@ -1,11 +1,16 @@
 //! From what is known at one moment to what is told. Pure.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use vmkpi::clock::Timestamp;
+use vmkpi::context::Class;
 use vmkpi::descriptor::{self, Monitor};
 
-use super::{Broker, Descriptor, Exporter, Libvirt, Link, LinkState, Live, Outbox, Status, Vm};
+use super::{
+    Broker, Context, Contexts, Descriptor, Exporter, Libvirt, Link, LinkState, Live, Outbox,
+    Status, Vm,
+};
 use crate::libvirt::{Domain, State, VmStats};
 use crate::link::Fault;
 use crate::snapshot::Snapshot;
@@ -97,6 +102,11 @@ fn live(facts: &Facts, snapshot: &Snapshot, vms: &[Vm]) -> Live {
         exporter: Exporter {
             listen: facts.listen.clone(),
         },
+        context: snapshot.context.as_ref().map(|seen| Contexts {
+            classes: seen.classes.clone(),
+            problems: seen.problems.clone(),
+            stuck: seen.late(),
+        }),
         unknown_domains: facts.unknown.clone(),
     }
 }
@@ -142,8 +152,28 @@ fn of_vm(facts: &VmFacts, snapshot: &Snapshot, now: Timestamp) -> Vm {
         last_row_age_ms: report.rows_time.map(age_ms),
         last_sample_age_ms: stats.and_then(|stats| sampled_ms(stats, now)),
         unresponsive: stats.is_some_and(|stats| stats.apart),
+        context: contexts_of(snapshot, uuid, now),
         advice: Vec::new(),
     }
+}
+
+/// What a VM is told, by class.
+fn contexts_of(snapshot: &Snapshot, uuid: &str, now: Timestamp) -> BTreeMap<Class, Context> {
+    let seen = snapshot
+        .context
+        .as_ref()
+        .and_then(|seen| seen.vms.get(uuid));
+    let layers = seen.into_iter().flat_map(|vm| &vm.layers);
+    let of = layers.map(|(class, layer)| {
+        let context = Context {
+            digest: layer.digest.clone(),
+            drive: layer.drive.clone(),
+            since_ms: layer.since.map(|since| age_ms(since, now)),
+            problem: layer.problem.as_ref().map(|(_, text)| text.clone()),
+        };
+        (class.clone(), context)
+    });
+    of.collect()
 }
 
 fn sampled_ms(stats: &VmStats, now: Timestamp) -> Option<u64> {

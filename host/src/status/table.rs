@@ -2,9 +2,11 @@
 
 use std::fmt::Write as _;
 
+use vmkpi::context::Class;
 use vmkpi::terminal::{age, bytes, cut, wrap};
 
 use super::{LinkState, Live, Status, Vm};
+use crate::context::{Answer, OfClass};
 
 /// The status as text.
 pub fn render(status: &Status) -> String {
@@ -64,7 +66,12 @@ fn running(live: &Live, out: &mut String) -> std::fmt::Result {
     wrap(out, "broker   ", &plain(&text))?;
     let (used, limit) = (bytes(outbox.bytes), bytes(outbox.limit_bytes));
     writeln!(out, "outbox   {used} of {limit}, {} errors", outbox.errors)?;
-    writeln!(out, "metrics  http://{}/metrics", live.exporter.listen)
+    writeln!(out, "metrics  http://{}/metrics", live.exporter.listen)?;
+    if let Some(context) = &live.context {
+        let classes: Vec<&str> = context.classes.iter().map(Class::as_str).collect();
+        writeln!(out, "context  {}", classes.join(", "))?;
+    }
+    Ok(())
 }
 
 fn vms(vms: &[Vm], out: &mut String) -> std::fmt::Result {
@@ -92,7 +99,64 @@ fn vms(vms: &[Vm], out: &mut String) -> std::fmt::Result {
             ago(vm.last_sample_age_ms),
         )?;
     }
+    contexts(vms, out)
+}
+
+fn contexts(vms: &[Vm], out: &mut String) -> std::fmt::Result {
+    if vms.iter().all(|vm| vm.context.is_empty()) {
+        return Ok(());
+    }
+    writeln!(
+        out,
+        "\n{:<18} {:<16} {:<6} {:<33} SINCE",
+        "DOMAIN", "CONTEXT", "DRIVE", "CONTENT"
+    )?;
+    for vm in vms {
+        for (class, context) in &vm.context {
+            let digest = context.digest.as_deref().unwrap_or("-");
+            let problem = if context.problem.is_some() { "!" } else { "" };
+            writeln!(
+                out,
+                "{:<18} {:<16} {:<6} {:<33} {}",
+                cut(&plain(&vm.domain), 18),
+                cut(class.as_str(), 16),
+                plain(context.drive.as_deref().unwrap_or("-")),
+                format!("{digest}{problem}"),
+                context.since_ms.map_or("-".into(), age),
+            )?;
+        }
+    }
     Ok(())
+}
+
+/// What became of a request, as text.
+pub fn render_answer(answer: &Answer) -> String {
+    let mut text = String::new();
+    for (class, done) in &answer.classes {
+        // Writing to a String cannot fail.
+        let _ = of_class(class, done, &mut text);
+    }
+    text
+}
+
+fn of_class(class: &Class, done: &OfClass, out: &mut String) -> std::fmt::Result {
+    let drive = done
+        .drive
+        .as_deref()
+        .map(|drive| format!(" in {}", plain(drive)));
+    let digest = done.digest.as_deref().map(|digest| format!(" {digest}"));
+    writeln!(
+        out,
+        "{class}: {}{}{}",
+        done.outcome,
+        digest.unwrap_or_default(),
+        drive.unwrap_or_default()
+    )?;
+    writeln!(
+        out,
+        "  resolve {:.3} ms, detach {:.3} ms, prepare {:.3} ms, attach {:.3} ms (libvirt {:.3} ms of it)",
+        done.resolve_ms, done.detach_ms, done.prepare_ms, done.attach_ms, done.libvirt_ms
+    )
 }
 
 fn link(vm: &Vm) -> &'static str {

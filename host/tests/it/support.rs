@@ -361,6 +361,7 @@ impl Daemon {
             poll_interval,
             signer: None,
             lease_seconds: 60,
+            context: None,
         };
         for (name, descriptor, socket) in vms {
             let path = dir.path().join(format!("{name}.toml"));
@@ -394,6 +395,7 @@ impl Daemon {
             poll_interval: None,
             signer: None,
             lease_seconds: 60,
+            context: None,
         };
         Self::run(config, dir)
     }
