@@ -15,7 +15,8 @@
 //! | [`delivery`] | how a row arrives exactly once: windows, coverage, acknowledgement |
 //! | `broker` | where a broker is and how to be let in (feature `broker`; it reads the files that are named) |
 //! | `open` | opening envelopes with the owner's private key (feature `open`) |
-//! | `key_file` | files of keys, certificates and passwords, read with care (features `broker`, `open`, `sign`) |
+//! | `key_file` | files of keys, certificates and passwords, read with care (features `open`, `sign`, `tls`) |
+//! | `tls` | TLS over a socket, and the certificates of the link's two ends (feature `tls`) |
 //! | [`topic`] | the topic tree: its branches, who speaks on them and which way they go |
 //! | [`message`] | the published message, a CloudEvent |
 //! | `seal` | making the envelope that only the owner opens (feature `seal`; it takes random bytes of the kernel) |
@@ -49,7 +50,7 @@ pub mod directory;
 #[cfg(feature = "seal")]
 mod envelope;
 pub mod iso9660;
-#[cfg(any(feature = "broker", feature = "open", feature = "sign"))]
+#[cfg(any(feature = "tls", feature = "open", feature = "sign"))]
 pub mod key_file;
 pub mod link;
 #[cfg(feature = "daemon")]
@@ -75,6 +76,8 @@ mod spoken;
 #[cfg(feature = "daemon")]
 pub mod terminal;
 mod text;
+#[cfg(feature = "tls")]
+pub mod tls;
 pub mod topic;
 pub mod value;
 #[cfg(feature = "web")]

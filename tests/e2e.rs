@@ -16,12 +16,18 @@ mod collected;
 mod demo;
 #[path = "e2e/directory.rs"]
 mod directory;
+#[path = "e2e/endpoints.rs"]
+mod endpoints;
 #[path = "e2e/exported.rs"]
 mod exported;
 #[path = "e2e/faults.rs"]
 mod faults;
 #[path = "e2e/forged.rs"]
 mod forged;
+#[path = "e2e/held.rs"]
+mod held;
+#[path = "e2e/intruded.rs"]
+mod intruded;
 #[path = "e2e/joined.rs"]
 mod joined;
 #[path = "e2e/kept.rs"]

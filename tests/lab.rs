@@ -11,12 +11,16 @@
 //! The VM says what to monitor in its metadata, and nobody tells the host where its link is: both
 //! sides find `org.vmkpi.kpi.0` by themselves, as they do by default.
 
+pub mod contexts;
 pub mod herd;
 pub mod hypervisor;
 mod initramfs;
+pub mod judge;
 mod kernel;
 pub mod migration;
 pub mod offered;
+pub mod pair;
+pub mod traveller;
 
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpStream};
@@ -84,16 +88,8 @@ impl Lab {
     /// A part does not come up; or something is missing in continuous integration, where nothing
     /// is skipped.
     pub fn start() -> Result<Option<Self>> {
-        let kernel = match prepare() {
-            Ok(kernel) => kernel,
-            Err(reason) if std::env::var_os("CI").is_some_and(|ci| ci == "true") => {
-                return Err(reason.context("no laboratory"));
-            }
-            Err(reason) => {
-                // Past libtest, which hides what a test that passes says.
-                writeln!(std::io::stderr(), "skipped, no laboratory: {reason:#}")?;
-                return Ok(None);
-            }
+        let Some(kernel) = kernel_or_skip()? else {
+            return Ok(None);
         };
         let scratch = Scratch::new()?;
         let hypervisor = Hypervisor::start(scratch.path())?;
@@ -117,14 +113,13 @@ impl Lab {
     fn build(&self, kernel: &Kernel) -> Result<()> {
         let folder = self.scratch.path();
         let file = |name: &str| folder.join(name).display().to_string();
-        initramfs::build(folder, kernel)?;
+        initramfs::build(folder, kernel, &initramfs::PLAIN)?;
         std::fs::write(folder.join("disk"), vec![b'\n'; 1 << 20])?;
         std::fs::File::create(folder.join("store"))?.set_len(STORE_BYTES)?;
         run(Command::new("mkfs.ext4").args(["-q", "-F", &file("store")]))?;
-        let uuid = std::fs::read_to_string("/proc/sys/kernel/random/uuid")?;
         let xml = XML
             .replace("@NAME@", DOMAIN)
-            .replace("@UUID@", uuid.trim())
+            .replace("@UUID@", &uuid()?)
             .replace("@KERNEL@", &kernel.image.display().to_string())
             .replace("@INITRAMFS@", &file(initramfs::FILE))
             .replace("@DISK@", &file("disk"))
@@ -163,23 +158,11 @@ impl Lab {
 
     /// What the guest said last after `word` on its console.
     pub fn said(&self, word: &str) -> Option<String> {
-        let text = self.console();
-        // The last line may be half written.
-        let whole = &text[..text.rfind('\n')?];
-        let mut lines = whole.lines().rev();
-        lines.find_map(|l| {
-            Some(
-                l.trim()
-                    .strip_prefix("lab: ")?
-                    .strip_prefix(word)?
-                    .to_owned(),
-            )
-        })
+        said(&self.console(), word)
     }
 
     fn console(&self) -> String {
-        let bytes = std::fs::read(self.scratch.path().join("console")).unwrap_or_default();
-        String::from_utf8_lossy(&bytes).into_owned()
+        console(self.scratch.path())
     }
 
     /// How many rows the guest has stored at least, as far as it has said.
@@ -316,6 +299,24 @@ impl Lab {
     }
 }
 
+/// The kernel. `None`: this machine has not what it takes, which was said.
+///
+/// # Errors
+/// Likewise, in continuous integration, where nothing is skipped.
+fn kernel_or_skip() -> Result<Option<Kernel>> {
+    match prepare() {
+        Ok(kernel) => Ok(Some(kernel)),
+        Err(reason) if std::env::var_os("CI").is_some_and(|ci| ci == "true") => {
+            Err(reason.context("no laboratory"))
+        }
+        Err(reason) => {
+            // Past libtest, which hides what a test that passes says.
+            writeln!(std::io::stderr(), "skipped, no laboratory: {reason:#}")?;
+            Ok(None)
+        }
+    }
+}
+
 /// The kernel, if this machine has all the rest; or why there can be no laboratory.
 fn prepare() -> Result<Kernel> {
     if !cfg!(target_arch = "x86_64") {
@@ -330,6 +331,33 @@ fn prepare() -> Result<Kernel> {
         bail!("install {}", packages.join(" "));
     }
     kernel::fetch().context("the VM's kernel")
+}
+
+/// What the guest said last after `word`, of its console's text.
+fn said(text: &str, word: &str) -> Option<String> {
+    // The last line may be half written.
+    let whole = &text[..text.rfind('\n')?];
+    let own = |line: &str| {
+        Some(
+            line.trim()
+                .strip_prefix("lab: ")?
+                .strip_prefix(word)?
+                .to_owned(),
+        )
+    };
+    whole.lines().rev().find_map(own)
+}
+
+/// The text of the console in `folder`.
+fn console(folder: &Path) -> String {
+    let bytes = std::fs::read(folder.join("console")).unwrap_or_default();
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// A random UUID.
+fn uuid() -> Result<String> {
+    let uuid = std::fs::read_to_string("/proc/sys/kernel/random/uuid")?;
+    Ok(uuid.trim().to_owned())
 }
 
 /// Whether a libvirtd of its own and all of `needed` are there; if not, it is said.

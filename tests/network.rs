@@ -53,7 +53,8 @@ impl Place {
         &self.folder
     }
 
-    fn namespace(&self, kind: &str) -> PathBuf {
+    /// The file of one of its namespaces: `net` or `uts`.
+    pub fn namespace(&self, kind: &str) -> PathBuf {
         PathBuf::from(format!("/proc/{}/ns/{kind}", self.holder.pid()))
     }
 
@@ -104,6 +105,26 @@ impl Place {
             }
         })
     }
+}
+
+/// Joins places by one network, `10.99.0.0/24`: `hub` is .254, the others are .1, .2, ... It is a bridge in the hub.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn join_all(hub: &Place, places: &[&Place]) -> Result<()> {
+    hub.ip("link add lan type bridge")?;
+    hub.ip("address add 10.99.0.254/24 dev lan")?;
+    hub.ip("link set lan up")?;
+    for (number, place) in (1..).zip(places) {
+        let peer = place.holder.pid();
+        hub.ip(&format!(
+            "link add port{number} type veth peer name lan netns {peer}"
+        ))?;
+        hub.ip(&format!("link set port{number} master lan up"))?;
+        place.ip(&format!("address add 10.99.0.{number}/24 dev lan"))?;
+        place.ip("link set lan up")?;
+    }
+    Ok(())
 }
 
 /// A link between two places.

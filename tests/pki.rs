@@ -84,6 +84,15 @@ impl Ca {
         self.sign(file, name, "extendedKeyUsage=clientAuth\n")
     }
 
+    /// Signs a VM's certificate, by the URI that names it.
+    ///
+    /// # Errors
+    /// openssl fails.
+    pub fn vm(&self, file: &str, uri: &str) -> Result<Pair> {
+        let extensions = format!("subjectAltName=URI:{uri}\nextendedKeyUsage=clientAuth\n");
+        self.sign(file, "vm", &extensions)
+    }
+
     /// Signs one that has ended.
     ///
     /// # Errors

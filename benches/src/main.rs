@@ -1,11 +1,13 @@
 //! `vmkpi-bench store`: what a store through the partition costs, beside a no-op FUSE file system, files
 //! with fsync on the same disk, and a file system that commits each row in its handler, interleaved in one
 //! run. Absolute figures drift with the machine; the ratios are what counts. `scrape` and `outbox`: what
-//! the host's exporter and its outbox cost at 10, 100 and 1,000 VMs.
+//! the host's exporter and its outbox cost at 10, 100 and 1,000 VMs. `context`: warm reads through the context partition.
 
+mod context;
 mod fleet;
 mod floor;
 mod host;
+mod migration;
 mod peers;
 mod processes;
 mod report;
@@ -56,6 +58,24 @@ enum Command {
         #[arg(long, value_enum, default_value_t = Format::Table)]
         format: Format,
     },
+    /// Warm reads through the context partition, beside the native file system and overlayfs; the latter as root
+    Context {
+        /// The vmkpi-guest program to measure
+        #[arg(long, value_name = "FILE")]
+        guest: PathBuf,
+        /// Rounds; each measures every file system once, and medians are printed
+        #[arg(long, value_name = "N", default_value_t = 5)]
+        rounds: usize,
+        /// How long each is measured in a round, in milliseconds
+        #[arg(long, value_name = "MS", default_value_t = 1000)]
+        each_ms: u64,
+        /// Where to keep the files; a disk, not a tmpfs
+        #[arg(long, value_name = "DIR", default_value = "/var/tmp")]
+        dir: PathBuf,
+        /// A table for people, or one JSON object for programs
+        #[arg(long, value_enum, default_value_t = Format::Table)]
+        format: Format,
+    },
     /// Sealing, opening, signing and verifying a message, by the size of the RSA key
     Seal,
     /// Bytes between host and broker of one minute of measurements: raw and processed, open, signed and sealed
@@ -93,6 +113,18 @@ enum Command {
         #[arg(long, value_name = "S", default_value_t = 40)]
         stop_s: u64,
     },
+    /// What recontextualization adds to a live migration between two libvirt hosts, by phase; as root
+    Migration {
+        /// Migrations of each kind, with and without, in turn
+        #[arg(long, value_name = "N", default_value_t = 10)]
+        runs: usize,
+        /// Rows a second that the guest stores meanwhile
+        #[arg(long, value_name = "N", default_value_t = 20)]
+        rate: u32,
+        /// Where to write a chart, SVG
+        #[arg(long, value_name = "FILE")]
+        chart: Option<PathBuf>,
+    },
     /// One vmkpi-host with 10, 100 and 1,000 VMs: memory, processor time, rows a second, latency, scrapes
     Fleet {
         /// The vmkpi-host program to measure
@@ -129,6 +161,11 @@ fn main() -> anyhow::Result<()> {
         Command::Scrape => host::scrape(),
         Command::Seal => seal::run(),
         Command::Wire { host, guest, dir } => wire::run(&wire::Plan { host, guest, dir }),
+        Command::Migration { runs, rate, chart } => migration::run(&migration::Plan {
+            runs: runs.max(1),
+            rate,
+            chart,
+        }),
         Command::Fleet {
             host,
             guest,
@@ -141,6 +178,19 @@ fn main() -> anyhow::Result<()> {
             dir,
             counts: vms.into_iter().map(|n| n.max(2)).collect(),
             each: Duration::from_secs(seconds.max(1)),
+        }),
+        Command::Context {
+            guest,
+            rounds,
+            each_ms,
+            dir,
+            format,
+        } => context::run(&context::Plan {
+            guest,
+            dir,
+            rounds: rounds.max(1),
+            each: Duration::from_millis(each_ms.max(100)),
+            json: format == Format::Json,
         }),
         Command::Outbox { dir } => host::outbox(&dir),
         Command::Peers {

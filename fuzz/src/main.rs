@@ -3,6 +3,7 @@
 //! reason, limits hold, and nothing panics. `tools/fuzz.sh` builds and runs them.
 #![no_main]
 
+mod images;
 mod lines;
 mod machines;
 mod texts;
@@ -39,6 +40,7 @@ const TARGETS: &[(&str, Target)] = &[
     ("descriptor", texts::descriptor),
     ("domain_xml", texts::domain_xml),
     ("event", texts::event),
+    ("image", images::image),
     ("question", vouched::question),
     ("answer", vouched::answer),
     ("envelope", vouched::envelope),

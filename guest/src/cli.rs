@@ -2,8 +2,8 @@
 
 use std::ffi::OsString;
 
-use clap::Command;
 use clap::builder::PossibleValuesParser;
+use clap::{Arg, Command};
 pub use vmkpi::settings::flags::RunMode;
 use vmkpi::settings::flags::{option, switch, text};
 
@@ -23,6 +23,15 @@ pub enum Invocation {
         /// Whether the exit status says that all is well.
         check: bool,
     },
+    /// Show or apply the context.
+    Context {
+        /// Where the socket is, and the rest.
+        sources: Sources,
+        /// What of it.
+        question: Question,
+        /// Whether programs read it.
+        json: bool,
+    },
     /// Encrypt standard input for the owner.
     Seal {
         /// The VM and the key.
@@ -30,6 +39,19 @@ pub enum Invocation {
         /// For which point.
         point: String,
     },
+}
+
+/// What `vmkpi-guest context` is asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Question {
+    /// Layers, hooks and problems.
+    Layers,
+    /// Which layers have a path.
+    Where(String),
+    /// What the last changes changed.
+    Changes,
+    /// To read everything again and to run the hooks.
+    Apply,
 }
 
 /// Reads arguments and environment.
@@ -42,12 +64,23 @@ pub fn parse(
 ) -> Result<Invocation, clap::Error> {
     let matches = command().try_get_matches_from(arguments)?;
     let (name, matches) = matches.subcommand().unwrap_or(("", &matches));
-    let sources = CATALOGUE.sources(matches, environment);
+    let (inner, of) = matches.subcommand().unwrap_or(("", matches));
+    let sources = CATALOGUE.sources(of, environment);
     Ok(match name {
         "status" => Invocation::Status {
             sources,
             json: text(matches, "format") == Some("json"),
             check: matches.get_flag("check"),
+        },
+        "context" => Invocation::Context {
+            sources,
+            question: match inner {
+                "where" => Question::Where(text(of, "path").unwrap_or_default().into()),
+                "changes" => Question::Changes,
+                "apply" => Question::Apply,
+                _ => Question::Layers,
+            },
+            json: text(of, "format") == Some("json"),
         },
         "seal" => Invocation::Seal {
             sources,
@@ -69,6 +102,7 @@ pub fn command() -> Command {
         .arg_required_else_help(true)
         .subcommand(run())
         .subcommand(status())
+        .subcommand(context())
         .subcommand(seal())
 }
 
@@ -90,19 +124,51 @@ fn status() -> Command {
     Command::new("status")
         .about("Show what is stored, what was refused and why, and what to do")
         .args(CATALOGUE.flags(&["state", "log_level"]))
-        .arg(
-            option(
-                "format",
-                "FORMAT",
-                "A table for people, or one JSON object for programs",
-            )
-            .value_parser(PossibleValuesParser::new(["table", "json"]))
-            .default_value("table"),
-        )
+        .arg(format())
         .arg(switch(
             "check",
             "Exit with 1 when something needs attention, for monitoring",
         ))
+}
+
+fn format() -> Arg {
+    option(
+        "format",
+        "FORMAT",
+        "A table for people, or one JSON object for programs",
+    )
+    .value_parser(PossibleValuesParser::new(["table", "json"]))
+    .default_value("table")
+}
+
+fn context() -> Command {
+    let one = |name, about| {
+        let command = Command::new(name).about(about);
+        command
+            .args(CATALOGUE.flags(&["state", "log_level"]))
+            .arg(format())
+    };
+    let path = Arg::new("path")
+        .value_name("PATH")
+        .help("A path below the context partition, with or without where it is mounted")
+        .required(true);
+    one(
+        "context",
+        "Show the context's layers, its hooks, and what is wrong",
+    )
+    .args_conflicts_with_subcommands(true)
+    .subcommand(
+        one(
+            "where",
+            "Show which layers have a path, and which of them is shown",
+        )
+        .arg(path),
+    )
+    .subcommand(one("changes", "Show what the last changes changed"))
+    .subcommand(one(
+        "apply",
+        "Read the directories again, run all hooks as after a first start, and wait for them",
+    ))
 }
 
 fn seal() -> Command {

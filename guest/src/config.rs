@@ -6,8 +6,8 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use vmkpi::link::LinkUrl;
-
+use crate::context::ContextConfig;
+use crate::link::LinkConfig;
 use crate::poller::Poll;
 
 /// The bounds that keep a writer's mistake from becoming the machine's problem. What happens when one
@@ -139,8 +139,8 @@ pub struct RunConfig {
     pub mount: PathBuf,
     /// Where the databases are.
     pub state: PathBuf,
-    /// Where the host is.
-    pub link: LinkUrl,
+    /// Where the host is, what to show it, and what is not delivered from everywhere.
+    pub link: LinkConfig,
     /// Who may use the partition.
     pub allow_other: AllowOther,
     /// Whose the files are, and their permissions.
@@ -151,4 +151,6 @@ pub struct RunConfig {
     pub primary_key: Option<Arc<[u8]>>,
     /// The commands run for applications that cannot write themselves.
     pub polls: Vec<Poll>,
+    /// The context partition, if there is one.
+    pub context: Option<ContextConfig>,
 }

@@ -49,6 +49,10 @@ pub struct Counters {
     pub bad_lines: AtomicU64,
     /// Link sessions begun.
     pub sessions: AtomicU64,
+    /// Times that the link went over to another endpoint.
+    pub endpoint_changes: AtomicU64,
+    /// Endpoints of contexts that were refused, and attempts to use one that failed.
+    pub endpoint_failures: AtomicU64,
 }
 
 impl Default for Counters {
@@ -65,6 +69,8 @@ impl Default for Counters {
             rows_sent: AtomicU64::new(0),
             bad_lines: AtomicU64::new(0),
             sessions: AtomicU64::new(0),
+            endpoint_changes: AtomicU64::new(0),
+            endpoint_failures: AtomicU64::new(0),
         }
     }
 }

@@ -145,12 +145,39 @@ impl Reloader<'_> {
         if let Ok(filter) = logging::filter(&loaded.log_level) {
             self.level.set(filter);
         }
-        self.settings.log_level = loaded.log_level;
+        self.settings.log_level.clone_from(&loaded.log_level);
         if self.settings.polls != loaded.polls {
             service.replace_polls(loaded.polls.clone());
-            self.settings.polls = loaded.polls;
+            self.settings.polls.clone_from(&loaded.polls);
         }
+        self.reload_context(service, &loaded);
         tracing::info!("the configuration was read anew");
+    }
+}
+
+impl Reloader<'_> {
+    /// The directories are read anew even if no setting is another: they are what changes.
+    fn reload_context(&mut self, service: &Service, loaded: &Settings) {
+        match loaded.run_config().map(|config| config.context) {
+            Ok(Some(context)) => service.reload_context(context),
+            Ok(None) => {}
+            Err(error) => {
+                let error = format!("{error:#}");
+                tracing::error!(
+                    error,
+                    "the context's settings are not read anew: correct them, and send SIGHUP again"
+                );
+                return;
+            }
+        }
+        // What counts after a restart is compared with what runs.
+        let (mount, classes) = (
+            self.settings.context.mount.take(),
+            std::mem::take(&mut self.settings.context.classes),
+        );
+        self.settings.context = loaded.context.clone();
+        self.settings.context.mount = mount;
+        self.settings.context.classes = classes;
     }
 }
 

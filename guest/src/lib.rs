@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! application ── write(2) ──> fuse ──> fs ──> store ──> feed ──> link ──> host
-//!                            kernel   names   SQLite             unix:, virtio-serial:
+//!                            kernel   names   SQLite             unix:, virtio-serial:, tls:
 //!                            adapter  handles group commit
 //! ```
 //!
@@ -16,6 +16,7 @@
 //! | [`feed`] | from the writer to the link |
 //! | [`link`] | sessions with the host |
 //! | [`context`] | the context partition: layers, and what they say that the program goes by |
+//! | [`protection`] | what is not delivered from everywhere |
 //! | [`mount`] | taking over, mounting, unmounting |
 //! | [`daemon`] | the whole program, from start to signal |
 //! | [`status`] | what it says about itself |
@@ -39,6 +40,7 @@ pub mod link;
 pub mod logging;
 pub mod mount;
 pub mod poller;
+pub mod protection;
 pub mod sealing;
 pub mod settings;
 pub mod status;

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use vmkpi::name::DataPoint;
 use vmkpi_guest::cli::{self, Invocation, RunMode};
+use vmkpi_guest::context::command;
 use vmkpi_guest::settings::{CATALOGUE, Loaded, Problems, Settings, Sources};
 use vmkpi_guest::{daemon, logging, sealing, status};
 
@@ -62,6 +63,16 @@ fn perform(invocation: &Invocation) -> anyhow::Result<ExitCode> {
             }
             let unhealthy = *check && !status.advice.is_empty();
             Ok(ExitCode::from(if unhealthy { FAILED } else { 0 }))
+        }
+        Invocation::Context {
+            sources,
+            question,
+            json,
+        } => {
+            let settings = CATALOGUE.load(sources)?.settings;
+            let shown = command::context(&settings, question, *json)?;
+            print(shown.text.as_bytes())?;
+            Ok(ExitCode::from(if shown.well { 0 } else { FAILED }))
         }
         Invocation::Seal { sources, point } => {
             let settings = CATALOGUE.load(sources)?.settings;

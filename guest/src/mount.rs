@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context as _, bail};
-use fuser::{Config, MountOption, Session, SessionACL};
+use fuser::{Config, Filesystem, MountOption, Session, SessionACL};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
 
@@ -75,14 +75,38 @@ pub fn mount(
     policy: AllowOther,
     adapter: impl Fn(bool) -> Adapter,
 ) -> anyhow::Result<Session<Adapter>> {
-    let attempt = |everyone: bool| {
+    attempt(path, policy, |everyone| {
         let adapter = adapter(everyone);
         let device = adapter.device();
         let session = Session::new(adapter, path, &options(everyone))?;
         // Set once: this is the only place.
         let _ = device.set(session.as_fd().try_clone_to_owned()?);
-        Ok::<_, std::io::Error>(session)
-    };
+        Ok(session)
+    })
+}
+
+/// Mounts what nobody can write to.
+///
+/// # Errors
+/// The kernel or fusermount3 refuses.
+pub fn mount_read_only<F: Filesystem>(
+    path: &Path,
+    policy: AllowOther,
+    filesystem: impl Fn() -> F,
+) -> anyhow::Result<Session<F>> {
+    attempt(path, policy, |everyone| {
+        let mut options = options(everyone);
+        options.mount_options.push(MountOption::RO);
+        Session::new(filesystem(), path, &options)
+    })
+}
+
+/// Mounts for whom the policy names.
+fn attempt<F: Filesystem>(
+    path: &Path,
+    policy: AllowOther,
+    attempt: impl Fn(bool) -> std::io::Result<Session<F>>,
+) -> anyhow::Result<Session<F>> {
     let at = || format!("cannot mount at {}", path.display());
     match policy {
         AllowOther::All => attempt(true).with_context(at),

@@ -8,20 +8,26 @@
 
 pub mod accounts;
 mod catalogue;
+mod context;
 mod poll;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
+use rustls::crypto::ring;
 use vmkpi::link::LinkUrl;
 use vmkpi::name::Label;
 use vmkpi::seal::{MAX_PEM_BYTES, SealingKey};
+use vmkpi::tls::{MutualFiles, mutual};
 
 use crate::config::{Access, AllowOther, Limits, RunConfig};
+use crate::link::LinkConfig;
 use crate::poller::Poll;
+use crate::protection::Policy;
 
 pub use catalogue::CATALOGUE;
+pub use context::ContextSettings;
 pub use vmkpi::settings::{Problems, Sources, units};
 
 /// What was read.
@@ -36,6 +42,10 @@ pub struct Settings {
     pub state: PathBuf,
     /// Where the host is.
     pub link: LinkUrl,
+    /// What to show a host on a network, and whom to believe there.
+    pub link_tls: TlsFiles,
+    /// What is not delivered from everywhere.
+    pub protection: Policy,
     /// Who may use the partition.
     pub allow_other: AllowOther,
     /// What is logged.
@@ -56,6 +66,31 @@ pub struct Settings {
     pub directory_mode: u16,
     /// The commands to run.
     pub polls: Vec<Poll>,
+    /// The context partition.
+    pub context: ContextSettings,
+}
+
+/// Files of certificates, all of them or none.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// What the VM shows.
+    pub cert: Option<PathBuf>,
+    /// Its private key.
+    pub key: Option<PathBuf>,
+    /// Who may have signed what a host shows.
+    pub ca: Option<PathBuf>,
+}
+
+impl TlsFiles {
+    fn complete(&self) -> anyhow::Result<Option<MutualFiles>> {
+        match (self.cert.clone(), self.key.clone(), self.ca.clone()) {
+            (None, None, None) => Ok(None),
+            (Some(cert), Some(key), Some(ca)) => Ok(Some(MutualFiles { cert, key, ca })),
+            _ => bail!(
+                "cert_file, key_file and ca_file in [link_tls] are nothing without each other: give all three, or none"
+            ),
+        }
+    }
 }
 
 impl Default for Settings {
@@ -65,6 +100,8 @@ impl Default for Settings {
             mount: "/kpi".into(),
             state: "/var/lib/vmkpi".into(),
             link: LinkUrl::default(),
+            link_tls: TlsFiles::default(),
+            protection: Policy::default(),
             allow_other: AllowOther::default(),
             log_level: "warn".into(),
             vm: None,
@@ -75,6 +112,7 @@ impl Default for Settings {
             file_mode: access.file_mode,
             directory_mode: access.directory_mode,
             polls: Vec::new(),
+            context: ContextSettings::default(),
         }
     }
 }
@@ -107,12 +145,39 @@ impl Settings {
         Ok(RunConfig {
             mount: self.mount.clone(),
             state: self.state.clone(),
-            link: self.link.clone(),
+            link: self.link_config()?,
             allow_other: self.allow_other,
             limits: self.limits,
             access,
             primary_key,
             polls: self.polls.clone(),
+            context: self.context.config(&self.mount)?,
+        })
+    }
+
+    /// The link's part of it.
+    ///
+    /// # Errors
+    /// A file of [`TlsFiles`] is missing or cannot be used, or the link cannot be without them.
+    fn link_config(&self) -> anyhow::Result<LinkConfig> {
+        let files = self.link_tls.complete()?;
+        if let Some(files) = &files {
+            mutual::client(files, ring::default_provider()).context("[link_tls]")?;
+        } else if matches!(self.link, LinkUrl::Tls { .. }) {
+            bail!(
+                "link {} needs certificates: set cert_file, key_file and ca_file in [link_tls]",
+                self.link
+            );
+        }
+        if self.protection.legislations.is_empty() && !self.protection.points.is_empty() {
+            bail!(
+                "protection.points would never be held: say where they may be delivered from with protection.legislations"
+            );
+        }
+        Ok(LinkConfig {
+            url: self.link.clone(),
+            files,
+            policy: self.protection.clone(),
         })
     }
 

@@ -2,15 +2,13 @@
 //! runs, everything else from the databases, whether it runs or not; and what to do about it.
 
 mod advice;
+mod control;
 mod table;
 
 use std::collections::BTreeMap;
-use std::io::{Read as _, Write as _};
-use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use vmkpi::clock::Timestamp;
@@ -19,6 +17,8 @@ use vmkpi::name::{Area, DataPoint};
 use vmkpi::position::Seq;
 
 use crate::config::{Limits, RunConfig};
+use crate::context::Context;
+use crate::context::report::{Answer, ContextStatus};
 use crate::counters::Counters;
 use crate::fs::Partition;
 use crate::link::{Link, LinkState};
@@ -26,10 +26,9 @@ use crate::poller::{PollStatus, Poller};
 use crate::store::inspect::{Reader, RefusedInput};
 use crate::store::{StoredFile, set_aside};
 
+use control::ask;
+pub use control::{Control, ask_context};
 pub use table::render;
-
-/// The socket's name in the state directory.
-const SOCKET: &str = "control.sock";
 
 /// A running program's numbers.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -40,10 +39,14 @@ pub struct LiveStatus {
     pub mount: PathBuf,
     /// Since when.
     pub started: Timestamp,
-    /// The link's URL.
+    /// The link's URL in the image; [`LinkState::endpoint`] is the one in force.
     pub link_url: String,
     /// The link.
     pub link: LinkState,
+    /// Times that the link went over to another endpoint.
+    pub endpoint_changes: u64,
+    /// Endpoints of contexts that were refused, and attempts to use one that failed.
+    pub endpoint_failures: u64,
     /// The kernel's requests so far, by opcode.
     pub requests: BTreeMap<String, u64>,
     /// Rows stored.
@@ -78,6 +81,9 @@ pub struct LiveStatus {
     pub limits: LimitStatus,
     /// The commands it runs.
     pub polls: Vec<PollStatus>,
+    /// The context partition, if there is one.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub context: Option<ContextStatus>,
 }
 
 /// The limits that fill up with use.
@@ -200,6 +206,7 @@ pub struct Live {
     partition: Partition,
     link: Arc<Mutex<Link>>,
     poller: Arc<Mutex<Poller>>,
+    context: Option<Arc<Context>>,
 }
 
 impl Live {
@@ -210,6 +217,7 @@ impl Live {
         partition: Partition,
         link: Arc<Mutex<Link>>,
         poller: Arc<Mutex<Poller>>,
+        context: Option<Arc<Context>>,
     ) -> Self {
         Self {
             config: config.clone(),
@@ -218,12 +226,22 @@ impl Live {
             partition,
             link,
             poller,
+            context,
         }
     }
 
     fn polls(&self) -> Vec<PollStatus> {
         let poller = self.poller.lock().unwrap_or_else(PoisonError::into_inner);
         poller.status()
+    }
+
+    fn context(&self, request: &str) -> Answer {
+        match &self.context {
+            Some(context) => context.answer(request),
+            None => Answer::Refused(
+                "there is no context partition: set context.mount in the configuration".into(),
+            ),
+        }
     }
 
     fn status(&self) -> LiveStatus {
@@ -235,7 +253,7 @@ impl Live {
             pid: std::process::id(),
             mount: self.config.mount.clone(),
             started: self.started,
-            link_url: self.config.link.to_string(),
+            link_url: self.config.link.url.to_string(),
             link: self
                 .link
                 .lock()
@@ -256,12 +274,15 @@ impl Live {
             rows_sent: count(&counters.rows_sent),
             bad_lines: count(&counters.bad_lines),
             sessions: count(&counters.sessions),
+            endpoint_changes: count(&counters.endpoint_changes),
+            endpoint_failures: count(&counters.endpoint_failures),
             open_handles,
             buffered_bytes,
             memory_rss_bytes,
             memory_peak_bytes,
             limits: LimitStatus::of(&self.config.limits),
             polls: self.polls(),
+            context: self.context.as_ref().map(|context| context.status()),
         }
     }
 }
@@ -276,56 +297,6 @@ fn memory() -> (u64, u64) {
             .map_or(0, |kib| kib * 1024)
     };
     (kib("VmRSS:"), kib("VmHWM:"))
-}
-
-/// The socket that the numbers are read from.
-pub struct Control {
-    path: PathBuf,
-}
-
-impl Control {
-    /// Listens in the state directory. Without it `status` still shows what is on disk.
-    pub fn start(state: &Path, live: Live) -> Self {
-        let path = state.join(SOCKET);
-        // The state directory is locked: whatever is there was left by a program that died.
-        let _ = std::fs::remove_file(&path);
-        let started = UnixListener::bind(&path).and_then(|listener| {
-            std::thread::Builder::new()
-                .name("status".into())
-                .spawn(move || answer(&listener, &live))
-        });
-        if let Err(error) = started {
-            tracing::warn!(socket = %path.display(), %error, "status will not show live numbers");
-        }
-        Self { path }
-    }
-
-    /// Takes the socket away.
-    pub fn stop(self) {
-        let _ = std::fs::remove_file(self.path);
-    }
-}
-
-fn answer(listener: &UnixListener, live: &Live) {
-    for stream in listener.incoming() {
-        let Ok(mut stream) = stream else {
-            // Out of descriptors, perhaps; not worth a spin.
-            std::thread::sleep(Duration::from_millis(100));
-            continue;
-        };
-        let json = serde_json::to_vec(&live.status()).unwrap_or_default();
-        let _ = stream.set_write_timeout(Some(Duration::from_secs(1)));
-        let _ = stream.write_all(&json);
-    }
-}
-
-/// A running program's numbers; none when it does not run.
-fn ask(state: &Path) -> Option<LiveStatus> {
-    let mut stream = UnixStream::connect(state.join(SOCKET)).ok()?;
-    stream.set_read_timeout(Some(Duration::from_secs(2))).ok()?;
-    let mut json = Vec::new();
-    stream.read_to_end(&mut json).ok()?;
-    serde_json::from_slice(&json).ok()
 }
 
 /// Everything about the store in `state`, and about the program if it runs.

@@ -16,19 +16,24 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use rustls::ServerConfig;
+use rustls::crypto::aws_lc_rs;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use vmkpi::broker::Broker;
 use vmkpi::descriptor::{Descriptor, Spelling};
+use vmkpi::key_file::FileError;
 use vmkpi::link::LinkUrl;
 use vmkpi::sign::SigningKey;
+use vmkpi::tls::{MutualFiles, mutual};
 
 use crate::consumers::Consumers;
 use crate::context::Recontextualizer;
 use crate::descriptors::{Descriptors, named, read_file};
 use crate::libvirt::{Domain, Domains, Ended, Libvirt};
-use crate::link::Limits;
+use crate::link::{self, Door, Limits};
 use crate::outbox::{Left, Outbox};
 use crate::reload::Changes;
 use crate::snapshot::{DescriptorStatus, Scraped, Snapshot};
@@ -65,6 +70,8 @@ pub struct Config {
     pub descriptors: BTreeMap<String, PathBuf>,
     /// What a guest may do.
     pub limits: Limits,
+    /// Where guests come in from a network, if they do.
+    pub door: Option<DoorConfig>,
     /// What the outbox may hold on disk, in bytes.
     pub outbox_bytes: u64,
     /// How often guests are asked for rows; `None` has them pushed.
@@ -75,6 +82,25 @@ pub struct Config {
     pub lease_seconds: u64,
     /// What VMs are told, if they are.
     pub context: Option<context::Config>,
+}
+
+/// Where guests come in from a network, and what they are shown.
+#[derive(Clone, Debug)]
+pub struct DoorConfig {
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// Certificate, key and the CAs of guests.
+    pub files: MutualFiles,
+}
+
+impl DoorConfig {
+    /// What guests are accepted with: the files are read.
+    ///
+    /// # Errors
+    /// One of them is not what it should be.
+    pub fn tls(&self, door: &Door) -> Result<Arc<ServerConfig>, FileError> {
+        mutual::server(&self.files, aws_lc_rs::default_provider(), door.admits())
+    }
 }
 
 /// Runs until `shutdown` is ready, with nobody who runs it.
@@ -110,6 +136,8 @@ pub async fn serve(
     let listener = TcpListener::bind(config.listen)
         .await
         .with_context(|| format!("listening on {}", config.listen))?;
+    let door = Door::default();
+    let entrance = open_door(config.door.as_ref(), &door).await?;
     let libvirt = Libvirt::start(&config.libvirt_uri)?;
     let (publisher, publishing) = Publisher::start(config.broker.clone());
     let (consumers, hearing) = Consumers::start(config.broker.clone(), &config.state);
@@ -122,7 +150,15 @@ pub async fn serve(
     let offered = config.context.as_ref();
     let context = offered.map(|context| Recontextualizer::start(&config.libvirt_uri, context));
     let context = context.transpose().context("context.directory")?;
-    let mut daemon = Daemon::new(config, libvirt, (publisher, consumers), outbox, uptime);
+    let doors = (door, entrance);
+    let mut daemon = Daemon::new(
+        config,
+        libvirt,
+        (publisher, consumers),
+        outbox,
+        uptime,
+        doors,
+    );
     daemon.context = context;
     for stream in left {
         let uuid = Arc::from(&*stream.0.uuid);
@@ -148,6 +184,35 @@ pub async fn serve(
     Ok(())
 }
 
+/// What a door that is open needs.
+#[derive(Debug)]
+struct Entrance {
+    config: DoorConfig,
+    tls: watch::Sender<Arc<ServerConfig>>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Entrance {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn open_door(config: Option<&DoorConfig>, door: &Door) -> anyhow::Result<Option<Entrance>> {
+    let Some(config) = config else {
+        return Ok(None);
+    };
+    let (tls, with) = watch::channel(config.tls(door).context("[link.tls]")?);
+    let listening = link::listen(config.listen, with, door.clone()).await;
+    let task = listening.with_context(|| format!("listening for guests on {}", config.listen))?;
+    tracing::info!(address = ?door.address(), "guests may come in over the network");
+    Ok(Some(Entrance {
+        config: config.clone(),
+        tls,
+        task,
+    }))
+}
+
 /// The state directory, which QEMU's user may pass through where images are in it.
 fn open_state(config: &Config) -> Result<StateDir, StateError> {
     let images = config.context.as_ref().map(|context| &context.images);
@@ -169,6 +234,7 @@ struct Daemon {
     status: Arc<Mutex<DescriptorStatus>>,
     said_unknown: bool,
     uptime: Uptime,
+    entrance: Option<Entrance>,
     /// What VMs are told, if they are.
     context: Option<Recontextualizer>,
     /// What every VM signs with.
@@ -182,6 +248,7 @@ impl Daemon {
         (publisher, consumers): (Publisher, Consumers),
         outbox: Outbox,
         uptime: Uptime,
+        (door, entrance): (Door, Option<Entrance>),
     ) -> Self {
         let (signer, signs) = watch::channel(config.signer);
         Self {
@@ -195,6 +262,7 @@ impl Daemon {
                 reports: Reports::default(),
                 outbox,
                 limits: config.limits,
+                door,
                 poll_interval: config.poll_interval,
                 signer: signs,
                 lease_seconds: config.lease_seconds,
@@ -206,6 +274,7 @@ impl Daemon {
             status: Arc::default(),
             said_unknown: false,
             uptime,
+            entrance,
             context: None,
             signer,
         }
@@ -221,6 +290,7 @@ impl Daemon {
         let status = Arc::clone(&self.status);
         let outbox = Arc::clone(&self.shared.outbox.status);
         let consumers = Arc::clone(&self.shared.consumers.status);
+        let door = self.shared.door.clone();
         let context = self
             .context
             .as_ref()
@@ -235,6 +305,7 @@ impl Daemon {
                 .clone(),
             broker: Arc::clone(&broker),
             consumers: Arc::clone(&consumers),
+            door: door.clone(),
             outbox: Arc::clone(&outbox),
             context: context.as_ref().map(|status| status.seen()),
             exporter: Scraped::default(),
@@ -284,6 +355,7 @@ impl Daemon {
             outbox_bytes,
             tuning,
             signer,
+            link_files,
         } = *changes;
         if let Some(context) = &self.context {
             context.tune(tuning);
@@ -292,6 +364,7 @@ impl Daemon {
         self.descriptors.set_files(descriptors, read);
         self.shared.outbox.set_max_bytes(outbox_bytes);
         self.sign_with(signer);
+        self.show_guests(link_files);
         self.said_unknown = false;
         self.reconcile();
         desk.forget();
@@ -310,6 +383,20 @@ impl Daemon {
             None => tracing::warn!("messages are not signed from now on"),
         }
         self.signer.send_replace(signer);
+    }
+
+    /// Guests that come in from now on are shown what the files hold now, and verified by it.
+    fn show_guests(&mut self, files: Option<MutualFiles>) {
+        let (Some(entrance), Some(files)) = (&mut self.entrance, files) else {
+            return;
+        };
+        entrance.config.files = files;
+        match entrance.config.tls(&self.shared.door) {
+            Ok(tls) => drop(entrance.tls.send_replace(tls)),
+            Err(error) => {
+                tracing::error!(%error, "guests are shown what they were shown before");
+            }
+        }
     }
 
     /// How the daemon is, in a line.

@@ -258,6 +258,7 @@ metrics! {
     LinkConnects Counter "vmkpi_link_connects_total" VM "count" "link" "Link sessions that were opened.";
     LinkReceivedBytes Counter "vmkpi_link_received_bytes_total" VM "bytes" "link" "Bytes read from the link.";
     LinkErrors Counter "vmkpi_link_errors_total" REASON "count" "link" "Lines or sessions of the link that were refused, by reason.";
+    LinkRefusals Counter "vmkpi_link_refusals_total" ERROR "count" "link" "Guests that did not come in over the network, by reason: late in the handshake, crowded out of it by newer ones, a handshake that failed, a certificate that does not count, the certificate of an unknown_vm, or a connection that could not be accepted (accept). Only where link.listen_address is set.";
     Rows Counter "vmkpi_rows_received_total" VM "count" "link" "Rows read from the guest.";
     RowsReplayed Counter "vmkpi_rows_replayed_total" VM "count" "link" "Rows read from the guest that had been read before.";
     RowsTime Gauge "vmkpi_rows_received_timestamp_seconds" VM "seconds since 1970" "link" "When the last row was read from the guest.";

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use vmkpi::descriptor::Descriptor;
 use vmkpi::link::LinkUrl;
 use vmkpi::sign::SigningKey;
+use vmkpi::tls::MutualFiles;
 
 use crate::context::Tuning;
 use crate::settings::{CATALOGUE, Checked, Settings};
@@ -26,6 +27,8 @@ pub struct Changes {
     pub tuning: Tuning,
     /// What messages are signed with: its file has just been read.
     pub signer: Option<Arc<SigningKey>>,
+    /// What guests that come over a network are shown and verified by.
+    pub link_files: Option<MutualFiles>,
 }
 
 impl Changes {
@@ -38,6 +41,7 @@ impl Changes {
             outbox_bytes: checked.config.outbox_bytes,
             tuning: checked.config.context.map(|c| c.tuning).unwrap_or_default(),
             signer: checked.config.signer,
+            link_files: checked.config.door.map(|door| door.files),
         }
     }
 }
@@ -64,6 +68,9 @@ pub fn decide(old: &Settings, new: &Settings) -> Decision {
             guests: new.guests.clone(),
             descriptors: new.descriptors.clone(),
             sign_key_file: new.sign_key_file.clone(),
+            link_cert_file: new.link_cert_file.clone(),
+            link_key_file: new.link_key_file.clone(),
+            link_ca_file: new.link_ca_file.clone(),
             context_tuning: new.context_tuning,
             ..old.clone()
         },
@@ -94,6 +101,10 @@ mod tests {
             "web.listen_address" => "127.0.0.1:1",
             "outbox.max_bytes" => "2097152",
             "link.poll_interval" => "7",
+            "link.listen_address" => "127.0.0.1:2",
+            "link.tls.cert_file" => "/link-cert",
+            "link.tls.key_file" => "/link-key",
+            "link.tls.ca_file" => "/link-ca",
             "context.directory" => "/contexts",
             "context.images" => "/images",
             "context.swap" => "device",

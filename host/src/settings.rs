@@ -42,6 +42,14 @@ pub struct Settings {
     pub outbox_bytes: u64,
     /// How often guests are asked for rows; `None` has them pushed.
     pub poll_interval: Option<Duration>,
+    /// Where guests come in from a network; `None`: nowhere.
+    pub link_listen: Option<SocketAddr>,
+    /// The certificate that they are shown.
+    pub link_cert_file: Option<PathBuf>,
+    /// Its private key.
+    pub link_key_file: Option<PathBuf>,
+    /// The CAs that may have signed theirs.
+    pub link_ca_file: Option<PathBuf>,
     /// The site's key, which every message is signed with.
     pub sign_key_file: Option<PathBuf>,
     /// How long a VM's entry in the Directory lasts, in seconds.
@@ -70,6 +78,10 @@ impl Default for Settings {
             state: "/var/lib/vmkpi-host".into(),
             outbox_bytes: crate::outbox::DEFAULT_MAX_BYTES,
             poll_interval: None,
+            link_listen: None,
+            link_cert_file: None,
+            link_key_file: None,
+            link_ca_file: None,
             sign_key_file: None,
             lease_seconds: vmkpi::directory::DEFAULT_LEASE_SECONDS,
             log_level: "info".into(),

@@ -14,7 +14,7 @@ use crate::context;
 use crate::libvirt::extra::Extra;
 use crate::libvirt::figures::{Group, Readings};
 use crate::libvirt::{Domains, Sampling, VmStats};
-use crate::link::Fault;
+use crate::link::{self, Door, Fault};
 use crate::metrics::{Labels, Metric, Page};
 use crate::outbox;
 use crate::vm::{BECAME, Report};
@@ -64,6 +64,8 @@ pub struct Snapshot {
     pub broker: Arc<Status>,
     /// What named Consumers say and ask.
     pub consumers: Arc<consumers::Status>,
+    /// Where guests come in from a network.
+    pub door: Door,
     /// The outbox.
     pub outbox: Arc<outbox::Status>,
     /// What VMs are told, if they are.
@@ -119,6 +121,12 @@ impl Snapshot {
             (Metric::ConfirmConnected, self.consumers.is_connected()),
         ] {
             page.add(metric, &none, f64::from(on));
+        }
+        if self.door.address().is_some() {
+            for (refusal, count) in link::Refusal::ALL.iter().zip(self.door.refused()) {
+                let reason = none.with("reason", refusal.as_str());
+                page.add(Metric::LinkRefusals, &reason, count as f64);
+            }
         }
         for (metric, count) in [
             (Metric::DomainsNumber, self.domains.by_uuid.len() as u64),

@@ -1,9 +1,7 @@
-//! The files of an [`Access`].
+//! The login in the files of an [`Access`].
 
 use std::path::Path;
 
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde::Deserialize;
 
 use super::{Access, Login};
@@ -11,32 +9,6 @@ use crate::key_file::{FileError, Named};
 
 /// What MQTT can carry of a name or a password, in bytes.
 const MAX_LOGIN_BYTES: usize = 65_535;
-
-/// The certificates of a PEM file, at least one.
-pub(super) fn certificates(file: Named<'_>) -> Result<Vec<CertificateDer<'static>>, FileError> {
-    let text = file.public()?;
-    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text.as_bytes()).collect();
-    match found {
-        Ok(found) if found.is_empty() => {
-            Err(file.refuse("no certificate in it; PEM is expected (BEGIN CERTIFICATE)"))
-        }
-        Ok(found) => Ok(found),
-        Err(error) => Err(file.refuse(format!("no PEM: {error}"))),
-    }
-}
-
-/// The private key of a PEM file.
-pub(super) fn key(file: Named<'_>) -> Result<PrivateKeyDer<'static>, FileError> {
-    let text = file.secret()?;
-    if text.contains("BEGIN ENCRYPTED PRIVATE KEY") || text.contains("Proc-Type: 4,ENCRYPTED") {
-        return Err(
-            file.refuse("the key has a passphrase, which nobody could type here; store it without")
-        );
-    }
-    PrivateKeyDer::from_pem_slice(text.as_bytes()).map_err(|_| {
-        file.refuse("no private key in it; PEM is expected (BEGIN PRIVATE KEY and the like)")
-    })
-}
 
 /// The login, if there is one.
 pub(super) fn login(access: &Access) -> Result<Option<Login>, FileError> {

@@ -8,8 +8,8 @@ use rustls::crypto::aws_lc_rs;
 use rustls::{ClientConfig, RootCertStore};
 
 use super::Broker;
-use super::files::{certificates, key};
 use crate::key_file::{FileError, Named};
+use crate::tls::files::{certificates, private_key, roots};
 
 /// What the CAs of this system are called where a file would be named.
 const SYSTEM: &str = "(this system's)";
@@ -20,15 +20,15 @@ const SYSTEM: &str = "(this system's)";
 /// A file is not what it should be, or certificate and key are not of each other.
 pub(super) fn config(broker: &Broker) -> Result<Arc<ClientConfig>, FileError> {
     let access = broker.access();
-    let roots = match &access.ca_file {
-        Some(path) => roots_of(path)?,
-        None => roots_of_the_system(broker)?,
+    let trusted = match &access.ca_file {
+        Some(path) => roots(path)?,
+        None => of_the_system(broker)?,
     };
     let provider = Arc::new(aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .expect("aws-lc-rs has suites for TLS 1.2 and 1.3")
-        .with_root_certificates(roots);
+        .with_root_certificates(trusted);
     let mut config = match (&access.cert_file, &access.key_file) {
         (Some(cert), Some(key_path)) => {
             let file = Named {
@@ -36,7 +36,7 @@ pub(super) fn config(broker: &Broker) -> Result<Arc<ClientConfig>, FileError> {
                 path: cert,
             };
             let chain = certificates(file)?;
-            let private = key(Named {
+            let private = private_key(Named {
                 what: "private key",
                 path: key_path,
             })?;
@@ -51,19 +51,8 @@ pub(super) fn config(broker: &Broker) -> Result<Arc<ClientConfig>, FileError> {
     Ok(Arc::new(config))
 }
 
-fn roots_of(path: &Path) -> Result<RootCertStore, FileError> {
-    let file = Named { what: "CA", path };
-    let mut roots = RootCertStore::empty();
-    for certificate in certificates(file)? {
-        roots
-            .add(certificate)
-            .map_err(|e| file.refuse(format!("a certificate in it is none of a CA: {e}")))?;
-    }
-    Ok(roots)
-}
-
 /// A system has some that rustls does not understand; those are left out.
-fn roots_of_the_system(broker: &Broker) -> Result<RootCertStore, FileError> {
+fn of_the_system(broker: &Broker) -> Result<RootCertStore, FileError> {
     let file = Named {
         what: "CAs",
         path: Path::new(SYSTEM),

@@ -38,6 +38,7 @@ Examples:
   vmkpi key new seal sign --dir keys
   vmkpi key new tls --dir keys/tls --site acme --server broker.acme.example \\
       --client hosts --client dashboard
+  vmkpi key new tls --dir keys/link --site acme --vm shop --endpoint host-7.example.org
   vmkpi key new tls --dir keys/tls --site acme --client collect     (a further one of the same CA)")]
 pub struct NewArgs {
     /// Which keys.
@@ -62,9 +63,22 @@ pub struct NewArgs {
     /// several hosts share names none of them.
     #[arg(long = "client", value_name = "NAME", value_parser = tls::client_name)]
     clients: Vec<String>,
+    /// A VM's name in its descriptor, for which its guest gets a certificate for links by tls; may be repeated.
+    #[arg(long = "vm", value_name = "NAME", value_parser = tls::vm_name)]
+    vms: Vec<Label>,
+    /// A host's name or address in links' URLs (tls:NAME:PORT), for which it gets a certificate; may be repeated.
+    #[arg(long = "endpoint", value_name = "NAME", value_parser = tls::server_name)]
+    endpoints: Vec<String>,
     /// Days for which certificates are valid; the CA's is for ten years.
     #[arg(long, default_value_t = 398, value_parser = clap::value_parser!(u32).range(1..=3650))]
     days: u32,
+}
+
+impl NewArgs {
+    fn wants_certificates(&self) -> bool {
+        let named = [&self.servers, &self.clients, &self.endpoints];
+        !self.vms.is_empty() || named.iter().any(|names| !names.is_empty())
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -87,9 +101,10 @@ pub fn run(command: &Command, console: &mut Console) -> Outcome {
 
 fn new(args: &NewArgs, console: &mut Console) -> Outcome {
     let wants = |what| args.what.contains(&what);
-    let named = args.site.is_some() || !args.servers.is_empty() || !args.clients.is_empty();
+    let named = args.site.is_some() || args.wants_certificates();
     if named && !wants(What::Tls) {
-        let message = "--site, --server and --client are for certificates: name tls too";
+        let message =
+            "--site, --server, --client, --vm and --endpoint are for certificates: name tls too";
         return Err(Failure::Usage(anyhow!(message)));
     }
     let folder = Folder::open(&args.dir)?;
@@ -121,9 +136,9 @@ fn certificates(args: &NewArgs, folder: &Folder) -> Result<Vec<NewFile>, Failure
     let site = args.site.as_ref();
     let site = site.ok_or_else(|| usage("tls needs --site SITE, the name of the CA's site"))?;
     let there = folder.read_authority()?;
-    if there.is_some() && args.servers.is_empty() && args.clients.is_empty() && !args.overwrite {
+    if there.is_some() && !args.wants_certificates() && !args.overwrite {
         return Err(usage(
-            "the CA is there; name what gets a certificate with --server or --client",
+            "the CA is there; name what gets a certificate with --server, --client, --vm or --endpoint",
         ));
     }
     let (authority, mut files) = match there {
@@ -136,6 +151,12 @@ fn certificates(args: &NewArgs, folder: &Folder) -> Result<Vec<NewFile>, Failure
     }
     for name in &args.clients {
         files.extend(authority.client(name, args.days)?);
+    }
+    for vm in &args.vms {
+        files.extend(authority.vm(site, vm, args.days)?);
+    }
+    for name in &args.endpoints {
+        files.extend(authority.endpoint(name, args.days)?);
     }
     Ok(files)
 }

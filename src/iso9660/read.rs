@@ -12,6 +12,9 @@ use super::{
 };
 use crate::context::is_legal_name;
 
+/// What a primary volume descriptor begins with: its type, the standard's name, its version (ECMA-119, 8.4).
+const PRIMARY: &[u8] = b"\x01CD001\x01";
+
 /// Bytes hashed at once.
 const CHUNK: usize = 64 << 10;
 
@@ -161,12 +164,19 @@ pub struct Descriptor {
 }
 
 impl Descriptor {
+    /// The label of one that may be damaged otherwise; `None`: it is no primary volume descriptor.
+    pub fn label_of(sector: &[u8; SECTOR]) -> Option<String> {
+        sector
+            .starts_with(PRIMARY)
+            .then(|| label(&sector[40..40 + MAX_LABEL]))
+    }
+
     /// Reads it from the sector at [`DESCRIPTOR_OFFSET`].
     ///
     /// # Errors
     /// It is none, or damaged.
     pub fn parse(sector: &[u8; SECTOR]) -> Result<Self, ReadError> {
-        if sector[..7] != *b"\x01CD001\x01" {
+        if !sector.starts_with(PRIMARY) {
             return Err(ReadError::Foreign);
         }
         let damaged = ReadError::Descriptor;
@@ -174,13 +184,17 @@ impl Descriptor {
             return Err(damaged("its blocks have not 2048 bytes"));
         }
         let sectors = both_32(&sector[80..]).ok_or(damaged("its size is two sizes"))?;
+        let size = u64::from(sectors) * SECTOR as u64;
+        if size < DESCRIPTOR_OFFSET + SECTOR as u64 {
+            return Err(damaged("its volume ends before it"));
+        }
         let root = Record::parse(&sector[156..190]).ok_or(damaged("the root has no record"))?;
         if root.flags & flags::DIRECTORY == 0 || !root.plain {
             return Err(damaged("the root is no directory in one piece"));
         }
         Ok(Self {
             label: label(&sector[40..40 + MAX_LABEL]),
-            size: u64::from(sectors) * SECTOR as u64,
+            size,
             tree: tree(&sector[DIGEST_AT..]),
             root: (root.sector, root.length),
         })

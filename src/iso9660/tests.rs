@@ -186,6 +186,12 @@ fn a_descriptor_that_contradicts_itself_is_damaged() {
 }
 
 #[test]
+fn a_volume_holds_its_descriptor() {
+    let said = said_of(|image| set_both_32(image, 16 * SECTOR + 80, 16));
+    assert!(said.contains("ends before it"), "{said}");
+}
+
+#[test]
 fn a_truncated_image_is_refused() {
     let said = said_of(|image| image.truncate(image.len() - 1));
     assert!(said.contains("truncated"), "{said}");

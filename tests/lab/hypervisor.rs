@@ -1,5 +1,6 @@
 //! A libvirtd of the test's own, in namespaces of its own.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -7,6 +8,7 @@ use anyhow::{Context as _, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::PATIENCE;
+use crate::network::Place;
 use crate::process::Process;
 use crate::scratch::processes_of;
 use crate::wait_for;
@@ -27,6 +29,11 @@ stdio_handler = "file"
 seccomp_sandbox = 0
 "#;
 
+const SETPRIV: &str = "/usr/bin/setpriv";
+
+/// The script's name below the root.
+const SCRIPT_FILE: &str = "libvirtd.sh";
+
 /// Folders that take the place of the machine's.
 const FOLDERS: [&str; 5] = [
     "run",
@@ -41,36 +48,64 @@ pub struct Hypervisor {
     folder: PathBuf,
     root: PathBuf,
     process: Process,
+    /// The namespaces that a program joins which is started inside.
+    joins: &'static [&'static str],
 }
 
 impl Hypervisor {
-    /// Starts libvirtd with all its files below `folder`, and waits until it answers.
+    /// Starts libvirtd with all its files below `folder`, in a network without any link, and waits until it answers.
     ///
     /// # Errors
     /// It does not.
     pub fn start(folder: &Path) -> Result<Self> {
-        let root = folder.join("hypervisor");
-        for name in FOLDERS {
-            std::fs::create_dir_all(root.join(name))?;
-        }
-        let config = root.join("etc/libvirt");
-        let uuid = std::fs::read_to_string("/proc/sys/kernel/random/uuid")?;
-        let uuid = uuid.trim();
-        let conf = format!("{LIBVIRTD_CONF}host_uuid = \"{uuid}\"\n");
-        std::fs::write(config.join("libvirtd.conf"), conf)?;
-        std::fs::write(config.join("qemu.conf"), QEMU_CONF)?;
-        let script = root.join("libvirtd.sh");
-        std::fs::write(&script, SCRIPT)?;
+        let root = prepare(folder, "")?;
+        let uuid = super::uuid()?;
         // SIGKILL when the test is gone, as unshare blocks SIGTERM; then the namespace's first
         // process is killed too, and the kernel ends all others in it.
         let words = "--pdeathsig KILL unshare --mount --pid --net --fork --kill-child sh";
-        let arguments = words.split(' ').map(Path::new);
-        let arguments = arguments.chain([&*script, &*root, Path::new(uuid)]);
-        let process = Process::start(folder, "libvirtd", Path::new("/usr/bin/setpriv"), arguments)?;
+        let arguments = words.split(' ').map(Path::new).map(Path::to_owned);
+        let arguments = arguments.chain([root.join(SCRIPT_FILE), root.clone(), uuid.into()]);
+        let process = Process::start(folder, "libvirtd", Path::new(SETPRIV), arguments)?;
+        Self::answering(folder, root, process, &["mnt"])
+    }
+
+    /// The same on the network of a place and under its name: the libvirtd of another one may migrate VMs to it, by
+    /// `address`, and asks nobody who he is, as nobody else is on that network.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub fn start_in(place: &Place, address: IpAddr) -> Result<Self> {
+        let folder = place.folder();
+        let more = format!(
+            "listen_tls = 0\nlisten_tcp = 1\nauth_tcp = \"none\"\nlisten_addr = \"{address}\"\n"
+        );
+        let root = prepare(folder, &more)?;
+        let qemu = format!("{QEMU_CONF}migration_host = \"{address}\"\n");
+        std::fs::write(root.join("etc/libvirt/qemu.conf"), qemu)?;
+        let hosts = format!("127.0.0.1 localhost\n{address} {}\n", place.host_name);
+        std::fs::write(root.join("etc/hosts"), hosts)?;
+        let words = "--pdeathsig KILL unshare --mount --pid --fork --kill-child sh";
+        let mut arguments: Vec<String> = words.split(' ').map(ToOwned::to_owned).collect();
+        arguments.extend([
+            root.join(SCRIPT_FILE).display().to_string(),
+            root.display().to_string(),
+        ]);
+        arguments.extend([place.host_name.clone(), "--listen".to_owned()]);
+        let process = place.start("libvirtd", Path::new(SETPRIV), &arguments)?;
+        Self::answering(folder, root, process, &["mnt", "net", "uts"])
+    }
+
+    fn answering(
+        folder: &Path,
+        root: PathBuf,
+        process: Process,
+        joins: &'static [&'static str],
+    ) -> Result<Self> {
         let hypervisor = Self {
             folder: folder.to_owned(),
             root,
             process,
+            joins,
         };
         wait_for(PATIENCE, "libvirtd to answer", || {
             hypervisor.virsh(&["version"]).ok()
@@ -118,10 +153,14 @@ impl Hypervisor {
         program: &Path,
         arguments: &[String],
     ) -> Result<Process> {
-        let inside = format!("--mount=/proc/{}/ns/mnt", self.process.pid());
-        let arguments = arguments.iter().map(Path::new);
-        let arguments = [Path::new(&inside), program].into_iter().chain(arguments);
-        Process::start(folder, name, Path::new("/usr/bin/nsenter"), arguments)
+        let option = |kind: &&str| match *kind {
+            "mnt" => format!("--mount=/proc/{}/ns/mnt", self.process.pid()),
+            kind => format!("--{kind}=/proc/{}/ns/{kind}", self.process.pid()),
+        };
+        let mut words: Vec<String> = self.joins.iter().map(option).collect();
+        words.push(program.display().to_string());
+        let words = words.iter().chain(arguments);
+        Process::start(folder, name, Path::new("/usr/bin/nsenter"), words)
     }
 
     /// The process of a domain, by the number that it has outside.
@@ -195,6 +234,20 @@ impl Hypervisor {
     pub fn words(&self) -> String {
         self.process.words()
     }
+}
+
+/// The files of a libvirtd below `folder`; `more` is for its configuration. The folder that has them.
+fn prepare(folder: &Path, more: &str) -> Result<PathBuf> {
+    let root = folder.join("hypervisor");
+    for name in FOLDERS {
+        std::fs::create_dir_all(root.join(name))?;
+    }
+    let config = root.join("etc/libvirt");
+    let conf = format!("{LIBVIRTD_CONF}host_uuid = \"{}\"\n{more}", super::uuid()?);
+    std::fs::write(config.join("libvirtd.conf"), conf)?;
+    std::fs::write(config.join("qemu.conf"), QEMU_CONF)?;
+    std::fs::write(root.join(SCRIPT_FILE), SCRIPT)?;
+    Ok(root)
 }
 
 impl Drop for Hypervisor {

@@ -13,7 +13,22 @@ use crate::process::program;
 /// Its name.
 pub const FILE: &str = "initramfs.cpio";
 
-const INIT: &str = include_str!("init.sh");
+/// What is in one besides busybox and `vmkpi-guest`.
+pub struct Content<'a> {
+    /// Its first program, a shell script.
+    pub init: &'a str,
+    /// Further modules.
+    pub modules: &'a [&'a str],
+    /// Further files: path below the top, content, mode.
+    pub files: &'a [(String, Vec<u8>, u32)],
+}
+
+/// The guest that stores, and does nothing else.
+pub const PLAIN: Content<'static> = Content {
+    init: include_str!("init.sh"),
+    modules: &[],
+    files: &[],
+};
 
 /// What stock kernels have as modules: the bus, disk, balloon and port, the disk's file system, and FUSE.
 const MODULES: [&str; 6] = [
@@ -29,14 +44,15 @@ const MODULES: [&str; 6] = [
 ///
 /// # Errors
 /// A part is missing.
-pub fn build(folder: &Path, kernel: &Kernel) -> Result<()> {
+pub fn build(folder: &Path, kernel: &Kernel, content: &Content<'_>) -> Result<()> {
     let root = folder.join("initramfs");
     for name in ["bin", "modules", "proc", "sys", "dev", "var", "kpi"] {
         std::fs::create_dir_all(root.join(name))?;
     }
-    let init = root.join("init");
-    std::fs::write(&init, INIT)?;
-    std::fs::set_permissions(&init, std::fs::Permissions::from_mode(0o755))?;
+    add(&root, "init", content.init.as_bytes(), 0o755)?;
+    for (path, bytes, mode) in content.files {
+        add(&root, path, bytes, *mode)?;
+    }
     let guest = program("vmkpi-guest")?;
     // A development build is ten times as large with what only a debugger reads.
     run(Command::new("strip")
@@ -49,13 +65,24 @@ pub fn build(folder: &Path, kernel: &Kernel) -> Result<()> {
         std::fs::create_dir_all(place.parent().context("a folder")?)?;
         std::fs::copy(&library, &place)?;
     }
-    add_modules(&root.join("modules"), kernel)?;
+    let modules = MODULES.iter().chain(content.modules);
+    add_modules(&root.join("modules"), kernel, modules)?;
     let script = format!(
         "cd '{}' && find . | cpio --quiet -o -H newc >../{FILE}",
         root.display()
     );
     run(Command::new("sh").args(["-c", &script]))?;
     Ok(())
+}
+
+fn add(root: &Path, path: &str, bytes: &[u8], mode: u32) -> Result<()> {
+    let file = root.join(path);
+    std::fs::create_dir_all(file.parent().context("a folder")?)?;
+    std::fs::write(&file, bytes)?;
+    Ok(std::fs::set_permissions(
+        &file,
+        std::fs::Permissions::from_mode(mode),
+    )?)
 }
 
 /// The libraries that `program` is linked with, and their loader.
@@ -69,9 +96,13 @@ fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
 }
 
 /// Copies the modules under names in the order of loading.
-fn add_modules(folder: &Path, kernel: &Kernel) -> Result<()> {
+fn add_modules<'a>(
+    folder: &Path,
+    kernel: &Kernel,
+    modules: impl Iterator<Item = &'a &'a str>,
+) -> Result<()> {
     let mut seen = HashSet::new();
-    for module in MODULES {
+    for module in modules {
         for file in kernel.modules(module)? {
             let name = file
                 .file_name()

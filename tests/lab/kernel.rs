@@ -23,9 +23,10 @@ pub struct Kernel {
 pub fn fetch() -> Result<Kernel> {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-    // A test is target/PROFILE/deps/NAME.
-    let target = std::env::current_exe()?;
-    let target = target.ancestors().nth(3).context("where is target/?")?;
+    // A test is target/PROFILE/deps/NAME, a program target/PROFILE/NAME.
+    let program = std::env::current_exe()?;
+    let mut folders = program.ancestors().skip(1).filter(|f| !f.ends_with("deps"));
+    let target = folders.nth(1).context("where is target/?")?;
     let root = target.join("lab-kernel");
     if !root.exists() {
         // Under its name only when it is whole.

@@ -1,8 +1,9 @@
 //! What the context says that the program itself goes by. The context partition sets it, the link reads it: neither
 //! knows the other.
 
+use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
@@ -17,11 +18,22 @@ pub struct Guidance {
     pub legislation: Option<String>,
 }
 
-/// The last guidance, and a bell that rings when it changes.
-#[derive(Debug)]
+/// The last guidance, a bell that rings when it changes, and a way to say that another may be due.
 pub struct Guide {
     guidance: Mutex<Guidance>,
     bell: EventFd,
+    hurry: OnceLock<Hurry>,
+}
+
+/// What is done when another guidance may be due.
+type Hurry = Box<dyn Fn() + Send + Sync>;
+
+impl fmt::Debug for Guide {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Guide")
+            .field("guidance", &self.guidance)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Guide {
@@ -34,7 +46,21 @@ impl Guide {
         Ok(Self {
             guidance: Mutex::default(),
             bell: EventFd::from_value_and_flags(0, flags)?,
+            hurry: OnceLock::new(),
         })
+    }
+
+    /// What [`Guide::hang_up`] does from now on.
+    pub fn on_hang_up(&self, hurry: impl Fn() + Send + Sync + 'static) {
+        // Set once: there is one context partition.
+        let _ = self.hurry.set(Box::new(hurry));
+    }
+
+    /// The host has hung up, as it does when the VM moves: a medium may be about to change, and is looked for often.
+    pub fn hang_up(&self) {
+        if let Some(hurry) = self.hurry.get() {
+            hurry();
+        }
     }
 
     /// Sets it, and rings.

@@ -47,6 +47,19 @@ impl Layer {
         }
     }
 
+    /// Whether another has the same files with the same content, and the same directories.
+    pub fn is_same_as(&self, other: &Self) -> bool {
+        let version = |(path, extent): (&'_ String, &Extent)| (path.clone(), extent.digest);
+        self.class == other.class
+            && self.directories == other.directories
+            && self.files.len() == other.files.len()
+            && self
+                .files
+                .iter()
+                .map(version)
+                .eq(other.files.iter().map(version))
+    }
+
     /// At most `size` bytes of a file, from `offset` on; fewer at its end.
     ///
     /// # Errors

@@ -9,6 +9,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::config::RunConfig;
+use crate::context::guidance::Guide;
+use crate::context::{Context, ContextConfig};
 use crate::counters::Counters;
 use crate::feed::Feed;
 use crate::fs::Partition;
@@ -29,6 +31,7 @@ pub struct Service {
     partition: Partition,
     link: Arc<Mutex<Link>>,
     poller: Arc<Mutex<Poller>>,
+    context: Option<Arc<Context>>,
     control: Control,
     /// Rung when the kernel has no more requests.
     ended: Arc<EventFd>,
@@ -43,10 +46,26 @@ impl Service {
         mount::take_over(&config.mount)?;
         let counters = Arc::new(Counters::default());
         let feed = Arc::new(Feed::new()?);
+        // What the context says that the program itself goes by.
+        let guide = Arc::new(Guide::new()?);
         let (store, partition) = open_store(config, &counters, &feed)?;
-        let mut link = Link::start(&config.link, store.clone(), feed, Arc::clone(&counters))?;
+        let mut link = Link::start(
+            config.link.clone(),
+            store.clone(),
+            feed,
+            Arc::clone(&counters),
+            Arc::clone(&guide),
+        )?;
         let ended = match serve(config, &partition, &counters) {
             Ok(ended) => ended,
+            Err(error) => {
+                link.stop();
+                store.close();
+                return Err(error);
+            }
+        };
+        let context = match start_context(config, guide) {
+            Ok(context) => context,
             Err(error) => {
                 link.stop();
                 store.close();
@@ -62,15 +81,17 @@ impl Service {
             partition.clone(),
             Arc::clone(&link),
             Arc::clone(&poller),
+            context.clone(),
         );
         let control = Control::start(&config.state, live);
-        tracing::info!(mount = %config.mount.display(), link = %config.link, "the partition is mounted");
+        tracing::info!(mount = %config.mount.display(), link = %config.link.url, "the partition is mounted");
         Ok(Self {
             mount: config.mount.clone(),
             store,
             partition,
             link,
             poller,
+            context,
             control,
             ended,
         })
@@ -99,6 +120,13 @@ impl Service {
         }
     }
 
+    /// Reads the context's directories anew, under these settings.
+    pub fn reload_context(&self, config: ContextConfig) {
+        if let Some(context) = &self.context {
+            context.reload(config);
+        }
+    }
+
     /// Lets go of everything, in the order in which nothing is lost: first nobody writes any more, then
     /// what was written is on disk.
     pub fn stop(self, unmounted: bool) {
@@ -106,6 +134,9 @@ impl Service {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .stop();
+        if let Some(context) = &self.context {
+            context.stop();
+        }
         if unmounted {
             tracing::warn!("the partition was unmounted from outside");
         } else if let Err(error) = mount::detach(&self.mount) {
@@ -120,6 +151,16 @@ impl Service {
         self.control.stop();
         say_farewell(&self.ended);
     }
+}
+
+/// Mounts the context partition, if there is to be one.
+fn start_context(config: &RunConfig, guide: Arc<Guide>) -> anyhow::Result<Option<Arc<Context>>> {
+    let Some(context) = &config.context else {
+        return Ok(None);
+    };
+    let started = Context::start(context, &config.state, config.allow_other, guide)?;
+    tracing::info!(mount = %context.mount.display(), "the context partition is mounted");
+    Ok(Some(Arc::new(started)))
 }
 
 fn open_store(

@@ -3,7 +3,7 @@
 
 mod sending;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, channel};
@@ -20,6 +20,7 @@ use vmkpi::position::{Nonce, Position, Seq, StreamId};
 use crate::complaint::Complaint;
 use crate::counters::Counters;
 use crate::feed::{Feed, Watch};
+use crate::protection::Policy;
 use crate::store::inspect::Reader;
 use crate::store::{AckOutcome, HostClaim, Inventory, Job, Store, StoreError};
 
@@ -100,6 +101,10 @@ pub struct Session {
     questions: VecDeque<Question>,
     /// Acknowledgements that the store has not judged yet: many share one transaction.
     acks: Vec<Receiver<Result<AckOutcome, StoreError>>>,
+    /// What is not delivered from where the VM is.
+    held: Option<Policy>,
+    /// Held tables that the host asks for, in its patterns.
+    sought: HashSet<TableId>,
     mints: Budget,
     readers: [Option<Reader>; 2],
     /// About a store that does not answer.
@@ -123,6 +128,8 @@ impl Session {
             turns: VecDeque::new(),
             questions: VecDeque::new(),
             acks: Vec::new(),
+            held: None,
+            sought: HashSet::new(),
             mints: Budget::new(MINTS.0, 1.0 / MINTS.1, Instant::now()),
             readers: [None, None],
             complaint: Complaint::default(),
@@ -137,10 +144,34 @@ impl Session {
         self.poll = None;
         self.patterns.clear();
         self.cursors.clear();
+        self.sought.clear();
         self.turns.clear();
         self.questions.clear();
         self.acks.clear();
         self.feed.watch(Watch::Off);
+    }
+
+    /// Whether anything is held.
+    pub fn holds(&self) -> bool {
+        self.held.is_some()
+    }
+
+    /// Holds the points of a policy from now on, or none. The host is told to begin anew, and then hears of what is
+    /// held as little as of what is not there.
+    pub fn hold(&mut self, policy: Option<Policy>, out: &mut Vec<u8>) {
+        if self.held == policy {
+            return;
+        }
+        self.held = policy;
+        if let Some(nonce) = self.nonce {
+            let reason = "what is delivered from here has changed".into();
+            out.extend(encode(&GuestMessage::Rehello { nonce, reason }));
+            self.end();
+        }
+    }
+
+    fn is_held(&self, point: &DataPoint) -> bool {
+        self.held.as_ref().is_some_and(|p| p.covers(point))
     }
 
     /// How many tables are pushed or polled.
@@ -251,7 +282,10 @@ impl Session {
                 "the host speaks another version of the link"
             );
         }
-        let Inventory { stream, tables, .. } = inventory;
+        let Inventory {
+            stream, mut tables, ..
+        } = inventory;
+        tables.retain(|info| !self.is_held(&info.table.point));
         self.stream = stream;
         self.greeting = Some(Greeting {
             nonce,
@@ -300,11 +334,18 @@ impl Session {
         };
         self.patterns = patterns;
         let mut before = std::mem::take(&mut self.cursors);
+        self.sought.clear();
         self.turns.clear();
         let from: HashMap<&TableId, Seq> = from.iter().map(|f| (&f.table, f.seq)).collect();
         let mut wanted = Vec::new();
         for info in inventory.tables {
             if !self.wants(&info.table.point) {
+                continue;
+            }
+            if self.is_held(&info.table.point) {
+                // Asked for all the same: retention takes no rows that a host waits for without a word.
+                self.sought.insert(info.table.clone());
+                wanted.push(info.table);
                 continue;
             }
             let known = before.remove(&info.table).map(|cursor| cursor.next);

@@ -3,7 +3,9 @@
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 
-use vmkpi::link::{VERSION, encode};
+use std::time::Instant;
+
+use vmkpi::link::{HostMessage, VERSION, encode};
 use vmkpi::position::Nonce;
 
 use super::*;
@@ -25,8 +27,13 @@ fn start() -> Running {
     let limits = Limits::default();
     let opened = Store::open(dir.path(), limits, Arc::clone(&counters), Arc::clone(&feed)).unwrap();
     let url = format!("unix:{}", dir.path().join("link.sock").display());
-    let url = url.parse().unwrap();
-    let link = Link::start_patient(&url, opened.store.clone(), feed, counters, SILENCE).unwrap();
+    let config = LinkConfig {
+        url: url.parse().unwrap(),
+        ..LinkConfig::default()
+    };
+    let parts = (opened.store.clone(), feed, counters);
+    let guide = Arc::new(Guide::new().unwrap());
+    let link = Link::start_patient(config, parts, guide, SILENCE).unwrap();
     Running {
         link,
         store: opened.store,

@@ -1,10 +1,10 @@
 //! Where the bytes of the link come from: a Unix socket on which the guest listens (as QEMU does for the
-//! host's end of a virtio-serial port, so that the host always connects), a vsock port, likewise, or a
-//! virtio-serial port.
+//! host's end of a virtio-serial port, so that the host always connects), a vsock port, likewise, a
+//! virtio-serial port, or a host on a network, to which the guest connects.
 
 use std::fs::File;
-use std::io::{ErrorKind, Read as _, Write as _};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::io::ErrorKind;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -12,8 +12,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use nix::fcntl::OFlag;
+use nix::poll::PollFlags;
 use socket2::{Domain, SockAddr, Socket, Type};
-use vmkpi::link::{LineReader, LinkUrl};
+use vmkpi::link::LinkUrl;
+use vmkpi::tls::MutualFiles;
+
+use super::connection::Connection;
+use super::dial::Dialer;
 
 /// Where udev names virtio-serial ports.
 const PORTS: &str = "/dev/virtio-ports";
@@ -29,9 +34,6 @@ const ANY_CID: u32 = u32::MAX;
 
 /// Connections that wait to be accepted; the newest wins anyway.
 const BACKLOG: i32 = 8;
-
-/// Bytes read in one turn.
-const READ_BYTES: usize = 16 << 10;
 
 /// What to connect by.
 pub enum Transport {
@@ -56,14 +58,16 @@ pub enum Transport {
         /// When to look for it again.
         next_look: Instant,
     },
+    /// A host on a network.
+    Tls(Box<Dialer>),
 }
 
 impl Transport {
-    /// Makes the socket, or notes the port.
+    /// Makes the socket, or notes where to go. `files` are for a host on a network.
     ///
     /// # Errors
-    /// The socket cannot be made, or another program listens there.
-    pub fn open(url: &LinkUrl) -> anyhow::Result<Self> {
+    /// The socket cannot be made, or another program listens there; or there are no certificates to show.
+    pub fn open(url: &LinkUrl, files: Option<&MutualFiles>) -> anyhow::Result<Self> {
         match url {
             LinkUrl::Unix(path) => {
                 listen(path).with_context(|| format!("cannot listen at {}", path.display()))
@@ -75,22 +79,46 @@ impl Transport {
                 name: name.clone(),
                 next_look: Instant::now(),
             }),
+            LinkUrl::Tls { host, port } => {
+                let files = files.context(
+                    "there is no certificate to show: set cert_file, key_file and ca_file in [link_tls]",
+                )?;
+                Ok(Self::Tls(Box::new(Dialer::new(host, *port, files))))
+            }
         }
     }
 
-    /// What becomes readable when a host connects.
-    pub fn listener(&self) -> Option<BorrowedFd<'_>> {
+    /// What is ready when [`Self::accept`] has something to do, while a host is connected or not.
+    pub fn waits_on(&self, connected: bool) -> Option<(BorrowedFd<'_>, PollFlags)> {
         match self {
-            Self::Unix { listener, .. } => Some(listener.as_fd()),
-            Self::Vsock { listener, .. } => Some(listener.as_fd()),
+            Self::Unix { listener, .. } => Some((listener.as_fd(), PollFlags::POLLIN)),
+            Self::Vsock { listener, .. } => Some((listener.as_fd(), PollFlags::POLLIN)),
             Self::Port { .. } => None,
+            Self::Tls(dialer) => dialer.waits_on().filter(|_| !connected),
         }
     }
 
-    /// A new connection, if there is one. On a socket the newest wins; a port has but one.
+    /// When [`Self::accept`] has something to do in any case, while no host is connected.
+    pub fn due(&self) -> Option<Instant> {
+        match self {
+            Self::Unix { .. } | Self::Vsock { .. } => None,
+            Self::Port { next_look, .. } => Some(*next_look),
+            Self::Tls(dialer) => dialer.due(),
+        }
+    }
+
+    /// A host has greeted: should it go, it is looked for again at once.
+    pub fn proven(&mut self) {
+        if let Self::Tls(dialer) = self {
+            dialer.proven();
+        }
+    }
+
+    /// A new connection, if there is one. On a socket the newest wins; a port has but one, and to a host on a network
+    /// there is but one.
     ///
     /// # Errors
-    /// The port is not there; it is looked for again.
+    /// The port is not there, or the host cannot be reached; it is tried again.
     pub fn accept(&mut self, connected: bool) -> std::io::Result<Option<Connection>> {
         match self {
             Self::Unix { listener, .. } => match listener.accept() {
@@ -112,8 +140,10 @@ impl Transport {
                     .write(true)
                     .custom_flags(OFlag::O_NONBLOCK.bits())
                     .open(device_of(name, Path::new(KERNEL_PORTS)))?;
-                Ok(Some(Connection::new(file, true)))
+                Ok(Some(Connection::port(file)))
             }
+            Self::Tls(_) if connected => Ok(None),
+            Self::Tls(dialer) => dialer.advance(Instant::now()),
         }
     }
 
@@ -187,137 +217,9 @@ fn accept_vsock(listener: &Socket, cid: u32) -> std::io::Result<Option<Connectio
     Ok(Some(Connection::socket(stream.into())))
 }
 
-/// A connection to a host.
-pub struct Connection {
-    file: File,
-    port: bool,
-    /// What arrived.
-    pub reader: LineReader,
-    /// What is to be sent; whole lines are added.
-    pub out: Vec<u8>,
-    sent: usize,
-    /// A port: there is no reader on the other side.
-    hung_up: bool,
-    full: bool,
-    /// Whether the reader may hold messages that were not heard yet.
-    pub unheard: bool,
-    /// Whether a bad line was logged.
-    pub complained: bool,
-}
-
-impl Connection {
-    fn socket(socket: OwnedFd) -> Self {
-        Self::new(File::from(socket), false)
-    }
-
-    fn new(file: File, port: bool) -> Self {
-        Self {
-            file,
-            port,
-            reader: LineReader::new(),
-            // Whoever joins in the middle of a line discards up to the next newline: here it is.
-            out: vec![b'\n'],
-            sent: 0,
-            hung_up: false,
-            full: false,
-            unheard: false,
-            complained: false,
-        }
-    }
-
-    /// Bytes still to be sent.
-    pub fn unsent(&self) -> usize {
-        self.out.len() - self.sent
-    }
-
-    /// Whether more was there than one turn reads.
-    pub fn has_more(&self) -> bool {
-        self.full
-    }
-
-    /// Whether this is a port that nobody on the host has opened.
-    pub fn is_idle_port(&self) -> bool {
-        self.port && self.hung_up
-    }
-
-    /// Takes what has arrived. Says whether the host is still there; a port stays open without one, as
-    /// the host's end may be opened again at any time.
-    pub fn receive(&mut self) -> bool {
-        let mut bytes = [0; READ_BYTES];
-        self.full = false;
-        match self.file.read(&mut bytes) {
-            // Nobody on the host has the port open: whoever comes next begins a session of its own, with
-            // nothing left over from the last.
-            Ok(0) if self.port => {
-                self.hung_up = true;
-                self.reader = LineReader::new();
-                self.out = vec![b'\n'];
-                self.sent = 0;
-                true
-            }
-            Ok(0) => false,
-            Ok(length) => {
-                self.hung_up = false;
-                self.full = length == bytes.len();
-                self.reader.push(&bytes[..length]);
-                true
-            }
-            Err(error) => match error.kind() {
-                ErrorKind::WouldBlock => {
-                    self.hung_up = false;
-                    true
-                }
-                ErrorKind::Interrupted => true,
-                _ => false,
-            },
-        }
-    }
-
-    /// Sends what the other end takes. Says whether the host is still there.
-    pub fn send(&mut self) -> bool {
-        if self.is_idle_port() {
-            return true;
-        }
-        while self.unsent() > 0 {
-            match self.file.write(&self.out[self.sent..]) {
-                Ok(0) => break,
-                Ok(length) => self.sent += length,
-                Err(error) => match error.kind() {
-                    ErrorKind::WouldBlock => break,
-                    ErrorKind::Interrupted => {}
-                    _ => return false,
-                },
-            }
-        }
-        if self.unsent() == 0 {
-            self.out.clear();
-            self.sent = 0;
-            // What a long page needed is not held for ever.
-            self.out.shrink_to(64 << 10);
-        }
-        true
-    }
-}
-
-impl AsFd for Connection {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::net::UnixStream;
-
-    fn port() -> (Connection, UnixStream) {
-        let (ours, theirs) = UnixStream::pair().unwrap();
-        ours.set_nonblocking(true).unwrap();
-        (
-            Connection::new(File::from(OwnedFd::from(ours)), true),
-            theirs,
-        )
-    }
 
     #[test]
     fn a_port_is_found_without_udev() {
@@ -336,35 +238,9 @@ mod tests {
     }
 
     #[test]
-    fn a_port_without_a_reader_stays_and_keeps_nothing_of_the_last_session() {
-        let (mut port, host) = port();
-        assert!(port.receive() && !port.is_idle_port());
-        port.out.extend_from_slice(b"half a page");
-        drop(host);
-        assert!(port.receive() && port.is_idle_port());
-        assert!(port.receive() && port.is_idle_port());
-        assert_eq!(
-            port.out, b"\n",
-            "whoever comes next begins at a line's beginning"
-        );
-        assert!(port.send(), "nothing is sent into the void");
-        assert_eq!(port.unsent(), 1);
-    }
-
-    #[test]
-    fn a_host_that_does_not_read_is_waited_for() {
-        let (mut port, host) = port();
-        port.out = vec![b'x'; 4 << 20];
-        assert!(port.send());
-        assert!(port.unsent() > 0);
-        drop(host);
-        assert!(!port.send() || port.unsent() > 0);
-    }
-
-    #[test]
     fn a_port_that_is_not_there_is_looked_for_again() {
         let mut transport =
-            Transport::open(&"virtio-serial:org.vmkpi.none.0".parse().unwrap()).unwrap();
+            Transport::open(&"virtio-serial:org.vmkpi.none.0".parse().unwrap(), None).unwrap();
         assert!(transport.accept(false).is_err());
         assert!(
             transport.accept(false).unwrap().is_none(),

@@ -1,5 +1,8 @@
 //! The settings themselves.
 
+use std::fmt::Display;
+use std::str::FromStr;
+
 use vmkpi::settings::units::{duration, mode, number, parse_duration, path, show_mode};
 use vmkpi::settings::{Catalogue, Kind, Setting, Tables};
 
@@ -51,7 +54,7 @@ static SETTINGS: &[Setting<Settings>] = &[
         key: "link",
         flag: "link",
         value: "URL",
-        help: "Where the host is: virtio-serial:NAME, vsock:2:PORT or unix:/PATH",
+        help: "Where the host is, unless the context says otherwise: virtio-serial:NAME, vsock:2:PORT, tls:HOST:PORT or unix:/PATH",
         kind: Kind::Text,
         reloads: false,
         set: |s, text| {
@@ -113,6 +116,64 @@ static SETTINGS: &[Setting<Settings>] = &[
         set: |s, text| path(text).map(|p| s.primary_key_file = Some(p)),
         get: |s| s.primary_key_file.as_ref().map(|p| p.display().to_string()),
         sample: "\"/etc/vmkpi/primary-key.pem\"",
+    },
+    Setting {
+        key: "link_tls.cert_file",
+        flag: "link.tls.cert-file",
+        value: "FILE",
+        help: "The certificate that a host on a network is shown, with its chain, PEM; it names the VM (urn:vmkpi:SITE:VM)",
+        kind: Kind::Text,
+        reloads: false,
+        set: |s, text| path(text).map(|p| s.link_tls.cert = Some(p)),
+        get: |s| s.link_tls.cert.as_ref().map(|p| p.display().to_string()),
+        sample: "\"/etc/vmkpi/vm.cert.pem\"",
+    },
+    Setting {
+        key: "link_tls.key_file",
+        flag: "link.tls.key-file",
+        value: "FILE",
+        help: "Its private key, PEM, which not everybody may read",
+        kind: Kind::Text,
+        reloads: false,
+        set: |s, text| path(text).map(|p| s.link_tls.key = Some(p)),
+        get: |s| s.link_tls.key.as_ref().map(|p| p.display().to_string()),
+        sample: "\"/etc/vmkpi/vm.key.pem\"",
+    },
+    Setting {
+        key: "link_tls.ca_file",
+        flag: "link.tls.ca-file",
+        value: "FILE",
+        help: "The CAs that may have signed a host's certificate, PEM; no others count",
+        kind: Kind::Text,
+        reloads: false,
+        set: |s, text| path(text).map(|p| s.link_tls.ca = Some(p)),
+        get: |s| s.link_tls.ca.as_ref().map(|p| p.display().to_string()),
+        sample: "\"/etc/vmkpi/link-ca.pem\"",
+    },
+    Setting {
+        key: "protection.legislations",
+        flag: "protection.legislations",
+        value: "LIST",
+        help: "The legislations under which everything is delivered, such as SE,EU; elsewhere, and where the context names none, points are held",
+        kind: Kind::Text,
+        reloads: false,
+        set: |s, text| list(text).map(|all| s.protection.legislations = all),
+        get: |s| Some(s.protection.allowed()).filter(|all| !all.is_empty()),
+        sample: "\"SE,EU\"",
+    },
+    Setting {
+        key: "protection.points",
+        flag: "protection.points",
+        value: "LIST",
+        help: "The points that are held elsewhere, such as unencrypted/patient-*; without it all of them",
+        kind: Kind::Text,
+        reloads: false,
+        set: |s, text| list(text).map(|all| s.protection.points = all),
+        get: |s| {
+            let all = s.protection.points.iter().map(ToString::to_string);
+            Some(all.collect::<Vec<_>>().join(",")).filter(|all| !all.is_empty())
+        },
+        sample: "\"unencrypted/patient-*,encrypted/*\"",
     },
     Setting {
         key: "limits.store_bytes",
@@ -274,4 +335,90 @@ static SETTINGS: &[Setting<Settings>] = &[
         get: |s| Some(show_mode(s.directory_mode)),
         sample: "",
     },
+    Setting {
+        key: "context.mount",
+        flag: "context-mount",
+        value: "DIR",
+        help: "Where to mount the context partition; made if it is not there. Without it there is none",
+        kind: Kind::Text,
+        reloads: false,
+        set: |s, text| path(text).map(|p| s.context.mount = Some(p)),
+        get: |s| s.context.mount.as_ref().map(|p| p.display().to_string()),
+        sample: "\"/context\"",
+    },
+    Setting {
+        key: "context.classes",
+        flag: "context-classes",
+        value: "CLASS,...",
+        help: "The classes of contexts that are shown, the one that wins first; media of others are ignored",
+        kind: Kind::Text,
+        reloads: false,
+        set: |s, text| super::context::classes(text).map(|classes| s.context.classes = classes),
+        get: |s| Some(super::context::show_classes(&s.context.classes)),
+        sample: "",
+    },
+    Setting {
+        key: "context.hooks",
+        flag: "context-hooks",
+        value: "DIR",
+        help: "Executables that are run after each change of the context, in the order of their names; root's alone to write",
+        kind: Kind::Text,
+        reloads: true,
+        set: |s, text| path(text).map(|p| s.context.hooks = p),
+        get: |s| Some(s.context.hooks.display().to_string()),
+        sample: "",
+    },
+    Setting {
+        key: "context.hook_timeout",
+        flag: "context-hook-timeout",
+        value: "DURATION",
+        help: "When a hook is killed, with its process group",
+        kind: Kind::Text,
+        reloads: true,
+        set: |s, text| parse_duration(text).map(|d| s.context.hook_timeout = d),
+        get: |s| Some(duration(s.context.hook_timeout)),
+        sample: "",
+    },
+    Setting {
+        key: "context.linger",
+        flag: "context-linger",
+        value: "DURATION",
+        help: "How long a layer is shown after it has gone, unless another of its class comes",
+        kind: Kind::Text,
+        reloads: true,
+        set: |s, text| parse_duration(text).map(|d| s.context.linger = d),
+        get: |s| Some(duration(s.context.linger)),
+        sample: "",
+    },
+    Setting {
+        key: "context.poll_interval",
+        flag: "context-poll-interval",
+        value: "DURATION",
+        help: "How often a CD-ROM drive is asked for its medium where the kernel says nothing of a change",
+        kind: Kind::Text,
+        reloads: false,
+        set: |s, text| parse_duration(text).map(|d| s.context.poll_interval = d),
+        get: |s| Some(duration(s.context.poll_interval)),
+        sample: "",
+    },
+    Setting {
+        key: "context.directories",
+        flag: "context-directory",
+        value: "CLASS=DIR",
+        help: "A layer from the image itself, beneath the media of its class, read at start and at SIGHUP; any number of them",
+        kind: Kind::Map,
+        reloads: true,
+        set: |s, text| s.context.add_directory(text),
+        get: |s| Some(s.context.show_directories()),
+        sample: "service = \"/etc/vmkpi/context\"",
+    },
 ];
+
+/// A list with commas.
+fn list<T: FromStr, C: FromIterator<T>>(text: &str) -> Result<C, String>
+where
+    T::Err: Display,
+{
+    let one = |part: &str| part.trim().parse::<T>().map_err(|e| e.to_string());
+    text.split(',').map(one).collect()
+}

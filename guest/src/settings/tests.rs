@@ -70,6 +70,10 @@ fn every_key_is_read_from_the_file() {
          primary_key_file = '/k'\n[limits]\nstore_bytes = 1\ncolumns = 2\nfiles = 3\ndatabase_bytes = 65_536\nlog_bytes = 1_048_576\n\
          [retention]\nrows = 5\nbytes = 6\nage = '8d'\ndrop_unacknowledged = true\n\
          [access]\nowner = 'web'\ngroup = 33\nfile_mode = 0o640\ndirectory_mode = '0750'\n\
+         [link_tls]\ncert_file = '/c'\nkey_file = '/k'\nca_file = '/a'\n\
+         [protection]\nlegislations = 'SE,EU'\npoints = 'encrypted/*,unencrypted/a'\n\
+         [context]\nmount = '/c'\nclasses = 'site,service'\nhooks = '/h'\nhook_timeout = '1s'\nlinger = '1s'\npoll_interval = '1s'\n\
+         [context.directories]\nservice = '/d'\n\
          [[poll]]\npoint = 'unencrypted/q'\ncommand = ['/bin/q', '-a b']\ninterval = '30s'\nuser = 'nobody'\n",
     );
     let settings = load(&sources(&file)).unwrap().settings;
@@ -314,5 +318,44 @@ fn every_flag_has_a_key_and_every_setting_a_flag() {
             "{}",
             setting.key
         );
+    }
+}
+
+#[test]
+fn a_context_that_cannot_be_is_refused() {
+    let config = |text: &str| {
+        let settings = load(&sources(&file(text))).unwrap().settings;
+        settings.run_config().map(|config| config.context)
+    };
+    assert_eq!(config("[context]\nlinger = '1s'\n").unwrap(), None);
+    let good = config("[context]\nmount = '/c'\n[context.directories]\nservice = '/d'\n");
+    let good = good.unwrap().unwrap();
+    let classes: Vec<&str> = good.classes.iter().map(|class| class.as_str()).collect();
+    assert_eq!(classes, ["infrastructure", "service"]);
+    for (text, word) in [
+        ("[context]\nmount = '/kpi/c'\n", "side by side"),
+        ("[context]\nmount = '/'\n", "side by side"),
+        ("[context]\nmount = '/c'\nhooks = '/c/hooks'\n", "image's"),
+        (
+            "[context]\nmount = '/c'\n[context.directories]\nsite = '/d'\n",
+            "context.classes",
+        ),
+        (
+            "[context]\nmount = '/c'\n[context.directories]\nservice = '/c/d'\n",
+            "image's",
+        ),
+    ] {
+        let error = config(text).unwrap_err().to_string();
+        assert!(error.contains(word), "{error}");
+    }
+    for (text, word) in [
+        ("[context]\nclasses = 'a,a'\n", "twice"),
+        ("[context]\nclasses = ''\n", "class"),
+        ("[context]\nclasses = 'A'\n", "lower-case"),
+        ("[context.directories]\nUP = '/d'\n", "lower-case"),
+        ("[context.directories]\nservice = ''\n", "empty path"),
+    ] {
+        let said = problems(text).join("\n");
+        assert!(said.contains(word), "{said}");
     }
 }

@@ -2,6 +2,8 @@
 
 use vmkpi::clock::Timestamp;
 
+use crate::context::report::ContextStatus;
+
 use super::{LiveStatus, Status, age_ms};
 
 /// Refused inputs are mentioned this long: whoever wrote them has been told, too.
@@ -36,7 +38,10 @@ pub(super) fn advice(status: &Status) -> Vec<String> {
             advice.extend(failures(live));
             advice.extend(full(status, live));
             advice.extend(link(live, status.now));
+            advice.extend(wanted(live));
+            advice.extend(held(live, status.now));
             advice.extend(polls(live));
+            advice.extend(live.context.iter().flat_map(context));
         }
     }
     advice.extend(logs(status));
@@ -105,11 +110,14 @@ fn lost(status: &Status) -> Option<String> {
 }
 
 fn link(live: &LiveStatus, now: Timestamp) -> Option<String> {
-    let url = &live.link_url;
+    let url = &live.link.endpoint;
     if let Some(problem) = &live.link.problem {
-        return Some(format!(
-            "the link {url} is not there: {problem}; give the domain the channel, or correct `link`"
-        ));
+        let then = match (live.link.of_context, url.starts_with("tls:")) {
+            (true, _) => "the context names it: whoever runs this VM has to see to it",
+            (false, true) => "see that vmkpi-host listens there, or correct `link`",
+            (false, false) => "give the domain the channel, or correct `link`",
+        };
+        return Some(format!("the link {url} is not there: {problem}; {then}"));
     }
     let since = live.link.since.filter(|_| live.link.connected);
     let Some(since) = since else {
@@ -126,6 +134,28 @@ fn link(live: &LiveStatus, now: Timestamp) -> Option<String> {
     })
 }
 
+fn wanted(live: &LiveStatus) -> Option<String> {
+    let wanted = live.link.wanted.as_ref()?;
+    let problem = wanted.problem.as_ref()?;
+    Some(format!(
+        "the endpoint that the link should have, {}, is not used: {problem}; {} stays in force",
+        wanted.endpoint, live.link.endpoint
+    ))
+}
+
+fn held(live: &LiveStatus, now: Timestamp) -> Option<String> {
+    let held = live.link.held.as_ref()?;
+    let points = match held.points.is_empty() {
+        true => "every point".to_owned(),
+        false => held.points.join(", "),
+    };
+    Some(format!(
+        "held for {}, and not delivered: {points}: {}; rows wait here until the VM is where [protection] allows",
+        vmkpi::terminal::age(age_ms(held.since, now)),
+        held.reason
+    ))
+}
+
 fn polls(live: &LiveStatus) -> Vec<String> {
     let failing = live.polls.iter().filter_map(|poll| {
         let error = poll.error.as_ref()?;
@@ -136,6 +166,42 @@ fn polls(live: &LiveStatus) -> Vec<String> {
         ))
     });
     failing.collect()
+}
+
+fn context(context: &ContextStatus) -> Vec<String> {
+    let mut advice = Vec::new();
+    if !context.mounted {
+        advice.push(format!(
+            "the context partition at {} was unmounted: restart vmkpi-guest",
+            context.mount.display()
+        ));
+    }
+    advice.extend(context.problems.iter().cloned());
+    for drive in &context.drives {
+        if let Some(problem) = &drive.problem {
+            advice.push(format!("the drive {}: {problem}", drive.drive));
+        }
+    }
+    advice.extend(context.hooks.refused.iter().cloned());
+    for outcome in context.hooks.outcomes.iter().filter(|outcome| !outcome.ok) {
+        let last = outcome
+            .output
+            .last()
+            .map_or(String::new(), |line| format!(" ({line})"));
+        advice.push(format!(
+            "the context's hook {} failed: {}{last}; correct it, then `vmkpi-guest context apply`",
+            outcome.hook, outcome.result
+        ));
+    }
+    if context.cut_off > 0 {
+        advice.push(format!(
+            "{} replaced layers of the context were let go although programs had files of them open, who are told \
+             ESTALE: see who keeps them open (lsof {})",
+            context.cut_off,
+            context.mount.display()
+        ));
+    }
+    advice
 }
 
 fn room(status: &Status) -> Option<String> {

@@ -20,7 +20,10 @@ pub fn render(status: &Status) -> String {
 
 fn lines(status: &Status, out: &mut String) -> std::fmt::Result {
     match &status.live {
-        Some(live) => running(status, live, out)?,
+        Some(live) => {
+            running(status, live, out)?;
+            context(live, out)?;
+        }
         None => writeln!(out, "not running")?,
     }
     disk(status, out)?;
@@ -46,7 +49,11 @@ fn running(status: &Status, live: &LiveStatus, out: &mut String) -> std::fmt::Re
         "running  ",
         &format!("pid {} for {up}, at {}", live.pid, live.mount.display()),
     )?;
-    wrap(out, "link     ", &live.link_url)?;
+    let whose = match live.link.of_context {
+        true => ", as the context says",
+        false => "",
+    };
+    wrap(out, "link     ", &format!("{}{whose}", live.link.endpoint))?;
     let host = match (live.link.connected, live.link.since) {
         (true, Some(connected)) => {
             let heard = live
@@ -78,6 +85,27 @@ fn running(status: &Status, live: &LiveStatus, out: &mut String) -> std::fmt::Re
         held.0, held.1
     );
     wrap(out, "memory   ", &memory)
+}
+
+fn context(live: &LiveStatus, out: &mut String) -> std::fmt::Result {
+    let Some(context) = &live.context else {
+        return Ok(());
+    };
+    let layers: Vec<&str> = context
+        .layers
+        .iter()
+        .map(|layer| layer.class.as_str())
+        .collect();
+    let layers = match layers.is_empty() {
+        true => "no layer".to_owned(),
+        false => layers.join(" over "),
+    };
+    let (at, generation) = (context.mount.display(), context.generation);
+    wrap(
+        out,
+        "context  ",
+        &format!("{layers}, generation {generation}, at {at}"),
+    )
 }
 
 fn disk(status: &Status, out: &mut String) -> std::fmt::Result {

@@ -16,7 +16,7 @@ use super::Daemon;
 use super::endpoint::endpoint;
 use crate::context::{Answer, Ask, Asker};
 use crate::exporter;
-use crate::libvirt::Domain;
+use crate::libvirt::{Domain, State};
 use crate::reload::Changes;
 use crate::status::{Control, Facts, RECONTEXTUALIZE_TIMEOUT, Request, VmFacts, gather};
 
@@ -204,7 +204,14 @@ impl Daemon {
                 .descriptors
                 .refusal(&domain.uuid)
                 .map(ToString::to_string),
-            address: link.map(|link| link.address.to_string()),
+            address: match (link, self.shared.door.address()) {
+                (Some(link), _) => Some(link.address.to_string()),
+                // Off, it has none.
+                (None, Some(address)) if domain.state != State::Off => {
+                    Some(format!("tls at {address}"))
+                }
+                _ => None,
+            },
         })
     }
 }

@@ -16,7 +16,8 @@ pub(super) fn endpoint(domain: &Domain, given: Option<&LinkUrl>) -> Option<Endpo
         Some(&LinkUrl::Vsock { cid, port }) if domain.cid == Some(cid) => {
             (Address::Vsock { cid, port }, false)
         }
-        Some(LinkUrl::Vsock { .. }) => return None,
+        // Over a network the guest connects; settings refuse it.
+        Some(LinkUrl::Vsock { .. } | LinkUrl::Tls { .. }) => return None,
         Some(LinkUrl::VirtioSerial(_)) | None => (Address::Unix(domain.channel.clone()?), true),
     };
     Some(Endpoint { address, joining })

@@ -5,14 +5,13 @@ use std::collections::VecDeque;
 use std::io;
 use std::time::Duration;
 
-use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep_until};
 use vmkpi::link::codec::LineError;
 use vmkpi::link::{Budget, GuestMessage, HostMessage, LineReader, MAX_ROWS, Rows, encode};
 use vmkpi::position::Nonce;
 
-use super::stream::connect;
-use super::{Endpoint, Fault};
+use super::stream::{Stream, TlsStream, connect};
+use super::{Endpoint, Expected, Fault};
 
 /// What a guest may do. Far above what an honest one does.
 #[derive(Clone, Copy, Debug)]
@@ -56,6 +55,8 @@ pub enum Event {
     Refused(Fault),
     /// The link is closed; it will be opened again.
     Down(Fault),
+    /// Something of the line that is not spoken on.
+    Aside(Fault),
 }
 
 /// Bytes read at once.
@@ -67,6 +68,8 @@ const PROVEN: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct Client {
     endpoint: Option<Endpoint>,
+    /// Where the guest comes in by itself: then it is not connected to.
+    expected: Option<Expected>,
     limits: Limits,
     stream: Option<Open>,
     retry_at: Instant,
@@ -79,7 +82,7 @@ pub struct Client {
 
 #[derive(Debug)]
 struct Open {
-    stream: UnixStream,
+    stream: Stream,
     reader: LineReader,
     buffer: Vec<u8>,
     /// Whether bytes that were read may hold another line.
@@ -98,6 +101,7 @@ impl Client {
     pub fn new(limits: Limits) -> Self {
         Self {
             endpoint: None,
+            expected: None,
             limits,
             stream: None,
             retry_at: Instant::now(),
@@ -119,9 +123,40 @@ impl Client {
         self.stream.take().is_some()
     }
 
+    /// Lets the guest come in by itself from now on, or not any more. Whether a link that was open had to be closed.
+    pub fn expect_guest(&mut self, expected: Option<Expected>) -> bool {
+        self.expected = expected;
+        self.expected.is_none() && self.stream.take().is_some()
+    }
+
+    /// As which VM the guest is expected, if it comes by itself.
+    pub fn expected(&self) -> Option<&Expected> {
+        self.expected.as_ref()
+    }
+
     /// Whether the link goes anywhere.
     pub fn has_endpoint(&self) -> bool {
-        self.endpoint.is_some()
+        self.endpoint.is_some() || self.expected.is_some()
+    }
+
+    /// Whether the link is open.
+    pub fn is_open(&self) -> bool {
+        self.stream.is_some()
+    }
+
+    /// Whether all that was said is on its way.
+    pub fn is_drained(&self) -> bool {
+        let open = self.stream.as_ref();
+        open.is_none_or(|open| open.unsent.is_empty())
+    }
+
+    /// By what the guest is connected.
+    pub fn connected_by(&self) -> Option<String> {
+        let open = self.stream.as_ref()?;
+        match open.stream.peer() {
+            Some(peer) => Some(format!("tls from {peer}")),
+            None => self.endpoint.as_ref().map(|e| e.address.to_string()),
+        }
     }
 
     /// Why the socket could not be connected to, the last time it was tried.
@@ -156,7 +191,7 @@ impl Client {
     /// The next thing that happens. With `read` false nothing is read: what the guest has to say
     /// stays with it. May be dropped at any point.
     pub async fn next(&mut self, read: bool) -> Event {
-        if self.endpoint.is_none() {
+        if !self.has_endpoint() {
             return std::future::pending().await;
         }
         if self.stream.is_none() {
@@ -175,9 +210,14 @@ impl Client {
 
     async fn open(&mut self) -> Event {
         sleep_until(self.retry_at).await;
+        if let Some(expected) = &self.expected {
+            let stream = expected.arrival().await;
+            return self.begin(Stream::Tls(stream), false);
+        }
         let Some(endpoint) = &self.endpoint else {
             return std::future::pending().await;
         };
+        let joining = endpoint.joining;
         let stream = match connect(&endpoint.address).await {
             Ok(stream) => stream,
             Err(error) => {
@@ -185,12 +225,16 @@ impl Client {
                 return self.close(Fault::Connect);
             }
         };
+        self.begin(stream, joining)
+    }
+
+    fn begin(&mut self, stream: Stream, joining: bool) -> Event {
         self.problem = None;
         let now = Instant::now();
         let rate = self.limits.lines_per_second;
         self.stream = Some(Open {
             stream,
-            reader: match endpoint.joining {
+            reader: match joining {
                 true => LineReader::joining(),
                 false => LineReader::new(),
             },
@@ -219,7 +263,12 @@ impl Client {
             Fault::Banned | Fault::Deaf => (&mut self.wait.1, self.limits.ban.1),
             _ => (&mut self.wait.0, self.limits.backoff.1),
         };
-        self.retry_at = Instant::now() + *wait;
+        // The guest that connects by itself decides how soon, unless it went over its limits.
+        let at_once = self.expected.is_some() && !matches!(fault, Fault::Banned | Fault::Deaf);
+        self.retry_at = match at_once {
+            true => Instant::now(),
+            false => Instant::now() + *wait,
+        };
         *wait = (*wait * 2).min(most);
         Event::Down(fault)
     }
@@ -261,7 +310,9 @@ impl Client {
                 return Ok(event);
             }
             let rest = open.lines.in_debt_until().filter(|_| read);
-            let (wants_read, wants_write) = (read && rest.is_none(), !open.unsent.is_empty());
+            let wants_write = open.stream.drain().map_err(|_| Fault::Closed)?;
+            let wants_read = read && rest.is_none();
+            let wants_write = wants_write || !open.unsent.is_empty();
             tokio::select! {
                 ready = open.stream.readable(), if wants_read => {
                     ready.map_err(|_| Fault::Closed)?;
@@ -269,6 +320,13 @@ impl Client {
                 }
                 ready = open.stream.writable(), if wants_write => {
                     ready.map_err(|_| Fault::Closed)?;
+                }
+                stream = newer(self.expected.as_ref()) => {
+                    // The newest wins: the one before is of a guest that has gone, or soon will be.
+                    if let Some(expected) = &self.expected {
+                        expected.put_back(stream);
+                    }
+                    return Err(Fault::Replaced);
                 }
                 () = async {
                     match rest {
@@ -280,6 +338,14 @@ impl Client {
                 }
             }
         }
+    }
+}
+
+/// A further connection of a guest that comes by itself.
+async fn newer(expected: Option<&Expected>) -> Box<TlsStream> {
+    match expected {
+        Some(expected) => expected.arrival().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -1,5 +1,13 @@
-//! The link to one guest, from the host's end: connect, read lines, write lines, and bear whatever
+//! The link to one guest, from the host's end: connect, or let it connect, read lines, write lines, and bear whatever
 //! the guest sends. A guest costs bounded memory, a bounded rate, and never another VM's time.
+//!
+//! | module | job |
+//! | --- | --- |
+//! | [`client`] | one line to one guest, as something to be polled |
+//! | [`links`] | the two lines that a VM may have, and which of them is spoken on |
+//! | [`door`] | where guests come in from a network, each with the certificate of its VM |
+//! | [`stream`] | what carries the bytes |
+//! | [`history`] | rows of an earlier time |
 //!
 //! ```text
 //!          connect()          next(): a message
@@ -9,14 +17,20 @@
 //! ```
 
 mod client;
+mod door;
 mod history;
+mod links;
 mod stream;
 
 use std::fmt;
 use std::path::PathBuf;
 
+use vmkpi::tls::VmName;
+
 pub use client::{Client, Event, Limits};
+pub use door::{Door, Expected, Refusal, listen};
 pub use history::{Ask, Histories, HistoryClient, HistoryError};
+pub use links::Links;
 
 /// Why a session ended, or a line was refused: the `reason` of `vmkpi_link_errors_total`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -37,11 +51,13 @@ pub enum Fault {
     Banned,
     /// The guest does not read what it is sent.
     Deaf,
+    /// The guest has connected once more, and the newest connection counts.
+    Replaced,
 }
 
 impl Fault {
     /// Every fault, in the order of the exporter.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Connect,
         Self::Closed,
         Self::Malformed,
@@ -50,6 +66,7 @@ impl Fault {
         Self::Impossible,
         Self::Banned,
         Self::Deaf,
+        Self::Replaced,
     ];
 
     /// Its name in the metric.
@@ -63,6 +80,7 @@ impl Fault {
             Self::Impossible => "impossible",
             Self::Banned => "banned",
             Self::Deaf => "deaf",
+            Self::Replaced => "replaced",
         }
     }
 }
@@ -89,6 +107,8 @@ pub enum Address {
         /// The port.
         port: u32,
     },
+    /// Wherever the guest comes from, over a network, with the certificate of this VM.
+    Tls(VmName),
 }
 
 impl fmt::Display for Address {
@@ -96,6 +116,7 @@ impl fmt::Display for Address {
         match self {
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
             Self::Vsock { cid, port } => write!(f, "vsock:{cid}:{port}"),
+            Self::Tls(name) => write!(f, "tls, with the certificate of {name}"),
         }
     }
 }

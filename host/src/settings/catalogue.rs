@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use vmkpi::directory::{MAX_LEASE_SECONDS, MIN_LEASE_SECONDS};
+use vmkpi::link::LinkUrl;
 use vmkpi::settings::units::{number, path};
 use vmkpi::settings::{Catalogue, Kind, Setting};
 
@@ -215,6 +216,54 @@ static SETTINGS: &[Setting<Settings>] = &[
         sample: "10",
     },
     Setting {
+        key: "link.listen_address",
+        flag: "link.listen-address",
+        value: "ADDR",
+        help: "Where guests come in over a network by mutual TLS (tls:HOST:PORT in the guest), ADDRESS:PORT; without it nobody does",
+        kind: Kind::Text,
+        reloads: false,
+        set: |s, text| {
+            let wrong = |_| format!("{text:?} is no address: write 0.0.0.0:9879 or [::]:9879");
+            s.link_listen = Some(text.parse().map_err(wrong)?);
+            Ok(())
+        },
+        get: |s| s.link_listen.map(|address| address.to_string()),
+        sample: "\"0.0.0.0:9879\"",
+    },
+    Setting {
+        key: "link.tls.cert_file",
+        flag: "link.tls.cert-file",
+        value: "FILE",
+        help: "The certificate that guests are shown there, with its chain, PEM; read anew by SIGHUP",
+        kind: Kind::Text,
+        reloads: true,
+        set: |s, text| path(text).map(|p| s.link_cert_file = Some(p)),
+        get: |s| shown(s.link_cert_file.as_deref()),
+        sample: "\"/etc/vmkpi/link.cert.pem\"",
+    },
+    Setting {
+        key: "link.tls.key_file",
+        flag: "link.tls.key-file",
+        value: "FILE",
+        help: "Its private key, PEM, which not everybody may read",
+        kind: Kind::Text,
+        reloads: true,
+        set: |s, text| path(text).map(|p| s.link_key_file = Some(p)),
+        get: |s| shown(s.link_key_file.as_deref()),
+        sample: "\"/etc/vmkpi/link.key.pem\"",
+    },
+    Setting {
+        key: "link.tls.ca_file",
+        flag: "link.tls.ca-file",
+        value: "FILE",
+        help: "The CAs that may have signed a guest's certificate, PEM; each of them may name any VM",
+        kind: Kind::Text,
+        reloads: true,
+        set: |s, text| path(text).map(|p| s.link_ca_file = Some(p)),
+        get: |s| shown(s.link_ca_file.as_deref()),
+        sample: "\"/etc/vmkpi/link-ca.pem\"",
+    },
+    Setting {
         key: "context.directory",
         flag: "context.directory",
         value: "DIR",
@@ -267,7 +316,11 @@ static SETTINGS: &[Setting<Settings>] = &[
         reloads: true,
         set: |s, text| {
             let (domain, url) = domain(text)?;
-            s.guests.insert(domain, url.parse().map_err(in_words)?);
+            let url = url.parse().map_err(in_words)?;
+            if let LinkUrl::Tls { .. } = url {
+                return Err("guests come in by tls themselves: set link.listen_address".into());
+            }
+            s.guests.insert(domain, url);
             Ok(())
         },
         get: |s| Some(lines(s.guests.iter())),

@@ -11,13 +11,14 @@ use vmkpi::descriptor::Descriptor;
 use vmkpi::key_file::signing_key;
 use vmkpi::settings::{Problem as Wrong, Problems};
 use vmkpi::sign::SigningKey;
+use vmkpi::tls::MutualFiles;
 
 use super::{CATALOGUE, Settings};
 use crate::context::render::{Words, render};
 use crate::context::templates::{self, Contents, Problem};
-use crate::daemon::Config;
+use crate::daemon::{Config, DoorConfig};
 use crate::descriptors::{Refusal, read_file};
-use crate::link::Limits;
+use crate::link::{Door, Limits};
 
 /// What a check that found nothing wrong has read on its way.
 #[derive(Clone, Debug)]
@@ -38,6 +39,7 @@ pub fn check(settings: &Settings, found: Problems) -> Result<Checked, Problems> 
     let mut problems = found;
     let broker = broker(settings, &mut problems);
     let signer = signer(settings, &mut problems);
+    let door = door(settings, &mut problems);
     let descriptors = descriptors(settings, &mut problems);
     let contents = context(settings, &descriptors, &mut problems);
     if let Err(message) = usable(&settings.state) {
@@ -46,7 +48,7 @@ pub fn check(settings: &Settings, found: Problems) -> Result<Checked, Problems> 
     }
     match broker {
         Some(broker) if problems.0.is_empty() => Ok(Checked {
-            config: config(settings, broker, signer),
+            config: config(settings, broker, signer, door),
             descriptors,
             contents,
         }),
@@ -54,8 +56,14 @@ pub fn check(settings: &Settings, found: Problems) -> Result<Checked, Problems> 
     }
 }
 
-fn config(settings: &Settings, broker: Broker, signer: Option<Arc<SigningKey>>) -> Config {
+fn config(
+    settings: &Settings,
+    broker: Broker,
+    signer: Option<Arc<SigningKey>>,
+    door: Option<DoorConfig>,
+) -> Config {
     Config {
+        door,
         libvirt_uri: settings.libvirt_uri.clone(),
         broker,
         listen: settings.listen,
@@ -69,6 +77,37 @@ fn config(settings: &Settings, broker: Broker, signer: Option<Arc<SigningKey>>) 
         lease_seconds: settings.lease_seconds,
         context: settings.context(),
     }
+}
+
+/// Where guests come in from a network.
+fn door(settings: &Settings, problems: &mut Problems) -> Option<DoorConfig> {
+    let Settings {
+        link_cert_file,
+        link_key_file,
+        link_ca_file,
+        ..
+    } = settings.clone();
+    let files = match (link_cert_file, link_key_file, link_ca_file) {
+        (None, None, None) if settings.link_listen.is_none() => return None,
+        (Some(cert), Some(key), Some(ca)) => MutualFiles { cert, key, ca },
+        _ => {
+            let message = "cert_file, key_file and ca_file are nothing without each other, and listen_address in [link] \
+                           is nothing without them: give all of them, or none";
+            problems.add("[link.tls]", "", message);
+            return None;
+        }
+    };
+    let Some(listen) = settings.link_listen else {
+        let message = "missing, so nobody would be shown what [link.tls] names: give listen_address in [link]";
+        problems.add("link.listen_address", "", message);
+        return None;
+    };
+    let door = DoorConfig { listen, files };
+    if let Err(error) = door.tls(&Door::default()) {
+        problems.add("[link.tls]", "", error.to_string());
+        return None;
+    }
+    Some(door)
 }
 
 /// Reads the folders of contexts, and makes of them what each VM that is known here by a descriptor would get.

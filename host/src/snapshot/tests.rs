@@ -158,6 +158,7 @@ fn snapshot() -> Snapshot {
         },
         broker: Arc::default(),
         consumers: Arc::default(),
+        door: Door::default(),
         outbox: Arc::default(),
         exporter: Scraped::default(),
     }

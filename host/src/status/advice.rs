@@ -158,6 +158,12 @@ fn link(vm: &Vm) -> Option<String> {
             "its guest does not answer on {at}: see that vmkpi-guest runs in it, and uses this link"
         )),
         LinkState::Down => {
+            if at.starts_with("tls at ") {
+                return Some(format!(
+                    "its guest has not come in ({at}): see that its context or its configuration names this host, \
+                     and vmkpi_link_refusals_total"
+                ));
+            }
             let problem = vm.link.problem.as_deref().unwrap_or("connection closed");
             Some(format!(
                 "its link {at} cannot be opened ({problem}): see that the guest is up, that this user may open the \

@@ -205,7 +205,11 @@ fn link(facts: &VmFacts, report: &Report) -> Link {
             _ => LinkState::Down,
         },
         wanted,
-        address: facts.address.clone(),
+        address: report
+            .link_by
+            .as_deref()
+            .map(ToOwned::to_owned)
+            .or_else(|| facts.address.clone()),
         problem: report.link_problem.as_deref().map(ToOwned::to_owned),
         banned: report.faults[Fault::Banned as usize] + report.faults[Fault::Deaf as usize],
     }

@@ -170,11 +170,17 @@ fn of_class(class: &Class, done: &OfClass, out: &mut String) -> std::fmt::Result
 
 fn link(vm: &Vm) -> &'static str {
     match vm.link.state {
+        LinkState::Up if by_network(vm) => "up tls",
         LinkState::Up => "up",
         LinkState::Silent => "silent",
         LinkState::Down => "down",
         LinkState::None => "-",
     }
+}
+
+fn by_network(vm: &Vm) -> bool {
+    let address = vm.link.address.as_deref();
+    address.is_some_and(|address| address.starts_with("tls "))
 }
 
 /// Names are others' to choose: control codes of terminals are shown and not obeyed.

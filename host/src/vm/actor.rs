@@ -25,6 +25,7 @@ use vmkpi::delivery::producer::{
 use vmkpi::link::{GuestMessage, TableId};
 use vmkpi::name::DataPoint;
 use vmkpi::position::Nonce;
+use vmkpi::tls::VmName;
 
 use super::ages::Ages;
 use super::answering::Answering;
@@ -35,7 +36,7 @@ use super::{Shared, Spec};
 use crate::consumers::{self, Ear, Word};
 use crate::infra::Lane;
 use crate::libvirt::State;
-use crate::link::{Ask, Client, Event, Fault, Histories, HistoryClient};
+use crate::link::{Ask, Event, Expected, Fault, Histories, HistoryClient, Links};
 use crate::outbox::{Left, Page, Ticket};
 use crate::random;
 use vmkpi::broker::publisher::{Job, Outcome, Reply, event_properties};
@@ -64,7 +65,7 @@ struct Actor {
     committed: watch::Receiver<Ticket>,
     replies: (mpsc::UnboundedSender<Reply>, mpsc::UnboundedReceiver<Reply>),
     started: Instant,
-    link: Client,
+    link: Links,
     link_open: bool,
     asked: mpsc::Receiver<Ask>,
     histories: Histories,
@@ -105,7 +106,7 @@ impl Actor {
         let signer = shared.signer.clone();
         let (lease_seconds, lease_lane) = (shared.lease_seconds, shared.outbox.next_lane());
         let mut actor = Self {
-            link: Client::new(shared.limits),
+            link: Links::new(shared.limits),
             asked,
             histories: Histories::default(),
             kpi: kpi_producer(&spec, &shared, 0),
@@ -155,12 +156,13 @@ impl Actor {
             }
             let disk = self.lanes.iter().any(Lane::awaits_disk);
             let reads = self.kpi.accepts_input() && self.outbox.is_empty();
+            let answered = self.kpi.is_subscribed();
             tokio::select! {
                 changed = self.follow.changed() => match changed {
                     Ok(()) => self.respecify(),
                     Err(_) => return,
                 },
-                event = self.link.next(reads) => self.on_link(event),
+                event = self.link.next(reads, answered) => self.on_link(event),
                 Some(ask) = self.asked.recv() => self.on_ask(ask),
                 Some(reply) = self.replies.1.recv() => self.on_replies(reply),
                 word = self.ear.hear() => self.on_word(word),
@@ -223,7 +225,7 @@ impl Actor {
         self.forget_messages(self.kpi_lane);
         self.kpi = kpi_producer(&self.spec, &self.shared, self.now_ms());
         self.kpi_lane = self.shared.outbox.next_lane();
-        self.link.set_endpoint(None);
+        self.link.hang_up();
         self.link_open = false;
         self.histories.disconnected();
     }
@@ -236,7 +238,7 @@ impl Actor {
         self.envelopes.forget(lane);
     }
 
-    /// Points the link to where the VM's socket is now.
+    /// Points the link to where the VM's socket is now, and lets its guest come in.
     fn aim(&mut self) {
         let wanted = self
             .spec
@@ -249,11 +251,34 @@ impl Actor {
             .link
             .clone()
             .filter(|_| wanted && !self.spec.leaving);
-        if self.link.set_endpoint(link) {
+        let domain = &self.spec.domain;
+        self.link.identify(&domain.uuid, domain.genid.as_deref());
+        let running = domain.state != State::Off && !self.spec.leaving;
+        let closed = self.link.set_endpoint(link);
+        if self.let_in(wanted && running) || closed {
             self.link_open = false;
             self.kpi.disconnected();
             self.histories.disconnected();
         }
+    }
+
+    /// Lets the guest come in over the network, as the VM that its descriptor says it is, or not any more. Whether a
+    /// line that was open had to be closed.
+    fn let_in(&mut self, wanted: bool) -> bool {
+        let descriptor = &self.spec.descriptor;
+        let name = VmName {
+            site: descriptor.primary_site.clone(),
+            vm: descriptor.vm.clone(),
+        };
+        let name = Some(name).filter(|_| wanted && self.shared.door.address().is_some());
+        if self.link.expected().map(Expected::name) == name.as_ref() {
+            return false;
+        }
+        // Whoever came in under another name is that one no more.
+        let closed = self.link.expect_guest(None);
+        let expected = name.map(|name| self.shared.door.expect(name));
+        self.link.expect_guest(expected);
+        closed
     }
 
     fn on_link(&mut self, event: Event) {
@@ -264,7 +289,7 @@ impl Actor {
                 self.greet();
             }
             Event::Message(message) => self.on_message(message),
-            Event::Refused(fault) => self.fault(fault),
+            Event::Refused(fault) | Event::Aside(fault) => self.fault(fault),
             Event::Down(fault) => {
                 self.link_open = false;
                 self.kpi.disconnected();
@@ -484,6 +509,7 @@ impl Actor {
         let mut report = self.past.clone();
         report.has_link = self.link.has_endpoint();
         report.link_open = self.link_open;
+        report.link_by = self.link.connected_by().map(Arc::from);
         report.link_problem = self.link.problem().map(Arc::from);
         report.link_up = self.link_open && self.kpi.is_subscribed();
         report.received_bytes = self.link.received_bytes();

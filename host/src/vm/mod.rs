@@ -18,7 +18,7 @@ use vmkpi::descriptor::Descriptor;
 
 use crate::consumers::Consumers;
 use crate::libvirt::{Domain, Ended, Sampling};
-use crate::link::{Endpoint, HistoryClient, Limits};
+use crate::link::{Door, Endpoint, HistoryClient, Limits};
 use crate::outbox::{Left, Outbox};
 use vmkpi::broker::publisher::Publisher;
 
@@ -81,6 +81,8 @@ pub struct Shared {
     pub outbox: Outbox,
     /// What a guest may do.
     pub limits: Limits,
+    /// Where guests come in from a network.
+    pub door: Door,
     /// How often guests are asked for rows; `None` has them pushed.
     pub poll_interval: Option<Duration>,
     /// The site's key, which may be replaced.

@@ -39,6 +39,8 @@ pub struct Report {
     pub link_up: bool,
     /// Whether the link's socket is connected; QEMU listens there without a guest, too.
     pub link_open: bool,
+    /// By what the guest is connected.
+    pub link_by: Option<Arc<str>>,
     /// Why the link's socket could not be connected to the last time it was tried.
     pub link_problem: Option<Arc<str>>,
     /// Link sessions that were opened.

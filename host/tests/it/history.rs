@@ -47,6 +47,7 @@ fn start(broker: &Mosquitto, socket: Option<&Path>) -> (Handle, tempfile::TempDi
         reports: Reports::default(),
         outbox,
         limits: Limits::default(),
+        door: vmkpi_host::link::Door::default(),
         poll_interval: None,
         signer: watch::channel(None).1,
         lease_seconds: 60,

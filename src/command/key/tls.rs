@@ -6,10 +6,11 @@ use std::net::IpAddr;
 use anyhow::{Context as _, bail};
 use rcgen::{
     BasicConstraints, Certificate, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData as _,
+    Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData as _, SanType,
 };
 use vmkpi::clock::Timestamp;
 use vmkpi::name::Label;
+use vmkpi::tls::VmName;
 
 use super::super::folder::{CA, NewFile};
 
@@ -33,6 +34,11 @@ pub fn client_name(text: &str) -> Result<String, String> {
             "1 to {MAX_NAME_BYTES} of A-Z a-z 0-9 - _ . are expected, and none of {TAKEN:?}"
         )),
     }
+}
+
+/// A VM's name, as in its descriptor; it becomes a file's name.
+pub fn vm_name(text: &str) -> Result<Label, String> {
+    client_name(text)?.parse().map_err(|e| format!("{e}"))
 }
 
 /// A server's name: what stands in the URL of the broker.
@@ -108,6 +114,30 @@ impl Authority {
         let mut params = CertificateParams::default();
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         let role = |option: &str| format!("of {name} (--broker.{option}-file)");
+        self.files(name, params, days, ["cert", "key"].map(role))
+    }
+
+    /// A VM's key and certificate, which its guest shows to hosts.
+    pub fn vm(&self, site: &Label, vm: &Label, days: u32) -> anyhow::Result<Vec<NewFile>> {
+        let name = VmName {
+            site: site.clone(),
+            vm: vm.clone(),
+        };
+        let mut params = CertificateParams::default();
+        let uri = name.to_string().try_into()?;
+        params.subject_alt_names = vec![SanType::URI(uri)];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        let role = |option: &str| format!("of VM {vm} (link_tls.{option}_file in its image)");
+        self.files(vm.as_str(), params, days, ["cert", "key"].map(role))
+    }
+
+    /// The key and certificate of a host's endpoint, by the name that is in links' URLs.
+    pub fn endpoint(&self, name: &str, days: u32) -> anyhow::Result<Vec<NewFile>> {
+        let mut params = CertificateParams::new(vec![name.to_owned()])?;
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        let role = |option: &str| {
+            format!("of links' endpoint {name} (--link.tls.{option}-file of vmkpi-host)")
+        };
         self.files(name, params, days, ["cert", "key"].map(role))
     }
 

@@ -48,6 +48,12 @@ impl Session {
             if self.wants(&point) {
                 let stream = self.stream;
                 let table = TableId { stream, point };
+                if self.is_held(&table.point) {
+                    if self.sought.insert(table.clone()) {
+                        wanted.push(table);
+                    }
+                    continue;
+                }
                 if !self.cursors.contains_key(&table) {
                     wanted.push(table.clone());
                 }
@@ -188,6 +194,15 @@ impl Session {
         let (Some(nonce), Some(question)) = (self.nonce, self.questions.pop_front()) else {
             return false;
         };
+        let (id, asked) = match &question {
+            Question::Rows { id, from, .. } => (*id, &from.table.point),
+            Question::History { id, query } => (*id, &query.point),
+        };
+        if self.is_held(asked) {
+            let reason = format!("{asked} is held: it is not delivered from where the VM is");
+            out.extend(encode(&GuestMessage::Failed { nonce, id, reason }));
+            return true;
+        }
         let (id, point, answered) = match question {
             Question::Rows { id, from, limit } => {
                 let answered = self.answer_query(nonce, id, &from, limit, out);

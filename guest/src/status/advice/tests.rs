@@ -1,6 +1,7 @@
 //! Each unhealthy state has its sentence, and a healthy one has none.
 
 use super::*;
+use crate::context::hooks::Outcome;
 use crate::link::LinkState;
 use crate::poller::PollStatus;
 use crate::status::{DiskStatus, GapStatus, LimitStatus, PointStatus, RefusedInput};
@@ -24,8 +25,11 @@ fn live() -> LiveStatus {
             subscribed_tables: 2,
             since: Some(ago(600)),
             last_message: Some(ago(1)),
-            problem: None,
+            endpoint: "virtio-serial:org.vmkpi.kpi.0".into(),
+            ..LinkState::default()
         },
+        endpoint_changes: 0,
+        endpoint_failures: 0,
         requests: Default::default(),
         stores: 10,
         commits: 10,
@@ -46,6 +50,10 @@ fn live() -> LiveStatus {
             ..LimitStatus::default()
         },
         polls: vec![PollStatus::default()],
+        context: Some(ContextStatus {
+            mounted: true,
+            ..ContextStatus::default()
+        }),
     }
 }
 
@@ -176,4 +184,38 @@ fn a_host_that_has_just_come_may_be_silent_for_a_while() {
     live.link.last_message = None;
     live.link.subscribed_tables = 0;
     assert!(advice(&status(live)).is_empty());
+}
+
+#[test]
+fn each_trouble_of_the_context_is_said() {
+    let with = |change: fn(&mut ContextStatus)| {
+        after(|_, live| {
+            if let Some(context) = &mut live.context {
+                change(context);
+            }
+        })
+    };
+    assert!(with(|c| c.mounted = false).contains("restart vmkpi-guest"));
+    assert!(with(|c| c.problems.push("a bad layer".into())).contains("a bad layer"));
+    assert!(with(|c| c.hooks.refused.push("others may write it".into())).contains("may write"));
+    assert!(with(|c| c.cut_off = 3).contains("ESTALE"));
+    let failed = with(|c| {
+        c.hooks.outcomes.push(Outcome {
+            hook: "10-proxy".into(),
+            generation: 2,
+            started: now(),
+            duration_ms: 1,
+            ok: false,
+            result: "exit status 3".into(),
+            output: vec!["first".into(), "no such unit".into()],
+        });
+    });
+    for word in [
+        "10-proxy",
+        "exit status 3",
+        "(no such unit)",
+        "context apply",
+    ] {
+        assert!(failed.contains(word), "{failed}");
+    }
 }

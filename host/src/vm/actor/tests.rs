@@ -41,6 +41,7 @@ fn actor(dir: &std::path::Path) -> (Actor, watch::Sender<Spec>) {
         reports: Reports::default(),
         outbox,
         limits: crate::link::Limits::default(),
+        door: crate::link::Door::default(),
         poll_interval: None,
         signer: watch::channel(None).1,
         lease_seconds: 60,
