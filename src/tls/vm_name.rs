@@ -96,6 +96,25 @@ fn decode(text: &str) -> Option<String> {
 mod tests {
     use super::*;
 
+    proptest::proptest! {
+        #[test]
+        fn what_is_written_is_read_back(site in "[^/\\p{C}]{1,40}", vm in "[^/\\p{C}]{1,40}") {
+            if let (Ok(site), Ok(vm)) = (site.parse::<Label>(), vm.parse::<Label>()) {
+                let name = VmName { site, vm };
+                let text = name.to_string();
+                proptest::prop_assert!(text.is_ascii() && !text.contains([' ', '"', '/']));
+                proptest::prop_assert_eq!(text.parse::<VmName>().unwrap(), name);
+            }
+        }
+
+        #[test]
+        fn nothing_breaks_it(text in "(urn:vmkpi:)?.{0,60}") {
+            if let Ok(name) = text.parse::<VmName>() {
+                proptest::prop_assert_eq!(name.to_string(), text);
+            }
+        }
+    }
+
     #[test]
     fn each_vm_has_one_spelling() {
         for (site, vm, text) in [
