@@ -22,9 +22,10 @@ fn alone() -> MutexGuard<'static, ()> {
     ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A service that asks the nearest cache, twice a second, as its configuration says; it notes who answered.
-const SERVICE: &str = "(while :; do . /etc/service.conf; \
-                       wget -q -T 2 -O - http://$CACHE:8080/who >>/var/asked 2>/dev/null; usleep 500000; done) &";
+/// A service that asks the nearest cache again and again, as its configuration says; it notes who answered.
+const SERVICE: &str = r"(while :; do [ ! -e /etc/service.conf ] || . /etc/service.conf
+    printf 'GET /who HTTP/1.0\r\n\r\n' | nc -w 2 $CACHE 8080 | tail -n 1 >>/var/asked
+    usleep 500000; done) 2>/dev/null &";
 
 /// A cache at a host, which tells who it is.
 fn cache(pair: &Pair, end: End) -> Result<Process> {
