@@ -16,7 +16,7 @@ use vmkpi_tests::process::Process;
 const DOOR: u16 = 9879;
 
 /// Where the guest has its certificate, its key and the CA that it trusts.
-const SETTINGS: &str = "[link.tls]\ncert_file = \"/etc/vmkpi/vm.crt\"\nkey_file = \"/etc/vmkpi/vm.key\"\n\
+const SETTINGS: &str = "[link_tls]\ncert_file = \"/etc/vmkpi/vm.crt\"\nkey_file = \"/etc/vmkpi/vm.key\"\n\
                         ca_file = \"/etc/vmkpi/ca.crt\"\n";
 
 fn plan(folder: &Path) -> Result<(Plan, [Vec<String>; 2])> {
