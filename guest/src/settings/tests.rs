@@ -70,6 +70,8 @@ fn every_key_is_read_from_the_file() {
          primary_key_file = '/k'\n[limits]\nstore_bytes = 1\ncolumns = 2\nfiles = 3\ndatabase_bytes = 65_536\nlog_bytes = 1_048_576\n\
          [retention]\nrows = 5\nbytes = 6\nage = '8d'\ndrop_unacknowledged = true\n\
          [access]\nowner = 'web'\ngroup = 33\nfile_mode = 0o640\ndirectory_mode = '0750'\n\
+         [link_tls]\ncert_file = '/c'\nkey_file = '/k'\nca_file = '/a'\n\
+         [protection]\nlegislations = 'SE,EU'\npoints = 'encrypted/*,unencrypted/a'\n\
          [context]\nmount = '/c'\nclasses = 'site,service'\nhooks = '/h'\nhook_timeout = '1s'\nlinger = '1s'\npoll_interval = '1s'\n\
          [context.directories]\nservice = '/d'\n\
          [[poll]]\npoint = 'unencrypted/q'\ncommand = ['/bin/q', '-a b']\ninterval = '30s'\nuser = 'nobody'\n",

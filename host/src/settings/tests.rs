@@ -34,7 +34,8 @@ fn problems(text: &str) -> Vec<String> {
 const EVERYTHING: &str = "state = '/s'\nlog_level = 'debug'\nlibvirt.uri = 'test:///default'\n\
     [broker]\nurl = 'mqtt://b:1'\ncredentials_file = '/c'\nca_file = '/a'\ncert_file = '/b'\nkey_file = '/k'\n\
     username = 'u'\npassword_file = '/p'\n[directory]\nlease = 10\n[web]\nlisten_address = '[::1]:1'\n\
-    [sign]\nkey_file = '/s'\n[outbox]\nmax_bytes = 2_000_000\n[link]\npoll_interval = 7\n\
+    [sign]\nkey_file = '/s'\n[outbox]\nmax_bytes = 2_000_000\n[link]\npoll_interval = 7\nlisten_address = '[::]:9879'\n\
+    tls.cert_file = '/lc'\ntls.key_file = '/lk'\ntls.ca_file = '/la'\n\
     [context]\ndirectory = '/c'\nimages = '/i'\nswap = 'device'\nforce = true\n\
     [guest]\na = 'unix:/a'\n\"b.c\" = 'vsock:7:9001'\n[descriptor]\na = '/a.toml'\n";
 
