@@ -172,6 +172,35 @@ mod tests {
     }
 
     #[test]
+    fn a_recontextualization_names_a_vm_a_class_and_an_event() {
+        let ask = |args: &[&str]| {
+            let base = ["vmkpi-host", "recontextualize"];
+            let args = base.iter().chain(args).map(OsString::from);
+            parse(args, Vec::new())
+        };
+        let asked = ask(&["shop", "--class=service", "--event=fail-over.2"]).unwrap();
+        let Invocation::Recontextualize { request, json, .. } = asked else {
+            panic!("{asked:?}");
+        };
+        let due = Request::Recontextualize {
+            vm: "shop".into(),
+            class: Some("service".parse().unwrap()),
+            event: Some("fail-over.2".into()),
+        };
+        assert_eq!((request, json), (due, false));
+        for bad in [
+            &[][..],
+            &["a", "b"],
+            &["a", "--class=A"],
+            &["a", "--event="],
+            &["a", "--event=a b"],
+            &["a", "--event=ä"],
+        ] {
+            assert!(ask(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
     fn mistakes_are_refused() {
         for bad in [
             &["--guest", "a"][..],

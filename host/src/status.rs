@@ -167,6 +167,9 @@ pub struct Contexts {
     pub problems: Vec<String>,
     /// Operations whose calls to libvirt do not return.
     pub stuck: usize,
+    /// What VMs without a descriptor are told, by domain and class: those with a drive that is labelled.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
+    pub others: BTreeMap<String, BTreeMap<Class, Context>>,
 }
 
 /// What a VM is told of a class.

@@ -254,7 +254,9 @@ pub(super) fn in_template(folder: &Path, name: &str, error: &minijinja::Error) -
     let file = folder.join(error.name().unwrap_or(name));
     let line = error.line().map(|line| format!(":{line}"));
     let place = format!("{}{}", file.display(), line.unwrap_or_default());
-    let detail = error.detail().map(|detail| format!(": {detail}"));
+    let source = std::error::Error::source(error).map(ToString::to_string);
+    let detail = source.or_else(|| error.detail().map(str::to_owned));
+    let detail = detail.map(|detail| format!(": {detail}"));
     Problem::new(
         place,
         format!("{}{}", error.kind(), detail.unwrap_or_default()),

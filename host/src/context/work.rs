@@ -294,20 +294,25 @@ impl Doing<'_> {
             })?;
             self.timed(Phase::Attach, |times| times.call(|| hold.attach(&xml)))?;
         } else {
-            self.change(hold, &xml)?;
+            self.change(hold, &xml, Phase::Attach)?;
         }
         Ok(true)
     }
 
-    /// Against the guest's will only if the operator says so, and last.
-    fn change(&mut self, hold: &Hold, xml: &str) -> Result<(), MediaError> {
-        let force = self.job.force;
-        self.timed(Phase::Attach, |times| {
-            times.call(|| match hold.change(xml, false) {
-                Err(MediaError::Locked(_)) if force => hold.change(xml, true),
-                result => result,
-            })
-        })
+    /// Against the guest's will only if the operator says so, and last; twice, as the guest may shut the tray again.
+    fn change(&mut self, hold: &Hold, xml: &str, phase: Phase) -> Result<(), MediaError> {
+        let tries: &[bool] = match self.job.force {
+            true => &[false, true, true],
+            false => &[false],
+        };
+        let mut result = Ok(());
+        for force in tries {
+            result = self.timed(phase, |times| times.call(|| hold.change(xml, *force)));
+            if !matches!(result, Err(MediaError::Locked(_))) {
+                break;
+            }
+        }
+        result
     }
 
     fn attach_new(
@@ -336,14 +341,7 @@ impl Doing<'_> {
     }
 
     fn eject(&mut self, hold: &Hold, drive: &Drive) -> Result<(), MediaError> {
-        let xml = drive.with(None)?;
-        let force = self.job.force;
-        self.timed(Phase::Detach, |times| {
-            times.call(|| match hold.change(&xml, false) {
-                Err(MediaError::Locked(_)) if force => hold.change(&xml, true),
-                result => result,
-            })
-        })
+        self.change(hold, &drive.with(None)?, Phase::Detach)
     }
 
     /// Only of a VM that libvirt says does not run: an event may have come late.

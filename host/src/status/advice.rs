@@ -1,6 +1,10 @@
 //! What needs attention, and what to do about it. Pure: a status in, sentences out.
 
-use super::{LinkState, Live, Status, Vm};
+use std::collections::BTreeMap;
+
+use vmkpi::context::Class;
+
+use super::{Context, LinkState, Live, Status, Vm};
 
 /// How long a row may wait beyond the window it is in, while the broker is connected.
 const LATE_MS: u64 = 60_000;
@@ -94,20 +98,26 @@ fn folders(live: &Live) -> Vec<String> {
             context.stuck
         )
     });
-    of.chain(stuck).collect()
+    let others = context.others.iter();
+    let others = others.flat_map(|(domain, of)| {
+        wrong(domain, of).map(move |problem| format!("{domain}: {problem}"))
+    });
+    of.chain(stuck).chain(others).collect()
 }
 
 /// Contexts that are not what they should be.
 fn contexts(vm: &Vm) -> Vec<String> {
-    let wrong = vm.context.iter().filter_map(|(class, context)| {
+    wrong(&vm.domain, &vm.context).collect()
+}
+
+fn wrong(domain: &str, of: &BTreeMap<Class, Context>) -> impl Iterator<Item = String> {
+    of.iter().filter_map(move |(class, context)| {
         let problem = context.problem.as_ref()?;
         Some(format!(
             "its context of class {class} is not as it should be: {problem}; it is tried again, at once by \
-             vmkpi-host recontextualize {}",
-            vm.domain
+             vmkpi-host recontextualize {domain}"
         ))
-    });
-    wrong.collect()
+    })
 }
 
 fn of_vm(vm: &Vm, broker: bool) -> Vec<String> {

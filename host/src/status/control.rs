@@ -229,3 +229,63 @@ fn not_running() -> Status {
     advice::advise(&mut status);
     status
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is answered to these bytes.
+    async fn said(state: &Path, bytes: &[u8], ends: bool) -> String {
+        let mut stream = tokio::net::UnixStream::connect(state.join(SOCKET))
+            .await
+            .unwrap();
+        stream.write_all(bytes).await.unwrap();
+        if ends {
+            stream.shutdown().await.unwrap();
+        }
+        let mut text = String::new();
+        // Who is hung up on with something unread may get a reset.
+        let _ = stream.read_to_string(&mut text).await;
+        text
+    }
+
+    #[tokio::test]
+    async fn a_request_is_a_line_and_who_says_nothing_is_told_how_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let control = Control::bind(dir.path()).unwrap();
+        let make = |request| async move { Some(format!("{request:?}").into_bytes()) };
+        let serving = tokio::spawn(control.serve(make));
+        let state = dir.path();
+        assert_eq!(said(state, b"{\"op\":\"status\"}\n", false).await, "Status");
+        assert_eq!(said(state, b"", true).await, "Status");
+        assert_eq!(
+            said(state, b"", false).await,
+            "Status",
+            "as the command of earlier versions asks"
+        );
+        let asked = b"{\"op\":\"recontextualize\",\"vm\":\"a\",\"class\":\"service\"}\n";
+        let due = "Recontextualize { vm: \"a\", class: Some(Class(\"service\")), event: None }";
+        assert_eq!(said(state, asked, false).await, due);
+        let long = vec![b'x'; 8192];
+        for bad in [
+            &b"\xff\0\n"[..],
+            b"{\"op\":\"destroy\"}\n",
+            b"{\"op\":\"recontextualize\"}\n",
+            b"{\"op\":\"recontextualize\",\"vm\":\"a\",\"class\":\"Bad\"}\n",
+        ] {
+            let said = said(state, bad, false).await;
+            assert!(said.contains("not a request of this version"), "{said}");
+        }
+        let said_long = said(state, &long, false).await;
+        assert!(
+            said_long.is_empty() || said_long.contains("not a request"),
+            "{said_long}"
+        );
+        assert_eq!(
+            said(state, b"{\"op\":", false).await,
+            "",
+            "half a line, and then nothing"
+        );
+        serving.abort();
+    }
+}

@@ -11,6 +11,7 @@ use super::{
     Broker, Context, Contexts, Descriptor, Exporter, Libvirt, Link, LinkState, Live, Outbox,
     Status, Vm,
 };
+use crate::context::status::VmContext;
 use crate::libvirt::{Domain, State, VmStats};
 use crate::link::Fault;
 use crate::snapshot::Snapshot;
@@ -66,7 +67,7 @@ pub fn gather(facts: &Facts, snapshot: &Snapshot, now: Timestamp) -> Status {
         running: true,
         healthy: false,
         now,
-        live: Some(live(facts, snapshot, &vms)),
+        live: Some(live(facts, snapshot, &vms, now)),
         vms,
         advice: Vec::new(),
     };
@@ -74,7 +75,7 @@ pub fn gather(facts: &Facts, snapshot: &Snapshot, now: Timestamp) -> Status {
     status
 }
 
-fn live(facts: &Facts, snapshot: &Snapshot, vms: &[Vm]) -> Live {
+fn live(facts: &Facts, snapshot: &Snapshot, vms: &[Vm], now: Timestamp) -> Live {
     Live {
         version: env!("CARGO_PKG_VERSION").into(),
         pid: std::process::id(),
@@ -102,11 +103,7 @@ fn live(facts: &Facts, snapshot: &Snapshot, vms: &[Vm]) -> Live {
         exporter: Exporter {
             listen: facts.listen.clone(),
         },
-        context: snapshot.context.as_ref().map(|seen| Contexts {
-            classes: seen.classes.clone(),
-            problems: seen.problems.clone(),
-            stuck: seen.late(),
-        }),
+        context: contexts(snapshot, vms, now),
         unknown_domains: facts.unknown.clone(),
     }
 }
@@ -157,14 +154,30 @@ fn of_vm(facts: &VmFacts, snapshot: &Snapshot, now: Timestamp) -> Vm {
     }
 }
 
+/// What VMs are told, as far as it is not any VM's of `vms`.
+fn contexts(snapshot: &Snapshot, vms: &[Vm], now: Timestamp) -> Option<Contexts> {
+    let seen = snapshot.context.as_ref()?;
+    let described = |uuid: &str| vms.iter().any(|vm| vm.uuid == uuid);
+    let others = seen.vms.iter().filter(|(uuid, _)| !described(uuid));
+    Some(Contexts {
+        classes: seen.classes.clone(),
+        problems: seen.problems.clone(),
+        stuck: seen.late(),
+        others: others
+            .map(|(_, vm)| (vm.name.to_string(), by_class(vm, now)))
+            .collect(),
+    })
+}
+
 /// What a VM is told, by class.
 fn contexts_of(snapshot: &Snapshot, uuid: &str, now: Timestamp) -> BTreeMap<Class, Context> {
-    let seen = snapshot
-        .context
-        .as_ref()
-        .and_then(|seen| seen.vms.get(uuid));
-    let layers = seen.into_iter().flat_map(|vm| &vm.layers);
-    let of = layers.map(|(class, layer)| {
+    let seen = snapshot.context.as_ref();
+    let vm = seen.and_then(|seen| seen.vms.get(uuid));
+    vm.map(|vm| by_class(vm, now)).unwrap_or_default()
+}
+
+fn by_class(vm: &VmContext, now: Timestamp) -> BTreeMap<Class, Context> {
+    let of = vm.layers.iter().map(|(class, layer)| {
         let context = Context {
             digest: layer.digest.clone(),
             drive: layer.drive.clone(),

@@ -21,6 +21,7 @@ fn lines(status: &Status, out: &mut String) -> std::fmt::Result {
         Some(live) => {
             running(live, out)?;
             vms(&status.vms, out)?;
+            contexts(status, out)?;
         }
         None => writeln!(out, "not running")?,
     }
@@ -99,32 +100,40 @@ fn vms(vms: &[Vm], out: &mut String) -> std::fmt::Result {
             ago(vm.last_sample_age_ms),
         )?;
     }
-    contexts(vms, out)
+    Ok(())
 }
 
-fn contexts(vms: &[Vm], out: &mut String) -> std::fmt::Result {
-    if vms.iter().all(|vm| vm.context.is_empty()) {
+fn contexts(status: &Status, out: &mut String) -> std::fmt::Result {
+    let described = status.vms.iter().map(|vm| (&vm.domain, &vm.context));
+    let live = status.live.as_ref().and_then(|live| live.context.as_ref());
+    let others = live.iter().flat_map(|context| &context.others);
+    let all: Vec<_> = described
+        .chain(others)
+        .flat_map(|(domain, of)| {
+            of.iter()
+                .map(move |(class, context)| (domain, class, context))
+        })
+        .collect();
+    if all.is_empty() {
         return Ok(());
     }
     writeln!(
         out,
-        "\n{:<18} {:<16} {:<6} {:<33} SINCE",
+        "\n{:<18} {:<26} {:<6} {:<13} SINCE",
         "DOMAIN", "CONTEXT", "DRIVE", "CONTENT"
     )?;
-    for vm in vms {
-        for (class, context) in &vm.context {
-            let digest = context.digest.as_deref().unwrap_or("-");
-            let problem = if context.problem.is_some() { "!" } else { "" };
-            writeln!(
-                out,
-                "{:<18} {:<16} {:<6} {:<33} {}",
-                cut(&plain(&vm.domain), 18),
-                cut(class.as_str(), 16),
-                plain(context.drive.as_deref().unwrap_or("-")),
-                format!("{digest}{problem}"),
-                context.since_ms.map_or("-".into(), age),
-            )?;
-        }
+    for (domain, class, context) in all {
+        let digest = context.digest.as_deref().unwrap_or("-");
+        let problem = if context.problem.is_some() { "!" } else { "" };
+        writeln!(
+            out,
+            "{:<18} {:<26} {:<6} {:<13} {}",
+            cut(&plain(domain), 18),
+            class.as_str(),
+            plain(context.drive.as_deref().unwrap_or("-")),
+            format!("{}{problem}", digest.get(..12).unwrap_or(digest)),
+            context.since_ms.map_or("-".into(), age),
+        )?;
     }
     Ok(())
 }

@@ -31,6 +31,22 @@ fn vm() -> Vm {
     }
 }
 
+fn class() -> Class {
+    "infrastructure".parse().unwrap()
+}
+
+/// A context that is not as it should be.
+fn bad() -> Context {
+    Context {
+        problem: Some("no drive".into()),
+        ..Context::default()
+    }
+}
+
+fn offered(live: &mut Live) -> &mut Contexts {
+    live.context.get_or_insert_default()
+}
+
 /// A daemon of which everything is well, with these VMs.
 fn status(vms: Vec<Vm>) -> Status {
     let live = Live {
@@ -89,7 +105,7 @@ fn a_daemon_that_does_not_run_is_to_be_started() {
 #[test]
 fn each_unhealthy_state_of_the_daemon_says_what_to_do() {
     type Change = fn(&mut Live, &mut Vm);
-    let cases: [(Change, &str); 5] = [
+    let cases: [(Change, &str); 8] = [
         (
             |live, _| live.libvirt.connected = false,
             "libvirt does not answer at qemu:///system",
@@ -110,6 +126,28 @@ fn each_unhealthy_state_of_the_daemon_says_what_to_do() {
             |live, _| live.unknown_domains = vec!["shpo".into()],
             "no domain is called shpo",
         ),
+        (
+            |live, _| {
+                offered(live)
+                    .problems
+                    .push("/c/f.j2:1: syntax error".into())
+            },
+            "/c/f.j2:1: syntax error; correct it",
+        ),
+        (
+            |live, _| offered(live).stuck = 2,
+            "2 calls that change a VM's context",
+        ),
+        (
+            |live, _| {
+                drop(
+                    offered(live)
+                        .others
+                        .insert("db".into(), [(class(), bad())].into()),
+                )
+            },
+            "db: its context of class infrastructure",
+        ),
     ];
     for (change, said) in cases {
         let status = advised(change);
@@ -122,7 +160,11 @@ fn each_unhealthy_state_of_the_daemon_says_what_to_do() {
 #[test]
 fn each_unhealthy_state_of_a_vm_says_what_to_do() {
     type Change = fn(&mut Live, &mut Vm);
-    let cases: [(Change, &str); 7] = [
+    let cases: [(Change, &str); 8] = [
+        (
+            |_, vm| drop(vm.context.insert(class(), bad())),
+            "class infrastructure is not as it should be: no drive; it is tried again, at once by vmkpi-host recontextualize shop",
+        ),
         (
             |_, vm| vm.link.state = LinkState::None,
             "give the domain the channel",
@@ -186,6 +228,14 @@ fn the_table_fits_eighty_columns_and_obeys_no_control_codes() {
     (named.rows_received, named.rows_unacknowledged) = (999_999_999, 9_999_999);
     (named.points, named.gaps) = (1000, 99_999);
     named.link.state = LinkState::Silent;
+    let good = Context {
+        digest: Some("0123456789abcdef0123456789abcdef".into()),
+        drive: Some("sda".into()),
+        since_ms: Some(86_400_000),
+        problem: None,
+    };
+    let longest = "abcdefghijklmnopqrstuvwxyz".parse().unwrap();
+    named.context = [(class(), bad()), (longest, good)].into();
     let mut status = status(vec![vm(), named]);
     advice::advise(&mut status);
     let text = render(&status);
@@ -201,6 +251,7 @@ fn the_table_fits_eighty_columns_and_obeys_no_control_codes() {
         "shop",
         "=> longlong",
         "1.0 MiB of 1.0 GiB",
+        "abcdefghijklmnopqrstuvwxyz sda    0123456789ab  24h",
     ] {
         assert!(text.contains(expected), "{expected}: {text}");
     }
