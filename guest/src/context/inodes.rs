@@ -4,6 +4,9 @@
 //! ever: whoever has an old version open or mapped goes on reading it, and whoever opens the path anew gets the new one.
 //! A directory keeps its number, and what the kernel keeps of its names is taken back name by name ([`Stale`]).
 
+mod retire;
+mod tree;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
@@ -13,6 +16,7 @@ use vmkpi::context::GENERATION_FILE;
 use super::change::Entries;
 use super::layer::{Extent, Layer};
 use super::view::{Node, View};
+use tree::{Tree, differing};
 
 /// An inode's number.
 pub type Ino = u64;
@@ -350,56 +354,6 @@ impl Inodes {
         }
     }
 
-    /// Forgets what has no name and no reference, and lets go of the oldest layers beyond the limit.
-    fn retire(&mut self) {
-        let changes = self.changes;
-        let mut forgotten = Vec::new();
-        for (ino, inode) in &mut self.inodes {
-            if inode.named {
-                inode.retired = 0;
-            } else if inode.lookups == 0 {
-                forgotten.push(*ino);
-            } else if inode.retired == 0 {
-                inode.retired = changes;
-            }
-        }
-        for ino in forgotten {
-            self.remove(ino);
-        }
-        let oldest = self.old_layers();
-        for layer in oldest.iter().skip(MAX_OLD_LAYERS) {
-            self.let_go(layer);
-        }
-    }
-
-    /// The layers of which something has no name, those that lost a name last first.
-    fn old_layers(&self) -> Vec<*const Layer> {
-        let mut last: HashMap<*const Layer, u64> = HashMap::new();
-        for inode in self.inodes.values() {
-            if let Body::File(Content::Layer(layer, _)) = &inode.body {
-                // What is shown is younger than anything old.
-                let age = if inode.named { u64::MAX } else { inode.retired };
-                let known = last.entry(Arc::as_ptr(layer)).or_default();
-                *known = (*known).max(age);
-            }
-        }
-        last.retain(|_, age| *age != u64::MAX);
-        let mut layers: Vec<_> = last.into_iter().collect();
-        layers.sort_by_key(|(_, age)| std::cmp::Reverse(*age));
-        layers.into_iter().map(|(layer, _)| layer).collect()
-    }
-
-    fn let_go(&mut self, which: &*const Layer) {
-        self.cut_off += 1;
-        for inode in self.inodes.values_mut() {
-            if let Body::File(content) = &mut inode.body
-                && matches!(content, Content::Layer(layer, _) if Arc::as_ptr(layer) == *which)
-            {
-                *content = Content::Gone(content.size());
-            }
-        }
-    }
-
     /// Names that mean something else than `before`, the deepest directories not necessarily first: each is taken back
     /// on its own.
     fn stale(&self, before: &BTreeMap<Ino, Names>) -> Vec<Stale> {
@@ -435,65 +389,6 @@ impl Inode {
             named: true,
             lookups: 0,
             retired: 0,
-        }
-    }
-}
-
-/// The names of one of the two that the other has not, or has for another inode.
-fn differing(old: &[Name], new: &[Name]) -> Vec<String> {
-    let inos = |names: &[Name]| -> BTreeMap<String, Ino> {
-        let pair = |name: &Name| (name.name.clone(), name.ino);
-        names.iter().map(pair).collect()
-    };
-    let (old, new) = (inos(old), inos(new));
-    let gone = old.iter().filter(|(name, ino)| new.get(*name) != Some(ino));
-    let came = new.keys().filter(|name| !old.contains_key(*name));
-    gone.map(|(name, _)| name).chain(came).cloned().collect()
-}
-
-/// Names by directory, on their way into a new tree.
-#[derive(Default)]
-struct Tree<'a> {
-    names: BTreeMap<Ino, Vec<Name>>,
-    directories: HashMap<&'a str, Ino>,
-}
-
-impl<'a> Tree<'a> {
-    /// Begins with the top, which keeps the generation's file.
-    fn top(&mut self, inodes: &mut Inodes) {
-        let kept = match inodes.inodes.get_mut(&ROOT) {
-            Some(top) => {
-                top.named = true;
-                match &top.body {
-                    Body::Directory(names) => names.to_vec(),
-                    Body::File(_) => Vec::new(),
-                }
-            }
-            None => Vec::new(),
-        };
-        let kept = kept.into_iter().filter(|name| name.name == GENERATION_FILE);
-        self.names.insert(ROOT, kept.collect());
-        self.directories.insert("", ROOT);
-    }
-
-    fn add(&mut self, path: &'a str, ino: Ino, directory: bool) {
-        let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
-        if directory {
-            self.directories.insert(path, ino);
-            self.names.insert(ino, Vec::new());
-        }
-        // A view has the directories on the way to everything in it.
-        if let Some(names) = self
-            .directories
-            .get(parent)
-            .and_then(|at| self.names.get_mut(at))
-        {
-            let name = name.to_owned();
-            names.push(Name {
-                name,
-                ino,
-                directory,
-            });
         }
     }
 }

@@ -118,9 +118,7 @@ impl Manager {
                 Ok(Event::Media(event)) => self.media(event),
                 Ok(Event::Reload(config)) => self.reload(*config),
                 Ok(Event::Apply(reply)) => {
-                    self.read_directories();
-                    self.update();
-                    let _ = reply.send(self.tell(everything(&self.entries)));
+                    let _ = reply.send(self.apply());
                     continue;
                 }
                 Err(RecvTimeoutError::Timeout) => {}
@@ -128,6 +126,16 @@ impl Manager {
             }
             self.update();
         }
+    }
+
+    /// Reads and tells everything, whatever is still waited for. Returns the number of the hooks' run.
+    fn apply(&mut self) -> u64 {
+        if let Some((until, _)) = &mut self.expected {
+            *until = Instant::now();
+        }
+        self.read_directories();
+        self.update();
+        self.tell(everything(&self.entries))
     }
 
     fn wait(&self, events: &Receiver<Event>) -> Result<Event, RecvTimeoutError> {

@@ -53,8 +53,8 @@ fn context(status: &ContextStatus, now: Timestamp, out: &mut String) -> std::fmt
     } else {
         writeln!(
             out,
-            "\n{:<15} {:<25} {:>5} {:>9} {:>6}  {}",
-            "CLASS", "SOURCE", "FILES", "BYTES", "SINCE", "DIGEST"
+            "\n{:<15} {:<25} {:>5} {:>9} {:>6}  DIGEST",
+            "CLASS", "SOURCE", "FILES", "BYTES", "SINCE"
         )?;
     }
     for layer in &status.layers {
