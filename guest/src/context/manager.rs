@@ -197,7 +197,7 @@ impl Manager {
             let source = Source::Directory(directory.clone());
             if !directory.exists() {
                 let problem = format!(
-                    "the context of class {class} is missing: there is no {}",
+                    "the context of class {class} is missing: there is no {}; make it, or take it out of context.directories",
                     directory.display()
                 );
                 tracing::warn!("{problem}");
@@ -206,7 +206,11 @@ impl Manager {
                 continue;
             }
             match directory::read(&class, &directory, &self.parts.spool) {
-                Ok(reading) => self.put(source, Arc::new(reading.layer), reading.skipped),
+                Ok(reading) => {
+                    let said = |why| format!("in {}: {why}", directory.display());
+                    let skipped = reading.skipped.into_iter().map(said).collect();
+                    self.put(source, Arc::new(reading.layer), skipped);
+                }
                 Err(error) => {
                     let problem = format!("{error:#}; what was read of it before stays");
                     tracing::error!("{problem}");

@@ -80,7 +80,7 @@ fn endpoint(content: &Content, files: &Files) -> Result<(), Problem> {
     match text.trim().parse::<LinkUrl>() {
         Ok(url) if url.allowed_in_context() => Ok(()),
         Ok(url) => refuse(format!(
-            "{url} may not be named by a context: write virtio-serial:org.vmkpi.NAME, vsock:2:PORT, or tls:HOST:PORT where the version has it"
+            "{url} may not be named by a context: write virtio-serial:org.vmkpi.NAME, vsock:2:PORT or tls:HOST:PORT"
         )),
         Err(error) => refuse(error.to_string()),
     }

@@ -130,7 +130,7 @@ fn each_unhealthy_state_of_the_daemon_says_what_to_do() {
             |live, _| {
                 offered(live)
                     .problems
-                    .push("/c/f.j2:1: syntax error".into())
+                    .push("/c/f.j2:1: syntax error".into());
             },
             "/c/f.j2:1: syntax error; correct it",
         ),
@@ -140,11 +140,8 @@ fn each_unhealthy_state_of_the_daemon_says_what_to_do() {
         ),
         (
             |live, _| {
-                drop(
-                    offered(live)
-                        .others
-                        .insert("db".into(), [(class(), bad())].into()),
-                )
+                let others = &mut offered(live).others;
+                others.insert("db".into(), [(class(), bad())].into());
             },
             "db: its context of class infrastructure",
         ),

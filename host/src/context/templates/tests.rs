@@ -129,6 +129,7 @@ fn an_endpoint_that_a_guest_would_refuse_is_refused_here() {
     for (text, due) in [
         ("unix:/run/x.sock\n", "may not be named by a context"),
         ("vsock:7:9001", "may not be named by a context"),
+        ("tls:", "is no link URL"),
         ("http://x", "is no link URL"),
         ("virtio-serial:com.other", "is no link URL"),
         ("", "is no link URL"),
@@ -141,8 +142,10 @@ fn an_endpoint_that_a_guest_would_refuse_is_refused_here() {
         );
         assert!(said.contains(due), "{said}");
     }
-    let good = directory(&[("infrastructure/monitoring/endpoint", "vsock:2:9001\n")]);
-    assert!(made(good.path(), None).is_ok());
+    for url in ["vsock:2:9001\n", "tls:host.example:9879"] {
+        let good = directory(&[("infrastructure/monitoring/endpoint", url)]);
+        assert!(made(good.path(), None).is_ok(), "{url}");
+    }
 }
 
 #[test]
