@@ -86,7 +86,7 @@ pub struct HooksStatus {
     pub directory: PathBuf,
     /// The one that runs.
     pub running: Option<String>,
-    /// Whether a change waits for its run.
+    /// Whether a change waits for its run, or for its run's next hook.
     pub waiting: bool,
     /// Runs so far.
     pub runs: u64,
@@ -177,9 +177,11 @@ impl Hooks {
     /// What `status` shows.
     pub fn status(&self) -> HooksStatus {
         let state = self.shared.state();
+        // Between two hooks of a run none runs, and the run is not over.
+        let between = state.status.running.is_none() && state.status.told < state.submitted;
         HooksStatus {
             directory: state.rules.directory.clone(),
-            waiting: state.next.is_some(),
+            waiting: state.next.is_some() || between,
             ..state.status.clone()
         }
     }
