@@ -5,6 +5,8 @@
 //! Images that are written here carry the [`TreeDigest`] of their files: whoever has read one can prove that it was
 //! one, and not half of it and half of another that took its place in the drive meanwhile.
 
+mod descriptor;
+mod error;
 mod read;
 mod record;
 mod rock_ridge;
@@ -20,7 +22,9 @@ use sha2::{Digest as _, Sha256};
 
 use crate::context::{MAX_DEPTH, MAX_ENTRIES, MAX_IMAGE_BYTES};
 
-pub use read::{Descriptor, Index, ReadError, Refusal, digest, read};
+pub use descriptor::Descriptor;
+pub use error::{ReadError, Refusal};
+pub use read::{Index, digest, read};
 pub use write::{WriteError, write};
 
 /// Bytes of a logical sector; the only block size that is written or read.

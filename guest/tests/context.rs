@@ -117,6 +117,28 @@ fn nobody_writes_and_everybody_reads() {
 }
 
 #[test]
+fn warm_reads_and_missing_names_are_the_kernels_own() {
+    let lab = Lab::new();
+    lab.service(&[("d/x", "text")]);
+    let lab = lab.start(&[]);
+    let look = || {
+        assert_eq!(lab.read("d/x"), "text");
+        assert!(!lab.path("d/none").exists());
+    };
+    look();
+    let before = lab.reads();
+    for _ in 0..2_000 {
+        look();
+    }
+    // Of its own it reads next to nothing; each of these would have been a request or more.
+    let requests = lab.reads() - before;
+    assert!(
+        requests < 200,
+        "{requests} reads of the program for 4,000 look-ups"
+    );
+}
+
+#[test]
 fn what_is_open_or_mapped_stays_what_it_was() {
     let lab = Lab::new();
     // Larger than what the kernel reads ahead, so that most of it is asked for after the change.

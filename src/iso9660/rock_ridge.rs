@@ -1,6 +1,6 @@
 //! System use fields: the System Use Sharing Protocol (SUSP 1.12) and Rock Ridge (RRIP 1.12) in them.
 
-use super::read::{Fault, Refusal};
+use super::error::{Fault, Refusal};
 use super::record::{both_32, byte, to_both_32};
 use super::{ReadAt, SECTOR};
 use crate::context::MAX_NAME_BYTES;

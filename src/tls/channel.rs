@@ -2,27 +2,33 @@
 //! it, each with its own way of waiting.
 
 use std::io::{self, Read, Write};
+use std::ops::DerefMut;
 
-use rustls::Connection;
+use rustls::{ConnectionCommon, SideData};
 
 /// Bytes that the other end may send before it is known: certificates of four CAs are some 8 KiB.
 const MAX_HANDSHAKE_BYTES: usize = 64 << 10;
 
-/// A socket and the TLS over it.
+/// A socket and the TLS over it, of one side: a guest has no use for a server's.
 #[derive(Debug)]
-pub struct Channel<S> {
+pub struct Channel<S, T> {
     socket: S,
-    tls: Connection,
+    tls: T,
     /// Bytes read before the handshake was over.
     greeting_bytes: usize,
 }
 
-impl<S: Read + Write> Channel<S> {
+impl<S, T, D> Channel<S, T>
+where
+    S: Read + Write,
+    T: DerefMut<Target = ConnectionCommon<D>>,
+    D: SideData,
+{
     /// TLS that has not begun, over a socket that is connected and does not block.
-    pub fn new(socket: S, tls: impl Into<Connection>) -> Self {
+    pub fn new(socket: S, tls: T) -> Self {
         Self {
             socket,
-            tls: tls.into(),
+            tls,
             greeting_bytes: 0,
         }
     }
@@ -33,7 +39,7 @@ impl<S: Read + Write> Channel<S> {
     }
 
     /// The TLS.
-    pub fn tls(&self) -> &Connection {
+    pub fn tls(&self) -> &T {
         &self.tls
     }
 
@@ -114,7 +120,12 @@ impl<S: Read + Write> Channel<S> {
     }
 }
 
-impl<S: Read + Write> Read for Channel<S> {
+impl<S, T, D> Read for Channel<S, T>
+where
+    S: Read + Write,
+    T: DerefMut<Target = ConnectionCommon<D>>,
+    D: SideData,
+{
     /// Fills the buffer with what is there now, so that nothing decrypted is left behind unless it is full. No bytes:
     /// the other end has said goodbye.
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
@@ -146,7 +157,12 @@ impl<S: Read + Write> Read for Channel<S> {
     }
 }
 
-impl<S: Read + Write> Write for Channel<S> {
+impl<S, T, D> Write for Channel<S, T>
+where
+    S: Read + Write,
+    T: DerefMut<Target = ConnectionCommon<D>>,
+    D: SideData,
+{
     /// Takes more only when all before is with the socket: what waits in here could not be taken back.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if !self.drain()? {

@@ -94,7 +94,10 @@ impl Walk {
             let entry = entry.context("cannot be read")?;
             let name = entry.file_name();
             let Some(name) = name.to_str().filter(|name| is_legal_name(name)) else {
-                self.skip(&format!("{prefix}{}", name.display()), "its name");
+                self.skip(
+                    &format!("{prefix}{}", name.display()),
+                    "its name is none that a layer may have; rename it",
+                );
                 continue;
             };
             let path = format!("{prefix}{name}");
@@ -112,7 +115,7 @@ impl Walk {
                 self.files.insert(path, extent);
                 self.bound()?;
             } else {
-                self.skip(&path, "no file and no directory");
+                self.skip(&path, "it is no file and no directory; put a copy there");
             }
         }
         Ok(())
@@ -121,7 +124,7 @@ impl Walk {
     fn skip(&mut self, path: &str, why: &str) {
         if self.skipped.len() < MAX_SKIPPED {
             self.skipped
-                .push(format!("{} is left out: {why}", path.escape_debug()));
+                .push(format!("\"{}\" is left out: {why}", path.escape_debug()));
         }
     }
 

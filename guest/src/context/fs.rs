@@ -11,8 +11,8 @@ use std::time::{Duration, SystemTime};
 
 use fuser::{
     Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
-    KernelConfig, LockOwner, Notifier, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyEmpty,
-    ReplyEntry, ReplyOpen, ReplyStatfs, ReplyXattr, Request,
+    IoctlFlags, KernelConfig, LockOwner, Notifier, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory,
+    ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyOpen, ReplyStatfs, ReplyXattr, Request,
 };
 use vmkpi::clock::Timestamp;
 use vmkpi::context::MAX_NAME_BYTES;
@@ -316,6 +316,21 @@ impl Filesystem for Adapter {
         // All of it is used: there is no room for more.
         let name = u32::try_from(MAX_NAME_BYTES).unwrap_or(u32::MAX);
         reply.statfs(bytes.div_ceil(4096), 0, 0, files, 0, 4096, name, 4096);
+    }
+
+    fn ioctl(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _flags: IoctlFlags,
+        _cmd: u32,
+        _in_data: &[u8],
+        _out_size: u32,
+        reply: ReplyIoctl,
+    ) {
+        // Asked each time by whoever wonders whether it is a terminal: Python's open does.
+        reply.error(Errno::ENOTTY);
     }
 
     // ENOSYS makes the kernel answer by itself from then on.

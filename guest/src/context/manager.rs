@@ -118,9 +118,7 @@ impl Manager {
                 Ok(Event::Media(event)) => self.media(event),
                 Ok(Event::Reload(config)) => self.reload(*config),
                 Ok(Event::Apply(reply)) => {
-                    self.read_directories();
-                    self.update();
-                    let _ = reply.send(self.tell(everything(&self.entries)));
+                    let _ = reply.send(self.apply());
                     continue;
                 }
                 Err(RecvTimeoutError::Timeout) => {}
@@ -128,6 +126,16 @@ impl Manager {
             }
             self.update();
         }
+    }
+
+    /// Reads and tells everything, whatever is still waited for. Returns the number of the hooks' run.
+    fn apply(&mut self) -> u64 {
+        if let Some((until, _)) = &mut self.expected {
+            *until = Instant::now();
+        }
+        self.read_directories();
+        self.update();
+        self.tell(everything(&self.entries))
     }
 
     fn wait(&self, events: &Receiver<Event>) -> Result<Event, RecvTimeoutError> {
@@ -189,7 +197,7 @@ impl Manager {
             let source = Source::Directory(directory.clone());
             if !directory.exists() {
                 let problem = format!(
-                    "the context of class {class} is missing: there is no {}",
+                    "the context of class {class} is missing: there is no {}; make it, or take it out of context.directories",
                     directory.display()
                 );
                 tracing::warn!("{problem}");
@@ -198,7 +206,11 @@ impl Manager {
                 continue;
             }
             match directory::read(&class, &directory, &self.parts.spool) {
-                Ok(reading) => self.put(source, Arc::new(reading.layer), reading.skipped),
+                Ok(reading) => {
+                    let said = |why| format!("in {}: {why}", directory.display());
+                    let skipped = reading.skipped.into_iter().map(said).collect();
+                    self.put(source, Arc::new(reading.layer), skipped);
+                }
                 Err(error) => {
                     let problem = format!("{error:#}; what was read of it before stays");
                     tracing::error!("{problem}");

@@ -75,7 +75,8 @@ pub struct MediaConfig {
     pub dev: PathBuf,
     /// Where media are copied to before they are read. It is made if it is not there.
     pub spool: PathBuf,
-    /// How often a drive is asked whether its medium changed, where nothing suggests that it will.
+    /// How often a drive is asked whether its medium changed, where nothing suggests that it will; 20 ms or more, less
+    /// counts as that.
     pub poll_interval: Duration,
 }
 
@@ -118,12 +119,11 @@ impl Media {
             hurry: AtomicBool::new(false),
             stop: AtomicBool::new(false),
         });
-        let watcher = Watcher::new(
-            config.clone(),
-            spool,
-            Arc::clone(&board),
-            Arc::clone(&signals),
-        );
+        let config = MediaConfig {
+            poll_interval: config.poll_interval.max(HURRY_INTERVAL),
+            ..config.clone()
+        };
+        let watcher = Watcher::new(config, spool, Arc::clone(&board), Arc::clone(&signals));
         let thread = std::thread::Builder::new()
             .name("media".into())
             .spawn(move || watcher.run())?;

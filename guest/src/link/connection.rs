@@ -7,18 +7,22 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::poll::PollFlags;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use rustls::ClientConnection;
 use vmkpi::link::LineReader;
 use vmkpi::tls::{Channel, explain};
 
 /// Bytes read in one turn.
 const READ_BYTES: usize = 16 << 10;
 
+/// TLS to a host on a network.
+pub type TlsChannel = Channel<TcpStream, ClientConnection>;
+
 /// What carries the bytes.
 enum Stream {
     /// A socket of this machine, or a port.
     Plain(File),
     /// A socket of a network.
-    Tls(Box<Channel<TcpStream>>),
+    Tls(Box<TlsChannel>),
 }
 
 impl Read for Stream {
@@ -77,7 +81,7 @@ impl Connection {
     }
 
     /// A host on a network, after the handshake.
-    pub fn tls(channel: Box<Channel<TcpStream>>) -> Self {
+    pub fn tls(channel: Box<TlsChannel>) -> Self {
         Self::new(Stream::Tls(channel), None)
     }
 

@@ -21,7 +21,7 @@ use rustls::pki_types::ServerName;
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use vmkpi::tls::{Channel, MutualFiles, explain, mutual};
 
-use super::connection::Connection;
+use super::connection::{Connection, TlsChannel};
 use super::resolve::Resolving;
 
 /// How long one attempt may take, from the name to the end of the handshake.
@@ -59,7 +59,7 @@ enum State {
         until: Instant,
         rest: VecDeque<SocketAddr>,
     },
-    Shaking(Box<Channel<TcpStream>>),
+    Shaking(Box<TlsChannel>),
 }
 
 impl Dialer {
@@ -128,7 +128,7 @@ impl Dialer {
         self.backoff = (self.backoff * 2).min(BACKOFF.1);
     }
 
-    fn step(&mut self, now: Instant) -> io::Result<Option<Box<Channel<TcpStream>>>> {
+    fn step(&mut self, now: Instant) -> io::Result<Option<Box<TlsChannel>>> {
         loop {
             let resting = matches!(self.state, State::Resting(_));
             if !resting && now >= self.deadline {

@@ -117,6 +117,7 @@ impl Server {
             self.accept();
             let alive = self.turn();
             if !alive {
+                self.guide.hang_up();
                 self.hang_up();
             }
         }
@@ -219,11 +220,16 @@ impl Server {
     fn converse(&mut self, connection: &mut Connection) -> bool {
         let now = Instant::now();
         let listens = self.listens_to(connection);
+        let was_idle = connection.is_idle_port();
         if listens && !connection.unheard && !connection.receive() {
             return false;
         }
         if connection.is_idle_port() {
             self.session.end();
+            if !was_idle {
+                // The VM may have moved: another context may be about to come.
+                self.guide.hang_up();
+            }
         }
         let heard = listens && self.hear(connection);
         if heard || !listens || connection.is_idle_port() {

@@ -3,6 +3,7 @@
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 
+use std::sync::atomic::AtomicUsize;
 use std::time::Instant;
 
 use vmkpi::link::{HostMessage, VERSION, encode};
@@ -15,6 +16,8 @@ const SILENCE: Duration = Duration::from_millis(1500);
 const NONCE: Nonce = Nonce(7);
 
 struct Running {
+    /// How often another context was looked for.
+    hurried: Arc<AtomicUsize>,
     link: Link,
     store: Store,
     dir: tempfile::TempDir,
@@ -33,8 +36,14 @@ fn start() -> Running {
     };
     let parts = (opened.store.clone(), feed, counters);
     let guide = Arc::new(Guide::new().unwrap());
+    let hurried = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&hurried);
+    guide.on_hang_up(move || {
+        count.fetch_add(1, Ordering::Release);
+    });
     let link = Link::start_patient(config, parts, guide, SILENCE).unwrap();
     Running {
+        hurried,
         link,
         store: opened.store,
         dir,
@@ -133,4 +142,21 @@ fn a_host_that_pings_may_stay_as_long_as_it_likes() {
     });
     assert!(stayed >= 3 * SILENCE);
     assert!(guest.link.state().connected);
+}
+
+#[test]
+fn a_host_that_hangs_up_has_the_context_looked_for() {
+    let running = start();
+    let stream = running.connect();
+    let until = Instant::now() + Duration::from_secs(30);
+    while !running.link.state().connected {
+        assert!(Instant::now() < until, "it does not take the connection");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert_eq!(running.hurried.load(Ordering::Acquire), 0);
+    drop(stream);
+    while running.hurried.load(Ordering::Acquire) == 0 {
+        assert!(Instant::now() < until, "the context is not looked for");
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }

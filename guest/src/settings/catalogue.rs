@@ -394,7 +394,7 @@ static SETTINGS: &[Setting<Settings>] = &[
         key: "context.poll_interval",
         flag: "context-poll-interval",
         value: "DURATION",
-        help: "How often a CD-ROM drive is asked for its medium where the kernel says nothing of a change",
+        help: "How often the kernel is to ask a CD-ROM drive whether it has another medium, 20ms or more",
         kind: Kind::Text,
         reloads: false,
         set: |s, text| parse_duration(text).map(|d| s.context.poll_interval = d),

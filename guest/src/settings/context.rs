@@ -42,7 +42,7 @@ impl Default for ContextSettings {
             hooks: "/etc/vmkpi/context.d".into(),
             hook_timeout: Duration::from_secs(60),
             linger: Duration::from_secs(5),
-            poll_interval: Duration::from_secs(2),
+            poll_interval: Duration::from_millis(100),
         }
     }
 }

@@ -330,7 +330,7 @@ fn a_context_that_cannot_be_is_refused() {
     assert_eq!(config("[context]\nlinger = '1s'\n").unwrap(), None);
     let good = config("[context]\nmount = '/c'\n[context.directories]\nservice = '/d'\n");
     let good = good.unwrap().unwrap();
-    let classes: Vec<&str> = good.classes.iter().map(|class| class.as_str()).collect();
+    let classes: Vec<String> = good.classes.iter().map(ToString::to_string).collect();
     assert_eq!(classes, ["infrastructure", "service"]);
     for (text, word) in [
         ("[context]\nmount = '/kpi/c'\n", "side by side"),

@@ -184,6 +184,13 @@ impl Lab {
             - 1
     }
 
+    /// How often the program has called read(2): once for each request of the kernel, and little else.
+    pub fn reads(&self) -> u64 {
+        let io = fs::read_to_string(format!("/proc/{}/io", self.guest().pid())).unwrap();
+        let calls = io.lines().find_map(|line| line.strip_prefix("syscr: "));
+        calls.unwrap().parse().unwrap()
+    }
+
     /// Waits until all hooks have run since a change that a reader can see.
     pub fn wait_for_hooks(&self) {
         until("the hooks", || {

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
+use rustls::ServerConnection;
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
@@ -53,7 +54,7 @@ pub enum Stream {
 /// A guest that has come over a network.
 #[derive(Debug)]
 pub struct TlsStream {
-    channel: Channel<Nonblocking>,
+    channel: Channel<Nonblocking, ServerConnection>,
     /// Where it comes from.
     pub peer: SocketAddr,
     /// The last read filled its buffer: there may be more that no socket tells of.
@@ -68,7 +69,7 @@ impl TlsStream {
     pub async fn accept(
         socket: TcpStream,
         peer: SocketAddr,
-        tls: rustls::ServerConnection,
+        tls: ServerConnection,
     ) -> io::Result<Self> {
         let mut channel = Channel::new(Nonblocking(socket), tls);
         while !channel.shake()? {

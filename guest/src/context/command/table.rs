@@ -45,7 +45,7 @@ fn context(status: &ContextStatus, now: Timestamp, out: &mut String) -> std::fmt
     )?;
     writeln!(
         out,
-        "generation  {}, {} files",
+        "generation  {}, files {}",
         status.generation, status.files
     )?;
     if status.layers.is_empty() {
