@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use vmkpi_tests::lab::contexts::{self, CACHE_HOOK, CACHE_HOOK_FILE};
+use vmkpi_tests::lab::host::End;
 use vmkpi_tests::lab::judge::{MONITORS, gaps, median_and_most};
-use vmkpi_tests::lab::pair::{End, Pair};
+use vmkpi_tests::lab::pair::Pair;
 use vmkpi_tests::lab::traveller::Plan;
 use vmkpi_tests::process::Process;
 
@@ -56,8 +57,7 @@ fn to_and_fro(times: usize) -> Result<()> {
         settings: contexts::GUEST.into(),
         files: vec![(CACHE_HOOK_FILE.into(), CACHE_HOOK.into(), 0o755)],
     };
-    let Some(mut pair) = Pair::start_with(|folder| Ok((plan, contexts::offer_caches(folder)?)))?
-    else {
+    let Some(mut pair) = Pair::start(|folder| Ok((plan, contexts::offer_caches(folder)?)))? else {
         return Ok(());
     };
     let _caches = [cache(&pair, End::One)?, cache(&pair, End::Two)?];
