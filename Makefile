@@ -8,7 +8,7 @@ FLAGS = --locked --workspace --features vmkpi/command
 FUZZ_SECONDS ?= 60
 SOAK_SECONDS ?= 600
 
-.PHONY: help demo build release test soak lab fmt lint fuzz bench bench-peers clean
+.PHONY: help demo build release test soak lab fmt lint fuzz bench bench-peers bench-migration clean
 
 help: ## What there is to make
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' Makefile | expand -t 24
@@ -58,11 +58,18 @@ bench-peers: ## vmkpi-host beside prometheus-libvirt-exporter and collectd's vir
 	$(CARGO) build --release --locked -p vmkpi-benches
 	VMKPI_BIN_DIR=$(abspath $(TARGET)/release) $(TARGET)/release/vmkpi-bench peers
 
+bench-migration: release ## What recontextualization adds to a live migration between two libvirt hosts, as root; docs/migration.svg
+	@tools/setup.sh test
+	$(CARGO) build --release --locked -p vmkpi-benches
+	VMKPI_BIN_DIR=$(abspath $(TARGET))/release $(TARGET)/release/vmkpi-bench migration --chart docs/migration.svg
+
 soak: release ## Whatever may go wrong in the chain, for SOAK_SECONDS; a million stores in a guest: ledger and memory
 	VMKPI_BIN_DIR=$(abspath $(TARGET))/release SOAK_SECONDS=$(SOAK_SECONDS) \
 	    $(CARGO) test --locked -p vmkpi-tests --test e2e -- --ignored --nocapture soak::
 	VMKPI_BIN_DIR=$(abspath $(TARGET))/release \
 	    $(CARGO) test --locked -p vmkpi-tests --test e2e -- --ignored --nocapture collected:: chained:: --test-threads=1
+	VMKPI_BIN_DIR=$(abspath $(TARGET))/release \
+	    $(CARGO) test --locked -p vmkpi-tests --test migration -- --ignored --nocapture --test-threads=1
 	$(CARGO) test --release --locked -p vmkpi-guest --test soak -- --ignored --nocapture --test-threads=1
 
 lab: ## Two hosts with a guest that migrates between them, and a shell to try things in, as root

@@ -13,6 +13,7 @@
 
 pub mod contexts;
 pub mod herd;
+pub mod host;
 pub mod hypervisor;
 mod initramfs;
 pub mod judge;

@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use vmkpi_tests::lab::contexts::{self, CACHE_HOOK, CACHE_HOOK_FILE};
+use vmkpi_tests::lab::host::End;
 use vmkpi_tests::lab::judge::{MONITORS, gaps, median_and_most};
-use vmkpi_tests::lab::pair::{End, Pair};
+use vmkpi_tests::lab::pair::Pair;
 use vmkpi_tests::lab::traveller::Plan;
 use vmkpi_tests::process::Process;
 
@@ -22,9 +23,10 @@ fn alone() -> MutexGuard<'static, ()> {
     ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A service that asks the nearest cache, twice a second, as its configuration says; it notes who answered.
-const SERVICE: &str = "(while :; do . /etc/service.conf; \
-                       wget -q -T 2 -O - http://$CACHE:8080/who >>/var/asked 2>/dev/null; usleep 500000; done) &";
+/// A service that asks the nearest cache again and again, as its configuration says; it notes who answered.
+const SERVICE: &str = r"(while :; do [ ! -e /etc/service.conf ] || . /etc/service.conf
+    printf 'GET /who HTTP/1.0\r\n\r\n' | nc -w 2 $CACHE 8080 | tail -n 1 >>/var/asked
+    usleep 500000; done) 2>/dev/null &";
 
 /// A cache at a host, which tells who it is.
 fn cache(pair: &Pair, end: End) -> Result<Process> {
@@ -55,8 +57,7 @@ fn to_and_fro(times: usize) -> Result<()> {
         settings: contexts::GUEST.into(),
         files: vec![(CACHE_HOOK_FILE.into(), CACHE_HOOK.into(), 0o755)],
     };
-    let Some(mut pair) = Pair::start_with(|folder| Ok((plan, contexts::offer_caches(folder)?)))?
-    else {
+    let Some(mut pair) = Pair::start(|folder| Ok((plan, contexts::offer_caches(folder)?)))? else {
         return Ok(());
     };
     let _caches = [cache(&pair, End::One)?, cache(&pair, End::Two)?];

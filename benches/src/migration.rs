@@ -10,8 +10,9 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use vmkpi_tests::lab::DOMAIN;
 use vmkpi_tests::lab::contexts;
+use vmkpi_tests::lab::host::End;
 use vmkpi_tests::lab::judge::MONITORS;
-use vmkpi_tests::lab::pair::{End, Pair};
+use vmkpi_tests::lab::pair::{Pair, Planned};
 use vmkpi_tests::lab::traveller::Plan as Guest;
 
 use chart::{Bar, Panel};
@@ -54,7 +55,7 @@ struct Summary {
 /// # Errors
 /// There can be no laboratory here, or a migration fails.
 pub fn run(plan: &Plan) -> Result<()> {
-    let Some(mut pair) = Pair::start_with(|folder| guest(folder, plan.rate))? else {
+    let Some(mut pair) = Pair::start(|folder| guest(folder, plan.rate))? else {
         bail!("two hypervisor hosts cannot be made here, see above");
     };
     let mut measured = Measured::default();
@@ -82,7 +83,7 @@ pub fn run(plan: &Plan) -> Result<()> {
 }
 
 /// Every host has another context.
-fn guest(folder: &Path, rate: u32) -> Result<(Guest, [Vec<String>; 2])> {
+fn guest(folder: &Path, rate: u32) -> Result<Planned> {
     let daemons = contexts::offer_caches(folder)?;
     let guest = Guest {
         rate,

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
-use super::pair::End;
+use super::host::End;
 
 /// The class's folder at a host.
 fn class(folder: &Path, end: End) -> PathBuf {

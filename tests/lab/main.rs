@@ -6,8 +6,9 @@ use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 use vmkpi_tests::lab::contexts::{self, CACHE_HOOK, CACHE_HOOK_FILE};
+use vmkpi_tests::lab::host::{End, METRICS};
 use vmkpi_tests::lab::judge::MONITORS;
-use vmkpi_tests::lab::pair::{BROKER, End, METRICS, Pair};
+use vmkpi_tests::lab::pair::{BROKER, Pair, Planned};
 use vmkpi_tests::lab::traveller::{Plan, Traveller};
 
 /// The variable in which the shell is told where the laboratory lies.
@@ -47,7 +48,7 @@ fn guest(script: &str) -> Result<ExitCode> {
 
 fn start() -> Result<ExitCode> {
     eprintln!("starting two hosts and a guest ...");
-    let Some(pair) = Pair::start_with(plan)? else {
+    let Some(pair) = Pair::start(plan)? else {
         bail!("there can be no laboratory here, see above");
     };
     let status = shell(&pair)?;
@@ -56,7 +57,7 @@ fn start() -> Result<ExitCode> {
 }
 
 /// Ten rows a second, and at each host another cache in the context.
-fn plan(folder: &Path) -> Result<(Plan, [Vec<String>; 2])> {
+fn plan(folder: &Path) -> Result<Planned> {
     let daemons = contexts::offer_caches(folder)?;
     let plan = Plan {
         rate: 10,

@@ -15,172 +15,23 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::hypervisor::Hypervisor;
+use super::host::{End, Host};
 use super::judge::{is_last_window_kept, judge};
 use super::traveller::{Plan, Traveller};
 use super::{DOMAIN, PATIENCE, kernel_or_skip};
-use crate::chain::{http_get, tail};
+use crate::chain::tail;
 use crate::collector::{Collector, Key, NAME};
 use crate::mqtt::Subscriber;
 use crate::network::{Place, join_all};
-use crate::process::{Process, program};
+use crate::process::Process;
 use crate::scratch::Scratch;
 use crate::wait_for;
 
 /// Where the broker listens, at the site.
 pub const BROKER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 99, 0, 254)), 1883);
 
-/// The port of each host daemon's `/metrics`.
-pub const METRICS: u16 = 9878;
-
-/// Where each host daemon keeps its state: the same path on both hosts, and not the same folder.
-const STATE: &str = "/var/lib/libvirt/vmkpi-host";
-
-/// One of the two hosts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
-    /// The first.
-    One,
-    /// The second.
-    Two,
-}
-
-impl End {
-    /// Both.
-    pub const BOTH: [Self; 2] = [Self::One, Self::Two];
-
-    /// The other one.
-    pub fn other(self) -> Self {
-        match self {
-            Self::One => Self::Two,
-            Self::Two => Self::One,
-        }
-    }
-
-    /// Its name.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::One => "one",
-            Self::Two => "two",
-        }
-    }
-
-    /// Its address.
-    pub fn address(self) -> IpAddr {
-        Ipv4Addr::new(10, 99, 0, self as u8 + 1).into()
-    }
-
-    /// Where the libvirtd of the other host finds it.
-    pub fn tcp_uri(self) -> String {
-        format!("qemu+tcp://{}/system", self.address())
-    }
-}
-
-/// A host: its place, its libvirtd, its daemon.
-pub struct Host {
-    /// libvirtd.
-    pub hypervisor: Hypervisor,
-    /// `vmkpi-host`, if it runs.
-    pub daemon: Option<Process>,
-    /// Its network.
-    pub place: Place,
-    end: End,
-    options: Vec<String>,
-}
-
-impl Host {
-    fn start(folder: &Path, end: End, options: &[String]) -> Result<(Place, End, Vec<String>)> {
-        let place = Place::new(
-            &folder.join(end.name()),
-            &format!("hypervisor-{}", end.name()),
-        )?;
-        Ok((place, end, options.to_vec()))
-    }
-
-    /// Starts the host daemon.
-    ///
-    /// # Errors
-    /// It does not come up.
-    pub fn begin_daemon(&mut self) -> Result<()> {
-        let folder = self.place.folder();
-        let metrics = SocketAddr::new(self.end.address(), METRICS);
-        let mut arguments = vec![
-            "run".to_owned(),
-            format!("--broker=mqtt://{BROKER}"),
-            format!("--web.listen-address={metrics}"),
-            format!("--state={STATE}"),
-        ];
-        arguments.extend_from_slice(&self.options);
-        let binary = program("vmkpi-host")?.canonicalize()?;
-        let daemon = self
-            .hypervisor
-            .start_inside(folder, "host", &binary, &arguments)?;
-        wait_for(PATIENCE, "the exporter", || self.scrape().ok())
-            .with_context(|| daemon.words())?;
-        self.daemon = Some(daemon);
-        Ok(())
-    }
-
-    /// Ends the host daemon in order.
-    ///
-    /// # Errors
-    /// It does not end.
-    pub fn end_daemon(&mut self) -> Result<()> {
-        match self.daemon.take() {
-            Some(mut daemon) => daemon.terminate().map(drop),
-            None => Ok(()),
-        }
-    }
-
-    /// Sets what the host daemon is told from its next start on.
-    pub fn set_options(&mut self, options: Vec<String>) {
-        self.options = options;
-    }
-
-    /// Kills the host daemon as kill -9 does.
-    ///
-    /// # Errors
-    /// It cannot be waited for.
-    pub fn kill_daemon(&mut self) -> Result<()> {
-        self.daemon
-            .take()
-            .map_or(Ok(()), |mut daemon| daemon.kill())
-    }
-
-    /// The page of its exporter.
-    ///
-    /// # Errors
-    /// It does not answer.
-    pub fn scrape(&self) -> Result<String> {
-        let metrics = SocketAddr::new(self.end.address(), METRICS);
-        self.place.inside(|| http_get(metrics, "/metrics"))
-    }
-
-    /// Where it keeps a file that its programs know by another path: everything of libvirt's is its own.
-    pub fn own_file(&self, path: &str) -> PathBuf {
-        self.place
-            .folder()
-            .join("hypervisor")
-            .join(path.trim_start_matches('/'))
-    }
-
-    /// The image in the guest's drive, as this host knows it; `None`: there is none.
-    pub fn image(&self) -> Option<String> {
-        let xml = self.hypervisor.virsh(&["dumpxml", DOMAIN]).ok()?;
-        let path = xml
-            .split('\'')
-            .find(|text| text.starts_with('/') && text.ends_with(".iso"));
-        path.map(ToOwned::to_owned)
-    }
-
-    fn words(&self) -> String {
-        let daemon = std::fs::read_to_string(self.place.folder().join("host.err"));
-        let libvirtd = tail(&self.hypervisor.words());
-        let daemon = tail(&daemon.unwrap_or_default());
-        let name = self.end.name();
-        format!("--- vmkpi-host, {name}\n{daemon}\n--- libvirtd, {name}\n{libvirtd}")
-    }
-}
+/// The guest, and further options of each host's daemon.
+pub type Planned = (Plan, [Vec<String>; 2]);
 
 /// The hosts, the site and the guest.
 pub struct Pair {
@@ -198,58 +49,36 @@ pub struct Pair {
 }
 
 impl Pair {
-    /// Starts everything; the guest has booted on the first host and stores. `daemons`: further options of each
-    /// `vmkpi-host`. `None`: this machine has not what it takes, which was said.
+    /// Starts everything as planned, by what lies in the folder that everybody sees; the guest has booted on the first
+    /// host and stores. `None`: this machine has not what it takes, which was said.
     ///
     /// # Errors
     /// A part does not come up.
-    pub fn start(plan: &Plan, daemons: &[Vec<String>; 2]) -> Result<Option<Self>> {
-        Self::start_with(|_| Ok((plan.clone(), daemons.clone())))
-    }
-
-    /// The same, with a plan that is made of what lies in the folder.
-    ///
-    /// # Errors
-    /// A part does not come up.
-    pub fn start_with(
-        plan: impl FnOnce(&Path) -> Result<(Plan, [Vec<String>; 2])>,
-    ) -> Result<Option<Self>> {
+    pub fn start(plan: impl FnOnce(&Path) -> Result<Planned>) -> Result<Option<Self>> {
         let Some(kernel) = kernel_or_skip()? else {
             return Ok(None);
         };
         let scratch = Scratch::new()?;
         let folder = scratch.path();
-        let (mut plan, daemons) = plan(folder)?;
-        let site = Place::new(&folder.join("site"), "acme")?;
-        let [one, two] =
-            [End::One, End::Two].map(|end| Host::start(folder, end, &daemons[end as usize]));
-        let (one, two) = (one?, two?);
-        join_all(&site, &[&one.0, &two.0])?;
+        let (mut plan, [one_is_told, two_is_told]) = plan(folder)?;
+        let place = |name: &str, host_name: &str| Place::new(&folder.join(name), host_name);
+        let site = place("site", "acme")?;
+        let one = place(End::One.name(), "hypervisor-one")?;
+        let two = place(End::Two.name(), "hypervisor-two")?;
+        join_all(&site, &[&one, &two])?;
         let broker = start_broker(&site)?;
         let key = Key::make(site.folder(), "collect.key")?;
         let confirm = format!("<vmkpi:confirm name=\"{NAME}\" key=\"{}\"/>", key.public);
         plan.monitors.insert_str(0, &confirm);
-        let guest = Traveller::build(folder, &kernel, &plan)?;
         let insecure = ["--insecure".to_owned()];
-        let collect = Collector::start_in(&site, &format!("mqtt://{BROKER}"), &key, &insecure)?;
-        let [one, two] = [one, two].map(|(place, end, options)| -> Result<Host> {
-            let hypervisor = Hypervisor::start_in(&place, end.address())?;
-            let daemon = None;
-            let mut host = Host {
-                hypervisor,
-                daemon,
-                place,
-                end,
-                options,
-            };
-            host.begin_daemon()?;
-            Ok(host)
-        });
         let pair = Self {
-            collect,
-            guest,
+            collect: Collector::start_in(&site, &format!("mqtt://{BROKER}"), &key, &insecure)?,
+            guest: Traveller::build(folder, &kernel, &plan)?,
             at: End::One,
-            hosts: [one?, two?],
+            hosts: [
+                Host::start(one, End::One, one_is_told)?,
+                Host::start(two, End::Two, two_is_told)?,
+            ],
             broker,
             site,
             scratch,

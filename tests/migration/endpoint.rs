@@ -6,8 +6,9 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context as _, Result, ensure};
 use vmkpi::clock::Timestamp;
 use vmkpi_tests::lab::contexts;
+use vmkpi_tests::lab::host::End;
 use vmkpi_tests::lab::judge::{MONITORS, median_and_most, new_rows};
-use vmkpi_tests::lab::pair::{End, Pair};
+use vmkpi_tests::lab::pair::{Pair, Planned};
 use vmkpi_tests::lab::traveller::Plan;
 use vmkpi_tests::pki::Ca;
 use vmkpi_tests::process::Process;
@@ -16,10 +17,10 @@ use vmkpi_tests::process::Process;
 const DOOR: u16 = 9879;
 
 /// Where the guest has its certificate, its key and the CA that it trusts.
-const SETTINGS: &str = "[link.tls]\ncert_file = \"/etc/vmkpi/vm.crt\"\nkey_file = \"/etc/vmkpi/vm.key\"\n\
+const SETTINGS: &str = "[link_tls]\ncert_file = \"/etc/vmkpi/vm.crt\"\nkey_file = \"/etc/vmkpi/vm.key\"\n\
                         ca_file = \"/etc/vmkpi/ca.crt\"\n";
 
-fn plan(folder: &Path) -> Result<(Plan, [Vec<String>; 2])> {
+fn plan(folder: &Path) -> Result<Planned> {
     let ca = Ca::new(folder, "ca")?;
     let vm = ca.vm("vm", "urn:vmkpi:acme:shop")?;
     let mut daemons = contexts::offer_caches(folder)?;
@@ -91,7 +92,7 @@ fn goes_to(pair: &Pair) -> Option<String> {
 
 fn migrates(times: usize) -> Result<()> {
     let _alone = super::alone();
-    let Some(mut pair) = Pair::start_with(plan)? else {
+    let Some(mut pair) = Pair::start(plan)? else {
         return Ok(());
     };
     let door = |end: End| format!("tls:{}:{DOOR}", end.address());

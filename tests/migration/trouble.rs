@@ -3,8 +3,9 @@
 use anyhow::{Context as _, Result, ensure};
 use vmkpi_tests::lab::DOMAIN;
 use vmkpi_tests::lab::contexts;
+use vmkpi_tests::lab::host::End;
 use vmkpi_tests::lab::judge::MONITORS;
-use vmkpi_tests::lab::pair::{End, Pair};
+use vmkpi_tests::lab::pair::Pair;
 use vmkpi_tests::lab::traveller::Plan;
 use vmkpi_tests::process::Process;
 
@@ -121,8 +122,7 @@ fn a_migration_may_fail_in_any_way_and_nothing_is_lost() -> Result<()> {
         settings: contexts::GUEST.into(),
         ..Plan::default()
     };
-    let Some(mut pair) = Pair::start_with(|folder| Ok((plan, contexts::offer_caches(folder)?)))?
-    else {
+    let Some(mut pair) = Pair::start(|folder| Ok((plan, contexts::offer_caches(folder)?)))? else {
         return Ok(());
     };
     pair.told()?;
