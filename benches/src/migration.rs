@@ -1,6 +1,7 @@
 //! What recontextualization adds to a live migration: the papers' measurement ("Runtime Virtual Machine
 //! Recontextualization for Clouds", section 4.3) on two libvirt hosts and a guest. Migrations with it and without
 //! take turns, with the same guest; what the recontextualizer itself takes, by phase, its daemon says on `/metrics`.
+#![expect(clippy::print_stdout, reason = "prints its own results")]
 
 mod chart;
 

@@ -152,7 +152,7 @@ pub fn new_rows(messages: &[Received]) -> Vec<Instant> {
             .flatten()
             .filter_map(|s| s["seq"].as_u64());
         // Every one: whichever is new counts.
-        if numbers.fold(false, |new, n| seen.insert(n) || new) {
+        if numbers.filter(|n| seen.insert(*n)).count() > 0 {
             arrivals.push(message.at);
         }
     }

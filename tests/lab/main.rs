@@ -1,5 +1,6 @@
 //! `make lab`: two hosts with a running guest that migrates between them, and a shell to try things in (docs/LAB.md).
 //! Everything ends with the shell, or when this program is killed.
+#![expect(clippy::print_stdout, reason = "shows what the guest says")]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
