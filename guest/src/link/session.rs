@@ -202,6 +202,9 @@ impl Session {
     /// this session, or began one.
     pub fn hear(&mut self, message: HostMessage, out: &mut Vec<u8>) -> bool {
         if let HostMessage::Hello { .. } = message {
+            // A host that has opened the port of a VM that was migrated to it discards up to the first newline, as it
+            // may have joined in the middle of a line: the answer must not be what it discards.
+            out.push(b'\n');
             self.greet(message);
             return true;
         }

@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::atomic::AtomicUsize;
 use std::time::Instant;
 
-use vmkpi::link::{HostMessage, VERSION, encode};
+use vmkpi::link::{GuestMessage, HostMessage, LineReader, VERSION, encode};
 use vmkpi::position::Nonce;
 
 use super::*;
@@ -142,6 +142,41 @@ fn a_host_that_pings_may_stay_as_long_as_it_likes() {
     });
     assert!(stayed >= 3 * SILENCE);
     assert!(guest.link.state().connected);
+}
+
+/// Reads messages until the guest has answered a greeting with `nonce`.
+fn until_greeted(stream: &mut UnixStream, reader: &mut LineReader, nonce: Nonce) {
+    let until = Instant::now() + Duration::from_secs(30);
+    let mut bytes = [0; 4096];
+    loop {
+        while let Some(message) = reader.next_message::<GuestMessage>() {
+            if matches!(message, Ok(GuestMessage::Hello { nonce: n, .. }) if n == nonce) {
+                return;
+            }
+        }
+        assert!(Instant::now() < until, "it does not answer");
+        if let Ok(count) = stream.read(&mut bytes) {
+            reader.push(&bytes[..count]);
+        }
+    }
+}
+
+#[test]
+fn a_host_that_joins_while_the_guest_is_silent_has_its_greeting_answered() {
+    let guest = start();
+    let mut host = guest.connect();
+    host.write_all(&hello()).unwrap();
+    until_greeted(&mut host, &mut LineReader::new(), NONCE);
+    // As after a migration: the same connection to the guest, and a host that may be in the middle of a line.
+    let again = HostMessage::Hello {
+        version: VERSION,
+        nonce: Nonce(9),
+        uuid: None,
+        genid: None,
+        have: Vec::new(),
+    };
+    host.write_all(&encode(&again)).unwrap();
+    until_greeted(&mut host, &mut LineReader::joining(), Nonce(9));
 }
 
 #[test]

@@ -241,7 +241,11 @@ impl Client {
             buffer: vec![0; READ_BYTES],
             pending: false,
             ahead: VecDeque::new(),
-            unsent: VecDeque::new(),
+            // The host before may have been cut off in the middle of a line: the guest ends it here.
+            unsent: match joining {
+                true => VecDeque::from([b'\n']),
+                false => VecDeque::new(),
+            },
             nonce: None,
             lines: Budget::new(2.0 * rate, rate, now.into_std()),
             bad: Budget::new(

@@ -205,12 +205,17 @@ impl Actor {
             }
         }
         let running = |spec: &Spec| spec.domain.state == State::Running;
-        if running(&self.spec) && !running(&before) {
+        let goes_on = running(&self.spec) && !running(&before);
+        if goes_on {
             self.running_since = std::time::Instant::now();
         }
         self.reside();
         self.aim();
         self.lease();
+        if goes_on && self.link_open && !self.kpi.is_subscribed() {
+            // A guest that has migrated here was greeted before it ran here, which nobody may have heard.
+            self.greet();
+        }
         if self.spec.leaving {
             // What the KPI producer still wants is the next host's: the guest keeps it.
             self.forget_messages(self.kpi_lane);
