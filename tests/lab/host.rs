@@ -164,9 +164,14 @@ impl Host {
         path.map(ToOwned::to_owned)
     }
 
+    /// The file of what its daemon says.
+    pub fn log(&self) -> PathBuf {
+        self.place.folder().join("host.err")
+    }
+
     /// What its programs said, for a failed test.
     pub fn words(&self) -> String {
-        let daemon = std::fs::read_to_string(self.place.folder().join("host.err"));
+        let daemon = std::fs::read_to_string(self.log());
         let libvirtd = tail(&self.hypervisor.words());
         let daemon = tail(&daemon.unwrap_or_default());
         let name = self.end.name();
