@@ -84,6 +84,11 @@ pub fn names(data: &[u8]) {
             match url {
                 LinkUrl::VirtioSerial(name) => assert!(!local(&name)),
                 LinkUrl::Vsock { cid, .. } => assert_eq!(cid, HOST_CID),
+                LinkUrl::Tls { host, port } => {
+                    assert!(
+                        port > 0 && !host.is_empty() && !host.contains(['/', '@', '\0', '\n', ' '])
+                    );
+                }
                 LinkUrl::Unix(path) => panic!("{} in a context", path.display()),
             }
         }
