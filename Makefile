@@ -69,7 +69,7 @@ soak: release ## Whatever may go wrong in the chain, for SOAK_SECONDS; a million
 	VMKPI_BIN_DIR=$(abspath $(TARGET))/release \
 	    $(CARGO) test --locked -p vmkpi-tests --test e2e -- --ignored --nocapture collected:: chained:: --test-threads=1
 	VMKPI_BIN_DIR=$(abspath $(TARGET))/release \
-	    $(CARGO) test --locked -p vmkpi-tests --test migration -- --ignored --nocapture --test-threads=1
+	    $(CARGO) test --locked -p vmkpi-tests --test migration --test contexts -- --ignored --nocapture --test-threads=1
 	$(CARGO) test --release --locked -p vmkpi-guest --test soak -- --ignored --nocapture --test-threads=1
 
 lab: ## Two hosts with a guest that migrates between them, and a shell to try things in, as root

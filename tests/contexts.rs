@@ -65,6 +65,7 @@ fn locked(offering: &Offering) -> Result<()> {
 }
 
 #[test]
+#[ignore = "libvirt 9.0 may take a tray for open that the guest has shut, until it is restarted; make soak"]
 fn a_guest_that_holds_the_medium_is_asked_again_until_it_lets_go() -> Result<()> {
     let Some(offering) = Offering::start(&[("infrastructure/n.j2", "{{ event }}")], &[])? else {
         return Ok(());
