@@ -134,8 +134,7 @@ fn a_vm_has_its_context_from_its_boot_to_its_end_as_templates_and_operators_will
     offering.wait_for_file(place, "who", "vm-of-acme started again")?;
     offering.wait_for_images(1)?;
 
-    let (code, said) = offering.recontextualize(&["vm", "--event=deploy-7"])?;
-    ensure!(code == Some(0), "{said}");
+    let said = offering.recontextualize_well(&["vm", "--event=deploy-7"])?;
     let done = &said["classes"]["infrastructure"];
     ensure!(
         done["outcome"] == "changed" && done["drive"] == "sda",
@@ -148,8 +147,7 @@ fn a_vm_has_its_context_from_its_boot_to_its_end_as_templates_and_operators_will
         );
     }
     offering.wait_for_file(place, "who", "vm-of-acme deploy-7 again")?;
-    let (code, said) = offering.recontextualize(&["vm", "--class=infrastructure"])?;
-    ensure!(code == Some(0), "{said}");
+    let said = offering.recontextualize_well(&["vm", "--class=infrastructure"])?;
     ensure!(
         said["classes"]["infrastructure"]["outcome"] == "unchanged",
         "{said}"
@@ -180,6 +178,7 @@ fn a_template_with_a_mistake_leaves_what_was_there() -> Result<()> {
     let place = ("vm", "sda", "infrastructure");
     offering.boot("vm", &(SCSI.to_owned() + &cdrom("sda", INFRA, None)), true)?;
     offering.wait_for_file(place, "who", "vm-of-acme started")?;
+    offering.wait_for_problem("vm", "infrastructure", |problem| problem.is_none())?;
     offering.put("infrastructure/who.j2", "{{ nobody }}")?;
     offering.wait_for_problem("vm", "infrastructure", |problem| {
         problem.is_some_and(|p| p.contains("who.j2:1: undefined value"))
@@ -212,11 +211,11 @@ fn a_medium_that_is_not_ours_is_never_taken_out() -> Result<()> {
     ensure!(code == Some(1), "{said}");
     ensure!(offering.media("vm")?["sda"].as_deref() == Some(&*install));
     ensure!(offering.metric("vmkpi_context_errors_total{reason=\"foreign\"}")? >= 2.0);
-    offering
-        .hypervisor
-        .virsh(&["change-media", "vm", "sda", "--eject", "--live"])?;
-    let (code, said) = offering.recontextualize(&["vm"])?;
-    ensure!(code == Some(0), "{said}");
+    let eject = ["change-media", "vm", "sda", "--eject", "--live"];
+    wait_for(PATIENCE, "the BIOS to let go of the tray", || {
+        offering.hypervisor.virsh(&eject).ok()
+    })?;
+    offering.recontextualize_well(&["vm"])?;
     let text = ENDPOINT.1;
     offering.wait_for_file(("vm", "sda", "infrastructure"), "monitoring/endpoint", text)
 }
@@ -257,11 +256,8 @@ fn a_drive_is_attached_where_there_is_none_and_only_to_vms_that_are_ours() -> Re
         "monitoring/endpoint",
         text,
     )?;
-    let (code, said) = offering.recontextualize(&["stranger"])?;
-    ensure!(
-        code == Some(0) && said["classes"]["service"]["outcome"] == "spared",
-        "{said}"
-    );
+    let said = offering.recontextualize_well(&["stranger"])?;
+    ensure!(said["classes"]["service"]["outcome"] == "spared", "{said}");
     let media = offering.media("stranger")?;
     ensure!(media.len() == 3 && media["sda"].is_none(), "{media:?}");
     ensure!(media["sdc"].as_deref() == Some(&*install), "{media:?}");
@@ -366,8 +362,7 @@ fn a_daemon_that_is_killed_finds_what_has_happened_since() -> Result<()> {
     let before = offering.media("stays")?;
     offering.kill_host()?;
     offering.start_host()?;
-    let (code, said) = offering.recontextualize(&["stays"])?;
-    ensure!(code == Some(0), "{said}");
+    let said = offering.recontextualize_well(&["stays"])?;
     ensure!(
         said["classes"]["infrastructure"]["outcome"] == "unchanged",
         "{said}"

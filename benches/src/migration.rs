@@ -169,11 +169,10 @@ fn sum(page: &str, phase: &str) -> Result<f64> {
 
 /// How long the calls to libvirt took in the last recontextualization, as the daemon's log says.
 fn in_libvirt(log: &str) -> Option<f64> {
-    let mut lines = log.lines().rev();
-    let said = lines
-        .find(|line| line.contains("VM recontextualized"))?
-        .split(" libvirt=")
-        .nth(1)?;
+    let mut lines = log
+        .lines()
+        .filter(|line| line.contains("VM recontextualized"));
+    let said = lines.next_back()?.split(" libvirt=").nth(1)?;
     let said = said.split_whitespace().next()?;
     let units = [("ns", 1e-6), ("µs", 1e-3), ("ms", 1.0), ("s", 1e3)];
     let read = |(unit, ms)| Some(said.strip_suffix(unit)?.parse::<f64>().ok()? * ms);

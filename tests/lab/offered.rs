@@ -224,6 +224,19 @@ impl Offering {
         Ok((output.status.code(), said))
     }
 
+    /// The same, until all is as it should be, and what was said then: a BIOS that looks for something to boot may
+    /// have the tray for a while.
+    ///
+    /// # Errors
+    /// It never is.
+    pub fn recontextualize_well(&self, arguments: &[&str]) -> Result<Value> {
+        let done = || {
+            let (code, said) = self.recontextualize(arguments).ok()?;
+            (code == Some(0)).then_some(said)
+        };
+        wait_for(PATIENCE, "contexts as they should be", done).with_context(|| self.words())
+    }
+
     /// What `vmkpi-host status --format json` says.
     ///
     /// # Errors
