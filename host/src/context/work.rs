@@ -18,6 +18,9 @@ use crate::libvirt::drives::{Drive, Drives, Place};
 use crate::libvirt::lifecycle::Found;
 use crate::libvirt::media::{Hands, Hold, MediaError};
 
+/// Failures after which a tray that libvirt takes for open is not waited for any more: the guest has had a second.
+const MISTAKEN_AFTER: u32 = 3;
+
 /// What to do.
 #[derive(Clone, Debug)]
 pub struct Job {
@@ -288,15 +291,32 @@ impl Doing<'_> {
             return Ok(false);
         }
         let xml = drive.with(Some(&image.path)).map_err(MediaError::from)?;
-        if self.job.swap == Swap::Device && drive.bus == "scsi" && drive.medium.is_some() {
-            self.timed(Phase::Detach, |times| {
-                times.call(|| hold.detach(drive.xml(), &drive.target))
-            })?;
-            self.timed(Phase::Attach, |times| times.call(|| hold.attach(&xml)))?;
-        } else {
-            self.change(hold, &xml, Phase::Attach)?;
+        let may_go = drive.bus == "scsi" && drive.medium.is_some();
+        if self.job.swap == Swap::Device && may_go {
+            self.replace(hold, drive, &xml)?;
+            return Ok(true);
+        }
+        match self.change(hold, &xml, Phase::Attach) {
+            Err(MediaError::Locked(said)) if may_go && self.is_mistaken(&said) => {
+                self.replace(hold, drive, &xml)?;
+            }
+            changed => changed?,
         }
         Ok(true)
+    }
+
+    /// Whether libvirt takes a tray for open that is shut, which it has failed by again and again: it never opens the tray
+    /// then. A drive that is attached anew has a tray of which it knows.
+    fn is_mistaken(&self, said: &str) -> bool {
+        said.contains("is not open") && self.job.operation.tries >= MISTAKEN_AFTER
+    }
+
+    /// Another drive of the same name and address, with the new medium.
+    fn replace(&mut self, hold: &Hold, drive: &Drive, xml: &str) -> Result<(), MediaError> {
+        self.timed(Phase::Detach, |times| {
+            times.call(|| hold.detach(drive.xml(), &drive.target))
+        })?;
+        self.timed(Phase::Attach, |times| times.call(|| hold.attach(xml)))
     }
 
     /// Against the guest's will only if the operator says so, and last; twice, as the guest may shut the tray again.
