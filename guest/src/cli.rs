@@ -2,10 +2,9 @@
 
 use std::ffi::OsString;
 
-use clap::builder::PossibleValuesParser;
 use clap::{Arg, Command};
 pub use vmkpi::settings::flags::RunMode;
-use vmkpi::settings::flags::{option, switch, text};
+use vmkpi::settings::flags::{format, option, switch, text};
 
 use crate::settings::{CATALOGUE, Sources};
 
@@ -129,16 +128,6 @@ fn status() -> Command {
             "check",
             "Exit with 1 when something needs attention, for monitoring",
         ))
-}
-
-fn format() -> Arg {
-    option(
-        "format",
-        "FORMAT",
-        "A table for people, or one JSON object for programs",
-    )
-    .value_parser(PossibleValuesParser::new(["table", "json"]))
-    .default_value("table")
 }
 
 fn context() -> Command {

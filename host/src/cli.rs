@@ -3,9 +3,8 @@
 use std::ffi::OsString;
 
 use clap::Command;
-use clap::builder::PossibleValuesParser;
 pub use vmkpi::settings::flags::RunMode;
-use vmkpi::settings::flags::{option, switch, text};
+use vmkpi::settings::flags::{format, option, switch, text};
 
 use vmkpi::context::Class;
 
@@ -98,16 +97,6 @@ fn status() -> Command {
         .about("Show how the running daemon and each of its VMs are, and what to do; exit with 1 when something needs attention or nothing runs")
         .args(CATALOGUE.flags(&["state"]))
         .arg(format())
-}
-
-fn format() -> clap::Arg {
-    option(
-        "format",
-        "FORMAT",
-        "A table for people, or one JSON object for programs",
-    )
-    .value_parser(PossibleValuesParser::new(["table", "json"]))
-    .default_value("table")
 }
 
 fn recontextualize() -> Command {

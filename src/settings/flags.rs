@@ -1,5 +1,6 @@
 //! Settings on the command line.
 
+use clap::builder::PossibleValuesParser;
 use clap::{Arg, ArgAction, ArgMatches};
 
 use super::{Catalogue, Kind, Setting, Sources};
@@ -77,6 +78,17 @@ impl<S: Default> Catalogue<S> {
             flags,
         }
     }
+}
+
+/// `--format`, for whoever shows something.
+pub fn format() -> Arg {
+    option(
+        "format",
+        "FORMAT",
+        "A table for people, or one JSON object for programs",
+    )
+    .value_parser(PossibleValuesParser::new(["table", "json"]))
+    .default_value("table")
 }
 
 /// An option with a value.

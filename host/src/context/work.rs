@@ -297,18 +297,14 @@ impl Doing<'_> {
             return Ok(true);
         }
         match self.change(hold, &xml, Phase::Attach) {
-            Err(MediaError::Locked(said)) if may_go && self.is_mistaken(&said) => {
+            Err(error)
+                if may_go && error.is_mistaken() && self.job.operation.tries >= MISTAKEN_AFTER =>
+            {
                 self.replace(hold, drive, &xml)?;
             }
             changed => changed?,
         }
         Ok(true)
-    }
-
-    /// Whether libvirt takes a tray for open that is shut, which it has failed by again and again: it never opens the tray
-    /// then. A drive that is attached anew has a tray of which it knows.
-    fn is_mistaken(&self, said: &str) -> bool {
-        said.contains("is not open") && self.job.operation.tries >= MISTAKEN_AFTER
     }
 
     /// Another drive of the same name and address, with the new medium.

@@ -73,6 +73,13 @@ impl From<Error> for MediaError {
     }
 }
 
+impl MediaError {
+    /// Whether the tray is shut that libvirt takes for open and therefore does not open: no trial opens it then.
+    pub fn is_mistaken(&self) -> bool {
+        matches!(self, Self::Locked(said) if said.contains("is not open"))
+    }
+}
+
 /// Whether the guest keeps the tray shut, or shuts it again: there is no number for it, only QEMU's and libvirt's words.
 fn is_of_tray(message: &str) -> bool {
     let message = message.to_ascii_lowercase();
@@ -204,6 +211,12 @@ mod tests {
             assert!(is_of_tray(words), "{words}");
         }
         assert!(!is_of_tray("internal error: client socket is closed"));
+        let mistaken = |words: &str| MediaError::Locked(words.into()).is_mistaken();
+        assert!(mistaken("Tray of device 'scsi0-0-0-0' is not open"));
+        assert!(
+            !mistaken("timed out waiting to open tray of 'sda'"),
+            "a guest that holds it is waited for"
+        );
         let internal = virt_sys::VIR_ERR_INTERNAL_ERROR;
         assert!(is_of_connection(
             internal,
