@@ -290,40 +290,63 @@ impl Doing<'_> {
         if drive.medium.as_deref().map(Path::new) == Some(&*image.path) {
             return Ok(false);
         }
-        let xml = drive.with(Some(&image.path)).map_err(MediaError::from)?;
-        let may_go = drive.bus == "scsi" && drive.medium.is_some();
-        if self.job.swap == Swap::Device && may_go {
-            self.replace(hold, drive, &xml)?;
-            return Ok(true);
-        }
-        match self.change(hold, &xml, Phase::Attach) {
-            Err(error)
-                if may_go && error.is_mistaken() && self.job.operation.tries >= MISTAKEN_AFTER =>
-            {
-                self.replace(hold, drive, &xml)?;
-            }
-            changed => changed?,
+        if self.job.swap == Swap::Device && drive.bus == "scsi" && drive.medium.is_some() {
+            self.replace(hold, drive, Some(&image.path))?;
+        } else {
+            self.exchange(hold, drive, Some(&image.path))?;
         }
         Ok(true)
     }
 
+    /// The medium, or where libvirt will not see that the tray is shut, the drive with it.
+    fn exchange(
+        &mut self,
+        hold: &Hold,
+        drive: &Drive,
+        medium: Option<&Path>,
+    ) -> Result<(), MediaError> {
+        let tried = self.job.operation.tries >= MISTAKEN_AFTER;
+        match self.change(hold, drive, medium) {
+            Err(error) if error.is_mistaken() && tried && drive.bus == "scsi" => {
+                self.replace(hold, drive, medium)
+            }
+            changed => changed,
+        }
+    }
+
     /// Another drive of the same name and address, with the new medium.
-    fn replace(&mut self, hold: &Hold, drive: &Drive, xml: &str) -> Result<(), MediaError> {
+    fn replace(
+        &mut self,
+        hold: &Hold,
+        drive: &Drive,
+        medium: Option<&Path>,
+    ) -> Result<(), MediaError> {
+        let xml = drive.with(medium)?;
         self.timed(Phase::Detach, |times| {
             times.call(|| hold.detach(drive.xml(), &drive.target))
         })?;
-        self.timed(Phase::Attach, |times| times.call(|| hold.attach(xml)))
+        self.timed(Phase::Attach, |times| times.call(|| hold.attach(&xml)))
     }
 
     /// Against the guest's will only if the operator says so, and last; twice, as the guest may shut the tray again.
-    fn change(&mut self, hold: &Hold, xml: &str, phase: Phase) -> Result<(), MediaError> {
+    fn change(
+        &mut self,
+        hold: &Hold,
+        drive: &Drive,
+        medium: Option<&Path>,
+    ) -> Result<(), MediaError> {
+        let xml = drive.with(medium)?;
+        let phase = match medium {
+            Some(_) => Phase::Attach,
+            None => Phase::Detach,
+        };
         let tries: &[bool] = match self.job.force {
             true => &[false, true, true],
             false => &[false],
         };
         let mut result = Ok(());
         for force in tries {
-            result = self.timed(phase, |times| times.call(|| hold.change(xml, *force)));
+            result = self.timed(phase, |times| times.call(|| hold.change(&xml, *force)));
             if !matches!(result, Err(MediaError::Locked(_))) {
                 break;
             }
@@ -350,14 +373,10 @@ impl Doing<'_> {
     fn withdraw(&mut self, class: &Class, hands: &Hands) -> Result<Deed, Trouble> {
         let (hold, drives) = self.resolve(hands)?;
         for drive in drives.cdroms.iter().filter(|drive| drive.holds(class)) {
-            self.eject(&hold, drive)?;
+            self.exchange(&hold, drive, None)?;
         }
         self.images.keep_only(class, &self.job.uuid, None)?;
         Ok(Deed::Removed)
-    }
-
-    fn eject(&mut self, hold: &Hold, drive: &Drive) -> Result<(), MediaError> {
-        self.change(hold, &drive.with(None)?, Phase::Detach)
     }
 
     /// Only of a VM that libvirt says does not run: an event may have come late.
