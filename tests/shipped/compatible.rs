@@ -1,0 +1,1 @@
+//! Programs of an earlier version with those of this one.

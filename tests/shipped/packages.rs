@@ -1,0 +1,1 @@
+//! The Debian packages, installed, upgraded and removed in a clean root.

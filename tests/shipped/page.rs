@@ -1,0 +1,1 @@
+//! The page that `vmkpi collect --listen` serves, in a real browser.
