@@ -102,10 +102,7 @@ impl Page {
         let mut names: Vec<String> = Vec::new();
         let mut anchors: Vec<String> = Vec::new();
         for (_, line) in self.prose() {
-            let Some(heading) = line
-                .starts_with('#')
-                .then(|| line.trim_start_matches('#'))
-            else {
+            let Some(heading) = line.starts_with('#').then(|| line.trim_start_matches('#')) else {
                 continue;
             };
             let name = anchor(heading);
@@ -125,7 +122,11 @@ impl Page {
         let mut spans = Vec::new();
         for (number, line) in self.prose() {
             let parts = line.split('`').enumerate();
-            spans.extend(parts.filter(|(i, _)| i % 2 == 1).map(|(_, s)| (number, s.to_owned())));
+            spans.extend(
+                parts
+                    .filter(|(i, _)| i % 2 == 1)
+                    .map(|(_, s)| (number, s.to_owned())),
+            );
         }
         spans
     }
@@ -140,7 +141,10 @@ fn body(lines: &[&str], open: usize) -> (Vec<String>, usize) {
         .position(|line| line.trim() == "```")
         .unwrap_or(rest.len());
     let shift = |line: &&str| line.get(indent..).unwrap_or("").to_owned();
-    (rest[..length].iter().map(shift).collect(), open + 1 + length)
+    (
+        rest[..length].iter().map(shift).collect(),
+        open + 1 + length,
+    )
 }
 
 fn excuse(above: &str) -> Option<Excuse> {

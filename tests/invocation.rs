@@ -37,7 +37,10 @@ fn commands(line: &str) -> Vec<Vec<String>> {
                 all.push(Vec::new());
             }
             (None | Some('"'), '$') => {
-                while characters.next_if(|c| c.is_alphanumeric() || *c == '_').is_some() {}
+                while characters
+                    .next_if(|c| c.is_alphanumeric() || *c == '_')
+                    .is_some()
+                {}
                 word.get_or_insert_default().push_str(UNKNOWN);
             }
             (None, '#') if word.is_none() => break,
@@ -70,8 +73,20 @@ fn call(words: &[String]) -> Option<Vec<String>> {
     };
     let at = words.iter().position(is_ours)?;
     let prefix = |word: &String| {
-        matches!(word.as_str(), "exec" | "sudo" | "-u" | "vmkpi-host" | "time" | "if" | "do" | "then" | "!" | "while" | "until")
-            || word.contains('=')
+        matches!(
+            word.as_str(),
+            "exec"
+                | "sudo"
+                | "-u"
+                | "vmkpi-host"
+                | "time"
+                | "if"
+                | "do"
+                | "then"
+                | "!"
+                | "while"
+                | "until"
+        ) || word.contains('=')
     };
     // `install FILE vmkpi-host` calls install.
     let begins = words[..at].iter().all(prefix) || words[..at].first().is_some_and(|w| w == "sudo");

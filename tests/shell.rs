@@ -145,10 +145,13 @@ impl Shell {
             if verdict.is_ok() && (status == "0" || block.body.contains("wait")) {
                 return Ok(());
             }
-            let first = first.get_or_insert_with(|| format!("{verdict:?} (status {status})"));
+            let verdict = verdict
+                .err()
+                .map_or("as it says".into(), |error| error.to_string());
+            let first = first.get_or_insert_with(|| format!("{verdict} (status {status})"));
             if begin.elapsed() > DEADLINE || block.prints.is_empty() {
                 bail!(
-                    "line {}: {}\nfirst: {first}\nlast: {verdict:?} {printed:?}",
+                    "line {}: {}\nfirst: {first}\nlast: {verdict} {printed:?}",
                     block.line,
                     block.body
                 );

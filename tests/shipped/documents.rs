@@ -5,6 +5,8 @@
 //! block right behind it is what it prints. What cannot be run here has a comment above it with the reason, and the test
 //! that shows it all the same: `<!-- not run: it needs systemd; shown by tests/shipped/packages.rs -->`.
 
+#[path = "documents/configuration.rs"]
+mod configuration;
 #[path = "documents/form.rs"]
 mod form;
 #[path = "documents/links.rs"]

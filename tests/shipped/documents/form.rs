@@ -115,7 +115,11 @@ fn json(text: &str) -> Result<()> {
 /// A question that a collect's database answers.
 fn sql(text: &str) -> Result<()> {
     let schema = |name: &str| std::fs::read_to_string(root().join("schemas").join(name));
-    let all = format!("{}\n{}\n{text}", schema("collect.sql")?, schema("collect.2.sql")?);
+    let all = format!(
+        "{}\n{}\n{text}",
+        schema("collect.sql")?,
+        schema("collect.2.sql")?
+    );
     judged(Command::new("sqlite3").args(["-bail", ":memory:"]), &all)
 }
 
@@ -128,7 +132,10 @@ fn every_block_is_what_it_says() -> Result<()> {
         "xml" => xml(&block.body),
         "sql" => sql(&block.body),
         "python" => judged(
-            Command::new("python3").args(["-c", "import sys; compile(sys.stdin.read(), 'page', 'exec')"]),
+            Command::new("python3").args([
+                "-c",
+                "import sys; compile(sys.stdin.read(), 'page', 'exec')",
+            ]),
             &block.body,
         ),
         "ini" | "console" | "yaml" | "promql" | "" => Ok(()),
@@ -136,36 +143,55 @@ fn every_block_is_what_it_says() -> Result<()> {
     })
 }
 
-/// What the program says of a call, as far as it is written out.
+/// The lines of a block that are commands: all of shell's, and those behind a prompt.
+fn commands(block: &Block) -> String {
+    let prompt = |line: &&str| line.starts_with("$ ") || line.starts_with("# ");
+    let typed = block.body.lines().filter(prompt).map(|line| &line[2..]);
+    match block.language.as_str() {
+        "sh" => block.body.clone(),
+        "console" | "" => typed.collect::<Vec<_>>().join("\n"),
+        _ => String::new(),
+    }
+}
+
+/// What the program says of a call. It is `all` of one, or one that is only mentioned.
 fn parses(call: &[String], all: bool) -> Result<()> {
     let command = match call[0].as_str() {
         "vmkpi-guest" => vmkpi_guest::cli::command(),
         "vmkpi-host" => vmkpi_host::cli::command(),
         _ => vmkpi::command::command(),
     };
-    let open = !all || call.iter().any(|word| word == "...");
+    let open = call.iter().any(|word| word == "...");
     let words = call.iter().filter(|word| *word != "...");
     let Err(error) = command.try_get_matches_from(words) else {
         return Ok(());
     };
+    // What is only mentioned may leave out all but what the options are called.
+    let mentioned = !matches!(
+        error.kind(),
+        ErrorKind::UnknownArgument | ErrorKind::InvalidSubcommand
+    );
     let allowed = match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => true,
+        _ if !all => mentioned,
         ErrorKind::MissingRequiredArgument => open,
         _ => false,
     };
-    ensure!(allowed, "{}: {error}", call.join(" "));
+    let words = error.to_string();
+    let words = words.lines().next().unwrap_or_default();
+    ensure!(allowed, "{}: {words}", call.join(" "));
     Ok(())
 }
 
 #[test]
 fn every_call_is_one_that_the_program_takes() -> Result<()> {
     let mut seen = 0;
-    every_block(|_, block| {
-        if !matches!(block.language.as_str(), "sh" | "console" | "") {
-            return Ok(());
-        }
-        for call in calls(&block.body) {
+    every_block(|page, block| {
+        // What the page has exported need not be said again.
+        let told = page.text.contains("export VMKPI_BROKER=");
+        for mut call in calls(&commands(block)) {
             seen += 1;
+            call.extend(told.then(|| "...".to_owned()));
             parses(&call, true)?;
         }
         Ok(())
@@ -185,7 +211,10 @@ fn every_call_is_one_that_the_program_takes() -> Result<()> {
 #[test]
 fn calls_are_found_in_shell_as_in_text() {
     let found = |text: &str| -> Vec<String> { calls(text).iter().map(|c| c.join(" ")).collect() };
-    assert_eq!(found("cat x | vmkpi open --key k >y"), ["vmkpi open --key k"]);
+    assert_eq!(
+        found("cat x | vmkpi open --key k >y"),
+        ["vmkpi open --key k"]
+    );
     assert_eq!(
         found("vmkpi-guest run --mount kpi \\\n  --state s 2> log &"),
         ["vmkpi-guest run --mount kpi --state s"]

@@ -62,9 +62,18 @@ fn the_contents_have_every_page() -> Result<()> {
     Ok(())
 }
 
-/// Whether `test` (FILE or FILE::NAME) is there.
+/// Whether `test` (FILE, FILE::NAME or FILE::MODULE::NAME) is there.
 pub fn is_a_test(test: &str) -> bool {
-    let (file, name) = test.split_once("::").unwrap_or((test, ""));
+    let parts: Vec<&str> = test.split("::").collect();
+    let (file, name) = match parts[..] {
+        [file] => (file.to_owned(), ""),
+        [file, name] => (file.to_owned(), name),
+        [file, module, name] => {
+            let folder = file.trim_end_matches(".rs");
+            (format!("{folder}/{module}.rs"), name)
+        }
+        _ => return false,
+    };
     let Ok(text) = std::fs::read_to_string(root().join(file)) else {
         return false;
     };
