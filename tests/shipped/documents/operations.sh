@@ -17,7 +17,7 @@ start() {
     vmkpi-host) vmkpi-host run --libvirt.uri test:///default --state host --web.listen-address 127.0.0.1:9878 \
         --broker mqtt://127.0.0.1:1883 --descriptor test=shop.toml --guest "test=unix:$PWD/guest.sock" 2>> host.log & ;;
     vmkpi-collect) vmkpi collect --broker mqtt://127.0.0.1:1883 --db site/kpi.db --name acme-collect \
-        --sign-key-file keys/sign.key.pem --listen 127.0.0.1:9106 $RESTORED 2>> collect.log & ;;
+        --sign-key-file keys/sign.key.pem --listen 127.0.0.1:9106 $RESTORED 2> collect.log & ;;
     esac
     echo $! > "$1.pid"
 }
@@ -32,7 +32,12 @@ systemctl() {
     done
     until [ -d kpi/unencrypted ] || [ "$1 $2" = "stop vmkpi-guest" ]; do sleep 0.1; done
 }
+journalctl() { cat collect.log; }
 sudo() { [ "$1" != -u ] || shift 2; "$@"; }
 systemctl start vmkpi-guest vmkpi-host vmkpi-collect
+# What is said before anybody listens is said again after a minute.
+until grep -q 'listening for confirmations' host.log && grep -q connected collect.log; do sleep 0.1; done
 for users in 41 42 43; do printf "current_users\n$users\n" > kpi/unencrypted/web; done
-until [ "$(sqlite3 site/kpi.db 'SELECT count(*) FROM samples' 2> /dev/null)" = 3 ]; do sleep 0.1; done
+# Until the guest has heard that they have arrived: a host that is stopped before would have to deliver them again.
+until [ "$(sqlite3 site/kpi.db 'SELECT count(*) FROM samples' 2> /dev/null)" = 3 ] &&
+    vmkpi-guest status --state guest | grep -q ' 0 rows unacknowledged'; do sleep 0.1; done
