@@ -112,18 +112,10 @@ fn settings<S: Default>(catalogue: &Catalogue<S>) -> Result<String> {
         )?;
     }
     for tables in catalogue.tables {
-        for row in (tables.reference)() {
-            // Key, flag, variable, default, help: such a table has neither flag nor variable.
-            let cells: Vec<&str> = row.split('|').map(str::trim).collect();
-            let (key, help) = (cells.get(1), cells.get(5));
-            let (key, help) = key.zip(help).context("another form of a reference")?;
-            let key = key.trim_matches('`').trim_start_matches(tables.key);
+        // Such a table has neither flags nor variables.
+        for (key, help) in (tables.reference)() {
             let table = tables.key;
-            writeln!(
-                text,
-                "| `[[{table}]]` `{}` | | | | | at once | {help} |",
-                key.trim_start_matches('.')
-            )?;
+            writeln!(text, "| `[[{table}]]` `{key}` | | | | | at once | {help} |")?;
         }
     }
     Ok(text)
