@@ -1,5 +1,6 @@
 //! docs/TROUBLESHOOTING.md is found by what a program has said: each of its headings is something that one says.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use anyhow::{Result, ensure};
@@ -99,6 +100,33 @@ fn every_error_text_in_troubleshooting_is_printed_by_somebody() -> Result<()> {
     }
     ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
     ensure!(seen > 20, "only {seen} error texts");
+    Ok(())
+}
+
+/// The alerts that Prometheus is given.
+const RULES: &str = "packaging/prometheus/vmkpi.rules.yml";
+
+#[test]
+fn every_alert_is_explained_where_it_leads_and_nothing_else_is() -> Result<()> {
+    let text = page("docs/TROUBLESHOOTING.md")?;
+    let (_, section) = text.text.split_once("\n## Alerts\n").unwrap_or_default();
+    let explained: BTreeSet<&str> = section
+        .lines()
+        .filter_map(|line| line.strip_prefix("### "))
+        .collect();
+    let Ok(rules) = std::fs::read_to_string(root().join(RULES)) else {
+        eprintln!("skipped: there is no {RULES}");
+        return Ok(());
+    };
+    let alerts: BTreeSet<&str> = rules
+        .lines()
+        .filter_map(|line| line.trim_start().strip_prefix("- alert: "))
+        .collect();
+    ensure!(
+        explained == alerts,
+        "{:?}",
+        explained.symmetric_difference(&alerts)
+    );
     Ok(())
 }
 
