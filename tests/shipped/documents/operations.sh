@@ -1,4 +1,4 @@
-mkdir site kpi backup
+mkdir -m 700 site kpi backup etc
 printf 'listener 1883 127.0.0.1\nallow_anonymous true\n' > mosquitto.conf
 mosquitto -c mosquitto.conf 2> broker.log &
 vmkpi key new seal sign --dir keys > keys.log
@@ -11,13 +11,14 @@ key = $(vmkpi key show keys/sign.pub.pem | sed -n 's/^ *key = //p')
 [[monitor]]
 point = "unencrypted/*"
 EOT
+echo 'OPTIONS=--listen 127.0.0.1:9106 --name acme-collect --sign-key-file keys/sign.key.pem' > etc/collect.env
 start() {
     case $1 in
     vmkpi-guest) vmkpi-guest run --mount kpi --state guest --link "unix:$PWD/guest.sock" 2>> guest.log & ;;
     vmkpi-host) vmkpi-host run --libvirt.uri test:///default --state host --web.listen-address 127.0.0.1:9878 \
         --broker mqtt://127.0.0.1:1883 --descriptor test=shop.toml --guest "test=unix:$PWD/guest.sock" 2>> host.log & ;;
-    vmkpi-collect) vmkpi collect --broker mqtt://127.0.0.1:1883 --db site/kpi.db --name acme-collect \
-        --sign-key-file keys/sign.key.pem --listen 127.0.0.1:9106 $RESTORED 2> collect.log & ;;
+    vmkpi-collect) vmkpi collect --broker mqtt://127.0.0.1:1883 --db site/kpi.db \
+        $(sed -n 's/^OPTIONS=//p' etc/collect.env) 2> collect.log & ;;
     esac
     echo $! > "$1.pid"
 }

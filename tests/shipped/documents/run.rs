@@ -56,9 +56,10 @@ const SCENES: &[Scene] = &[
         path: "docs/OPERATIONS.md",
         before: CHAIN,
         moved: &[
+            ("/var/lib/vmkpi-collect", "site"),
             ("/var/lib/vmkpi-host", "host"),
             ("/var/lib/vmkpi", "guest"),
-            ("/srv/vmkpi", "site"),
+            ("/etc/vmkpi", "etc"),
             ("/backup", "backup"),
             ("/kpi/", "kpi/"),
         ],
