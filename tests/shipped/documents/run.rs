@@ -84,6 +84,17 @@ fn ports(blocks: &[Block]) -> BTreeSet<String> {
     ports
 }
 
+/// A free port in which none of these is found: it would be replaced in its turn.
+fn other_port(named: &BTreeSet<String>) -> Result<String> {
+    for _ in 0..100 {
+        let port = free_address()?.port().to_string();
+        if !named.iter().any(|name| port.contains(name)) {
+            return Ok(port);
+        }
+    }
+    bail!("no free port")
+}
+
 /// The page's commands, with ports of the test's own and what is elsewhere here; what comes before them is the first.
 fn runnable(page: &Page, scene: Option<&Scene>) -> Result<Vec<Block>> {
     let commands = |block: &Block| block.language == "sh" && block.excuse.is_none();
@@ -100,8 +111,9 @@ fn runnable(page: &Page, scene: Option<&Scene>) -> Result<Vec<Block>> {
         );
     }
     let mut moved: Vec<(String, String)> = Vec::new();
-    for port in ports(&blocks) {
-        moved.push((port, free_address()?.port().to_string()));
+    let ports = ports(&blocks);
+    for port in &ports {
+        moved.push((port.clone(), other_port(&ports)?));
     }
     for (from, to) in scene.map_or(&[] as &[_], |scene| scene.moved) {
         moved.push(((*from).to_owned(), (*to).to_owned()));
