@@ -29,6 +29,11 @@ public class App {
         private final Map<InetAddress, Long> users = new LinkedHashMap<>(); // who came, and when; the oldest first
 
         @Override
+        public String description() {
+            return "counts requests";
+        }
+
+        @Override
         public void doFilter(HttpExchange exchange, Chain chain) throws IOException {
             long begin = System.nanoTime();
             try {
