@@ -61,7 +61,7 @@ def percentile(values, share):
 
 
 def export(kpis, path):
-    """Runs beside the application. Without a partition it goes on, and says so once; with it again, likewise."""
+    """Runs beside the application. Without a partition it goes on, and says so once; when it is back, likewise."""
     trouble = None
     while True:
         time.sleep(1)
