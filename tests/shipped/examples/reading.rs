@@ -168,7 +168,11 @@ fn messages() -> Result<Vec<String>> {
         lines.push(raw(after, through)?.to_string());
     }
     lines.push("no message".to_owned());
-    lines.push("{\"specversion\":\"1.0\"}".to_owned());
+    lines.push("[1]".to_owned());
+    lines.push("{\"specversion\":\"1.0\",\"after\":{},\"through\":1}".to_owned());
+    let mut forged = raw(0, 1)?;
+    (forged["stream"], forged["data"]) = (json!("ee"), json!(7));
+    lines.push(forged.to_string());
     let folder = schema::folder().join("examples/message/valid");
     let mut files: Vec<_> = std::fs::read_dir(folder)?.collect::<Result<_, _>>()?;
     files.sort_by_key(std::fs::DirEntry::file_name);
