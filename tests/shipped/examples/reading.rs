@@ -179,7 +179,8 @@ fn messages() -> Result<Vec<String>> {
     for (n, file) in files.iter().enumerate() {
         let mut event = schema::example(&file.path())?;
         event["stream"] = json!(format!("{:032x}", n + 1));
-        lines.push(event.to_string());
+        // Sent again, it shows nothing again.
+        lines.extend([event.to_string(), event.to_string()]);
     }
     let mut large = raw(0, 1)?;
     large["stream"] = json!(format!("{:032x}", 0xff));
