@@ -99,25 +99,19 @@ public class App {
         }
     }
 
-    /** Stores a row. Without a partition the application goes on, and this says so once; with it again, likewise. */
-    static class Export implements Runnable {
-        private final Kpis kpis;
-        private final Path file;
-        private String trouble = "";
-
-        Export(Kpis kpis, Path file) {
-            this.kpis = kpis;
-            this.file = file;
-        }
-
-        @Override
-        public void run() {
+    /** Runs beside the application. Without a partition it goes on, and says so once; when it is back, likewise. */
+    static void export(Kpis kpis, Path file) {
+        String trouble = "";
+        while (true) {
             String before = trouble;
             try {
+                Thread.sleep(1000);
                 Files.writeString(file, kpis.row());
                 trouble = "";
-            } catch (IOException | RuntimeException refused) { // what is thrown from here would end the schedule
+            } catch (IOException refused) {
                 trouble = refused.toString();
+            } catch (InterruptedException ended) {
+                return;
             }
             if (!trouble.equals(before)) {
                 System.err.println(file + ": " + (trouble.isEmpty() ? "stored" : "not stored: " + trouble));
@@ -137,9 +131,9 @@ public class App {
 
     public static void main(String[] arguments) throws IOException {
         Kpis kpis = new Kpis();
-        var beside = Executors.newSingleThreadScheduledExecutor();
-        // Not at a fixed rate: after a pause that would make up for every second missed.
-        beside.scheduleWithFixedDelay(new Export(kpis, Path.of(arguments[0])), 1, 1, TimeUnit.SECONDS);
+        Thread beside = new Thread(() -> export(kpis, Path.of(arguments[0])));
+        beside.setDaemon(true);
+        beside.start();
         HttpServer server = HttpServer.create(new InetSocketAddress("127.0.0.1", Integer.parseInt(arguments[1])), 0);
         server.createContext("/", App::answer).getFilters().add(kpis);
         server.setExecutor(Executors.newCachedThreadPool());
