@@ -17,10 +17,16 @@ mod bucket;
 /// A page ends after so long; the next one goes on from there.
 const MAX_PAGE_TIME: Duration = Duration::from_secs(2);
 /// What one may say, for people.
-pub const PARAMETERS: &str =
-    "site, vm, point, specifier, from, to, step, limit, after, format";
+pub const PARAMETERS: &str = "site, vm, point, specifier, from, to, step, limit, after, format";
 const NAMES: [&str; 8] = [
-    "time", "last", "until", "rows", "encrypted", "sealed", "data", "text",
+    "time",
+    "last",
+    "until",
+    "rows",
+    "encrypted",
+    "sealed",
+    "data",
+    "text",
 ];
 
 /// Rows, windows (at their beginning) and sealed messages of a series by time. Each comes by an index, so they are

@@ -96,7 +96,10 @@ mod tests {
         headers.insert(IF_NONE_MATCH, format!("W/\"x\", {tag}").parse().unwrap());
         let again = file("/page.mjs", &headers).unwrap();
         assert_eq!(again.status(), StatusCode::NOT_MODIFIED);
-        assert_eq!(file("/page.css", &headers).unwrap().status(), StatusCode::OK);
+        assert_eq!(
+            file("/page.css", &headers).unwrap().status(),
+            StatusCode::OK
+        );
         assert!(file("/none.mjs", &headers).is_none());
         assert!(file("/../page.rs", &headers).is_none());
     }
@@ -106,14 +109,26 @@ mod tests {
         for (path, kind, content) in FILES {
             // The names of XML's vocabularies are no addresses.
             let own = content.replace("http://www.w3.org/2000/svg", "");
-            assert!(!own.contains("http://") && !own.contains("https://"), "{path}");
+            assert!(
+                !own.contains("http://") && !own.contains("https://"),
+                "{path}"
+            );
             if kind == JAVASCRIPT {
-                for sink in ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval("] {
+                for sink in [
+                    "innerHTML",
+                    "outerHTML",
+                    "insertAdjacentHTML",
+                    "document.write",
+                    "eval(",
+                ] {
                     assert!(!content.contains(sink), "{path}: {sink}");
                 }
             }
             if kind == HTML {
-                assert!(!content.contains("style=") && !content.contains("<style"), "{path}");
+                assert!(
+                    !content.contains("style=") && !content.contains("<style"),
+                    "{path}"
+                );
                 let handles = |word: &str| word.starts_with("on") && word.contains('=');
                 assert!(!content.split_whitespace().any(handles), "{path}");
             }

@@ -124,7 +124,9 @@ fn json(name: &str, value: ValueRef<'_>) -> String {
     let text = match value {
         ValueRef::Null => "null".to_owned(),
         ValueRef::Integer(time) if is_time(name) => format!("\"{}\"", Timestamp::from_micros(time)),
-        ValueRef::Integer(flag) if matches!(name, "partial" | "forked" | "silent") => (flag != 0).to_string(),
+        ValueRef::Integer(flag) if matches!(name, "partial" | "forked" | "silent") => {
+            (flag != 0).to_string()
+        }
         ValueRef::Integer(number) => number.to_string(),
         ValueRef::Real(number) => serde_json::Value::from(number).to_string(),
         ValueRef::Text(text) if is_json(name) => String::from_utf8_lossy(text).into_owned(),

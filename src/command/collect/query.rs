@@ -439,9 +439,20 @@ mod tests {
         let csv = ask(connection, "samples", part).body;
         assert!(csv.contains(r#","{""n"":3,""t"":""x,y""}""#), "{csv}");
         let missing = ask(connection, "missing", "limit=1").body;
-        assert!(missing.contains(r#""after":9,"through":12,"since":"1970-01-01T00:00:02"#), "{missing}");
-        let streams = |query| ask(connection, "streams", query).body.matches("stream").count();
-        assert_eq!(streams("from=1970-01-01T00:00:02Z&to=1970-01-01T00:00:03Z"), 1);
+        assert!(
+            missing.contains(r#""after":9,"through":12,"since":"1970-01-01T00:00:02"#),
+            "{missing}"
+        );
+        let streams = |query| {
+            ask(connection, "streams", query)
+                .body
+                .matches("stream")
+                .count()
+        };
+        assert_eq!(
+            streams("from=1970-01-01T00:00:02Z&to=1970-01-01T00:00:03Z"),
+            1
+        );
         assert_eq!(streams("from=1970-01-01T00:00:03Z"), 0);
         let vms = ask(connection, "vms", "").body;
         assert!(vms.contains(r#""silent":true"#), "{vms}");

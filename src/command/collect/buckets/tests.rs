@@ -105,11 +105,19 @@ fn pages_connect_and_a_later_question_begins_where_it_says() {
         }
     }
     assert_eq!(pages, 5);
-    let once: String = whole.body.lines().filter(|l| l.contains("time")).map(|l| l.trim_end_matches(',')).collect();
+    let once: String = whole
+        .body
+        .lines()
+        .filter(|l| l.contains("time"))
+        .map(|l| l.trim_end_matches(','))
+        .collect();
     assert_eq!(all, once);
     let late = "from=1970-01-01T00:04:50Z&to=1970-01-02T00:00:00Z&step=10s";
     assert_eq!(rows(&at.web(late)), 1);
-    assert_eq!(rows(&at.ask(&format!("point=infra/none&specifier=s&{ALL}"))), 0);
+    assert_eq!(
+        rows(&at.ask(&format!("point=infra/none&specifier=s&{ALL}"))),
+        0
+    );
 }
 
 #[test]
@@ -134,7 +142,10 @@ fn what_is_no_question_is_refused_and_says_what_is() {
         (&*good.replace("10s", "0s"), "no duration"),
         (&good.replace("10s", "fast"), "step"),
         (&good.replace("10s", "200000000d"), "step"),
-        (&good.replace("1970-01-02T00:00:00Z", "now"), "to: a time as"),
+        (
+            &good.replace("1970-01-02T00:00:00Z", "now"),
+            "to: a time as",
+        ),
         (&format!("{good}&after=x"), "earlier page"),
         (&format!("{good}&limit=0"), "1 to 10000"),
         (&format!("{good}&where=1"), "there are site, vm"),

@@ -3,10 +3,10 @@
 
 import { domain, linear, ticks, timeTicks } from "./scale.mjs";
 import { nearest } from "./series.mjs";
-import { clock, duration, number } from "./words.mjs";
+import { clock, duration, quantity } from "./words.mjs";
 
 const SVG = 'http://www.w3.org/2000/svg';
-const STRIP = { caption: 24, plot: 74, after: 12 };
+const STRIP = { caption: 24, plot: 74, counted: 30, after: 12 };
 const LANE = 22;
 const AXIS = 24;
 /// Bands that are narrower are drawn as wide as this: what is lost is seen however short it was.
@@ -25,14 +25,15 @@ export function draw(name, attributes = {}, ...children) {
 /// Where the strips of a model are, from top to bottom, and how high the picture is.
 function layout(model, width) {
   const narrow = width < 560;
-  const left = narrow ? 46 : 58;
+  const left = narrow ? 54 : 62;
   const right = width - 6;
   const lane = model.homes.length > 0 ? LANE : 0;
   let top = lane + 4;
   const strips = model.strips.map((strip) => {
     const plot = top + STRIP.caption;
-    top = plot + STRIP.plot + STRIP.after;
-    return { strip, caption: plot - 9, top: plot, bottom: plot + STRIP.plot };
+    const bottom = plot + (strip.kind === 'sealed' ? STRIP.counted : STRIP.plot);
+    top = bottom + STRIP.after;
+    return { strip, caption: plot - 9, top: plot, bottom };
   });
   return { left, right, width, lane, strips, bottom: Math.max(top - STRIP.after, 60), height: Math.max(top, 60) + AXIS, narrow };
 }
@@ -91,12 +92,12 @@ export class Chart {
   /// Round values, each with a line. Where there is no value none is named.
   grid(strip) {
     const { left, right } = this.at;
-    const values = strip.points.length > 0 ? ticks(...strip.range, 2) : [];
+    const values = strip.points.length > 0 ? ticks(...strip.range, strip.kind === 'sealed' ? 1 : 2) : [];
     return values.flatMap((value) => {
       const y = strip.y(value);
       // The name of the uppermost stays below the caption.
       const place = { x: left - 6, y: y + (y < strip.top + 6 ? 8 : 3.5) };
-      return [draw('line', { class: 'grid', x1: left, x2: right, y1: y, y2: y }), draw('text', { class: 'tick y', ...place }, number(value))];
+      return [draw('line', { class: 'grid', x1: left, x2: right, y1: y, y2: y }), draw('text', { class: 'tick y', ...place }, quantity(value, strip.unit))];
     });
   }
 
@@ -111,10 +112,12 @@ export class Chart {
   }
 
   bars(strip) {
-    const width = Math.max(1, this.x(strip.step) - this.x(0) - 1);
-    return strip.points.map((point) => draw('rect', {
-      class: 'bar', x: this.x(point.from), y: strip.y(point.mean), width, height: Math.max(1, strip.bottom - strip.y(point.mean)),
-    }));
+    const within = (x) => Math.min(Math.max(x, this.at.left), this.at.right);
+    return strip.points.map((point) => {
+      const [from, to] = [within(this.x(point.from)), within(this.x(point.to))];
+      const y = strip.y(point.mean);
+      return draw('rect', { class: 'bar', x: from, y, width: Math.max(1, to - from - 1), height: Math.max(1, strip.bottom - y) });
+    });
   }
 
   /// Ranges without rows, over the strip they are of; a Producer that is gone, over all of them.
@@ -126,7 +129,7 @@ export class Chart {
       const place = { x: from, y: strip.top, width: to - from, height: strip.bottom - strip.top };
       const name = { gap: 'gap', missing: 'missing', dead: 'no Producer', left: 'stopped' }[band.kind];
       const drawn = [draw('rect', { class: `band ${band.kind}`, ...place })];
-      if (to - from > name.length * 7) {
+      if (to - from > name.length * 6) {
         const middle = { x: (from + to) / 2, y: (strip.top + strip.bottom) / 2 + 4 };
         drawn.push(draw('text', { class: `band-name ${band.kind}`, ...middle }, name));
       }
@@ -212,7 +215,7 @@ export class Chart {
   /// A strip's value: at the cursor, or the latest.
   read(strip, time) {
     const point = time === null ? strip.points.at(-1) : nearest(strip.points, time, this.reach());
-    strip.readout.textContent = point ? number(point.mean) : time === null ? '' : '–';
+    strip.readout.textContent = point ? quantity(point.mean, strip.unit) : time === null ? '' : '–';
     strip.read = point;
     if (time === null || !point) return;
     const x = this.x(Math.min(Math.max(time, point.from), point.to));
@@ -248,8 +251,8 @@ export class Chart {
   valueOf(strip) {
     const point = strip.read;
     if (!point) return 'no row';
-    const spread = point.low < point.high ? ` (${number(point.low)} – ${number(point.high)})` : '';
-    return number(point.mean) + spread;
+    const spread = point.low < point.high ? ` (${quantity(point.low, strip.unit)} – ${quantity(point.high, strip.unit)})` : '';
+    return quantity(point.mean, strip.unit) + spread;
   }
 
   /// What is known of a moment beside its values.
@@ -329,7 +332,7 @@ export function patterns() {
   const hatch = (id, turn, gap, width) => draw('pattern', {
     id, width: gap, height: gap, patternUnits: 'userSpaceOnUse', patternTransform: `rotate(${turn})`,
   }, draw('line', { class: id, x1: 0, x2: 0, y1: 0, y2: gap, 'stroke-width': width }));
-  return draw('defs', {}, hatch('hatch-gap', 45, 6, 3), hatch('hatch-missing', -45, 9, 2), hatch('hatch-dead', 90, 7, 1.5));
+  return draw('defs', {}, hatch('hatch-gap', 45, 6, 3), hatch('hatch-missing', -45, 9, 2), hatch('hatch-dead', 0, 5, 1.5));
 }
 
 function cut(text, room) {

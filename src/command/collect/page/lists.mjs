@@ -2,7 +2,7 @@
 // reads it, is not thrown out each second. Everything from data is set as text.
 
 import { columns, isCounter, rank, shownName, texts } from "./series.mjs";
-import { MARKS, count, duration, number, openCommand, state } from "./words.mjs";
+import { MARKS, count, duration, openCommand, quantity, state, unitOf } from "./words.mjs";
 
 /// VMs that are listed, at most; the filter finds the others.
 const MAX_VMS = 300;
@@ -126,7 +126,7 @@ function showOptions(cell, item, isShown, choose) {
 function latestOf(item) {
   const last = item.buckets.at(-1);
   if (!last) return '';
-  const numbers = Object.entries(last.data).filter(([name]) => !isCounter(name)).map(([name, [, mean]]) => `${name} ${number(mean)}`);
+  const numbers = Object.entries(last.data).filter(([name]) => !isCounter(name)).map(([name, [, mean]]) => `${name} ${quantity(mean, unitOf(name))}`);
   const words = [...texts(item.buckets)].map(([name, text]) => `${name} “${text}”`);
   const said = numbers.concat(words);
   return said.slice(0, 4).join(', ') + (said.length > 4 ? ', …' : '');

@@ -7,12 +7,14 @@ import { bands, listed, marks, residences, silence } from "./events.mjs";
 import { kindOf, showEvents, showHead, showPoints, showSealed, showVms } from "./lists.mjs";
 import { RANGES, columnName, read, window as windowOf, write } from "./place.mjs";
 import { floorTo, stepFor } from "./scale.mjs";
-import { askFrom, bucket, columns, extent, merge, points, preferred, rank, segments, shownName } from "./series.mjs";
-import { clock, date, state } from "./words.mjs";
+import { askFrom, bucket, columns, extent, merge, points, preferred, rank, sealedBars, segments, shownName } from "./series.mjs";
+import { clock, date, state, unitOf } from "./words.mjs";
 
 /// Strips in the picture, and series that are asked for without having been chosen.
 const MAX_STRIPS = 24;
 const MAX_SERIES = 12;
+/// Bars that count what is sealed.
+const MAX_BARS = 60;
 /// Columns of one point, and of all points of a kind, that are shown unless somebody chooses.
 const FIRST_OF_POINT = { kpi: 3, infra: 2 };
 const FIRST_OF_KIND = { kpi: 4, infra: 4 };
@@ -143,7 +145,7 @@ function columnsOf(one, room) {
   return has('*') ? preferred(one.point, names, FIRST_OF_POINT.kpi) : names.filter(has);
 }
 
-function strips(step, broken) {
+function strips(step, span, broken) {
   const found = [];
   const room = { ...FIRST_OF_KIND };
   const absent = bands(page.gaps, page.missing);
@@ -156,24 +158,18 @@ function strips(step, broken) {
       found.push({
         ...about, key: columnName(one.point, one.specifier, column), kind: kindOf(one.point) === 'infra' ? 'infra' : 'kpi', name: shownName(column),
         of: one.point + cadence(all), points: all, segments: segments(all, step, breaks), extent: extent(all),
+        unit: unitOf(shownName(column)),
       });
     }
-    const bars = sealedPoints(one, step);
+    const bars = sealedBars(one.buckets, span, MAX_BARS);
     // Nothing is known of its columns: its rows are counted, and where none are there that is shown, too.
     if (bars.length > 0 || (columns(one.buckets).length === 0 && (own.length > 0 || kindOf(one.point) !== 'infra'))) {
       const name = bars.length > 0 ? 'sealed rows' : 'rows';
-      found.push({ ...about, key: one.key, kind: 'sealed', name, of: one.point, points: bars, segments: [], extent: [0, extent(bars)[1]] });
+      found.push({ ...about, key: one.key, kind: 'sealed', name, of: one.point, unit: '', points: bars, segments: [], extent: [0, extent(bars)[1]] });
     }
   }
   const order = { kpi: 0, sealed: 1, infra: 2 };
   return found.sort((a, b) => order[a.kind] - order[b.kind]).slice(0, MAX_STRIPS);
-}
-
-function sealedPoints(one, step) {
-  const rows = (b) => b.encrypted + b.sealed;
-  return one.buckets.filter((b) => rows(b) > 0).map((b) => ({
-    from: b.time, to: b.time + step, low: rows(b), mean: rows(b), high: rows(b),
-  }));
 }
 
 function show() {
@@ -199,7 +195,7 @@ function showChart(vm, from, to, at) {
   const numbered = homes.map((life, n) => ({
     number: n + 1, from: life.first ?? from, to: Math.max(life.last, homes[n + 1] ? -Infinity : life.last),
   }));
-  const shown = strips(step, found.filter((mark) => mark.kind === 'moved').map((mark) => mark.time));
+  const shown = strips(step, [from, to], found.filter((mark) => mark.kind === 'moved').map((mark) => mark.time));
   page.shown = shown;
   chart.show({
     from, to, step, now: at, strips: shown, homes: numbered, marks: found, silence: vm && silence(vm, at),

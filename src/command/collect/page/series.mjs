@@ -1,6 +1,8 @@
 // What was kept of a data point, in buckets as /api/v1/buckets answers, and what of it makes a line. Nothing here
 // touches the page.
 
+import { floorTo, stepFor } from "./scale.mjs";
+
 /// What a counter's column ends in, and what its rate's does, as in the results of functions.
 const COUNTER = '_total';
 const RATE = '_per_second';
@@ -129,6 +131,18 @@ export function nearest(all, time, reach) {
   const away = (p) => (p ? Math.max(p.from - time, time - p.to, 0) : Infinity);
   const best = away(all[low]) <= away(all[low - 1]) ? all[low] : all[low - 1];
   return away(best) <= reach ? best : undefined;
+}
+
+/// How many rows are sealed or encrypted, in `most` bars at most from `from` to `to`.
+export function sealedBars(buckets, [from, to], most) {
+  const step = stepFor(to - from, most);
+  const bars = new Map();
+  for (const b of buckets) {
+    const rows = b.encrypted + b.sealed;
+    const time = floorTo(b.time, step);
+    if (rows > 0) bars.set(time, (bars.get(time) ?? 0) + rows);
+  }
+  return [...bars].map(([time, rows]) => ({ from: time, to: time + step, low: rows, mean: rows, high: rows }));
 }
 
 /// The latest text of each column.

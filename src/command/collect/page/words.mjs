@@ -15,6 +15,19 @@ export function number(value) {
   return digits(value);
 }
 
+/// What a column is measured in, as its name says by the naming of Prometheus.
+export function unitOf(column) {
+  const units = [['_seconds_per_second', ''], ['_bytes_per_second', 'B/s'], ['_bytes', 'B'], ['_seconds', 's'], ['_per_second', '/s']];
+  return units.find(([end]) => column.endsWith(end))?.[1] ?? '';
+}
+
+/// A number with its unit.
+export function quantity(value, unit) {
+  const text = number(value);
+  if (unit === '' || text === '–') return text;
+  return text.includes(' ') ? text + unit : `${text} ${unit}`;
+}
+
 function digits(value) {
   return String(Number(value.toPrecision(4)));
 }
@@ -62,7 +75,7 @@ export function state(vm, now) {
   }
   if (vm.silent) return { kind: 'dead', label: 'silent', text: silent };
   if (vm.missing > 0) {
-    return { kind: 'missing', label: 'missing', text: `rows missing in ${vm.missing} instances` };
+    return { kind: 'missing', label: 'missing', text: `rows are missing in ${count(vm.missing, 'instance')}` };
   }
   return { kind: 'complete', label: 'complete', text: 'complete' };
 }

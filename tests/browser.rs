@@ -1,0 +1,234 @@
+//! A real browser, headless, driven as any test of a page does it: Debian's chromium by its chromium-driver, over
+//! W3C WebDriver (plain HTTP).
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use serde_json::{Value, json};
+
+use crate::process::Process;
+use crate::scratch::free_address;
+use crate::wait_for;
+
+const DRIVER: &str = "/usr/bin/chromedriver";
+const BROWSER: &str = "/usr/bin/chromium";
+/// The machine may be busy; a browser starts slowly then.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// A window of a given size.
+#[derive(Clone, Copy, Debug)]
+pub struct Look {
+    /// In CSS pixels.
+    pub width: u32,
+    /// In CSS pixels.
+    pub height: u32,
+    /// Pixels of the screen for each.
+    pub ratio: f64,
+    /// What `prefers-color-scheme` says.
+    pub dark: bool,
+}
+
+impl Look {
+    /// As on a desk.
+    pub const DESK: Self = Self {
+        width: 1280,
+        height: 1000,
+        ratio: 1.0,
+        dark: false,
+    };
+}
+
+/// A browser with one window.
+pub struct Browser {
+    address: SocketAddr,
+    session: String,
+    _driver: Process,
+}
+
+impl Browser {
+    /// Whether there is one; if not, it is said.
+    ///
+    /// # Errors
+    /// There is none in continuous integration, where nothing is skipped.
+    pub fn is_there() -> Result<bool> {
+        if [DRIVER, BROWSER]
+            .iter()
+            .all(|file| Path::new(file).is_file())
+        {
+            return Ok(true);
+        }
+        let missing = "no browser: install chromium chromium-driver";
+        if std::env::var_os("CI").is_some_and(|ci| ci == "true") {
+            bail!("{missing}");
+        }
+        writeln!(std::io::stderr(), "skipped, {missing}")?;
+        Ok(false)
+    }
+
+    /// Starts one with its files in `folder`.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn start(folder: &Path, look: Look) -> Result<Self> {
+        let address = free_address()?;
+        let port = format!("--port={}", address.port());
+        let driver = Process::start(folder, "chromedriver", Path::new(DRIVER), [port])?;
+        wait_for(30, "chromedriver to listen", || {
+            TcpStream::connect(address).ok()
+        })
+        .with_context(|| driver.words())?;
+        let started = call(address, "POST", "/session", &capabilities(folder, look));
+        let started = started.with_context(|| driver.words())?;
+        let session = started["sessionId"].as_str().context("no session")?;
+        Ok(Self {
+            address,
+            session: session.to_owned(),
+            _driver: driver,
+        })
+    }
+
+    fn ask(&self, command: &str, body: &Value) -> Result<Value> {
+        let path = format!("/session/{}/{command}", self.session);
+        call(self.address, "POST", &path, body).with_context(|| command.to_owned())
+    }
+
+    /// Goes to an address.
+    ///
+    /// # Errors
+    /// Nothing is there.
+    pub fn open(&self, url: &str) -> Result<()> {
+        self.ask("url", &json!({ "url": url })).map(|_| ())
+    }
+
+    /// What the body of a function returns in the page.
+    ///
+    /// # Errors
+    /// It throws.
+    pub fn run(&self, script: &str) -> Result<Value> {
+        self.ask("execute/sync", &json!({ "script": script, "args": [] }))
+    }
+
+    /// Waits until the body of a function returns something true.
+    ///
+    /// # Errors
+    /// It does not, within `seconds`: what the page shows.
+    pub fn wait(&self, seconds: u64, what: &str, script: &str) -> Result<Value> {
+        let is_true = |value: &Value| match value {
+            Value::Null | Value::Bool(false) => false,
+            Value::Number(number) => number.as_f64() != Some(0.0),
+            Value::String(text) => !text.is_empty(),
+            _ => true,
+        };
+        let found = wait_for(seconds, what, || self.run(script).ok().filter(is_true));
+        found.with_context(|| {
+            let text = self.run("return document.body.innerText");
+            format!("{script}: {text:?}")
+        })
+    }
+
+    /// Presses keys where the focus is.
+    ///
+    /// # Errors
+    /// It cannot.
+    pub fn keys(&self, keys: &str) -> Result<()> {
+        let press = |key: char| {
+            ["keyDown", "keyUp"].map(|kind| json!({ "type": kind, "value": key.to_string() }))
+        };
+        let actions: Vec<_> = keys.chars().flat_map(press).collect();
+        let keyboard = json!({ "type": "key", "id": "keyboard", "actions": actions });
+        self.ask("actions", &json!({ "actions": [keyboard] }))
+            .map(|_| ())
+    }
+
+    /// What the console has said that is an error, and each address that was asked for, since this was called last.
+    ///
+    /// # Errors
+    /// It is not told.
+    pub fn said(&self) -> Result<(Vec<String>, Vec<String>)> {
+        let console = self.ask("se/log", &json!({ "type": "browser" }))?;
+        let console = console.as_array().context("a log")?.iter();
+        let errors = console
+            .filter(|entry| entry["level"] == "SEVERE")
+            .map(ToString::to_string)
+            .collect();
+        let network = self.ask("se/log", &json!({ "type": "performance" }))?;
+        let network = network.as_array().context("a log")?.iter();
+        let asked = |entry: &Value| {
+            let message: Value = serde_json::from_str(entry["message"].as_str()?).ok()?;
+            let message = &message["message"];
+            let is_request = message["method"] == "Network.requestWillBeSent";
+            let url = message["params"]["request"]["url"].as_str()?;
+            is_request.then(|| url.to_owned())
+        };
+        Ok((errors, network.filter_map(asked).collect()))
+    }
+
+    /// What the window shows, PNG in base64.
+    ///
+    /// # Errors
+    /// It cannot be taken.
+    pub fn picture(&self) -> Result<String> {
+        let path = format!("/session/{}/screenshot", self.session);
+        let picture = call(self.address, "GET", &path, &Value::Null)?;
+        picture.as_str().map(ToOwned::to_owned).context("a picture")
+    }
+}
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        // The driver ends the browser with its session.
+        let path = format!("/session/{}", self.session);
+        let _ = call(self.address, "DELETE", &path, &Value::Null);
+    }
+}
+
+fn capabilities(folder: &Path, look: Look) -> Value {
+    let mut arguments = vec![
+        "--headless=new".to_owned(),
+        // Tests run as root; the page is ours.
+        "--no-sandbox".to_owned(),
+        "--disable-gpu".to_owned(),
+        "--disable-dev-shm-usage".to_owned(),
+        "--hide-scrollbars".to_owned(),
+        format!("--user-data-dir={}", folder.join("browser").display()),
+    ];
+    if look.dark {
+        arguments.push("--blink-settings=preferredColorScheme=0".to_owned());
+    }
+    let size = json!({ "width": look.width, "height": look.height, "pixelRatio": look.ratio, "touch": false, "mobile": false });
+    json!({ "capabilities": { "alwaysMatch": {
+        "browserName": "chrome",
+        "goog:chromeOptions": {
+            "binary": BROWSER,
+            "args": arguments,
+            "mobileEmulation": { "deviceMetrics": size },
+        },
+        "goog:loggingPrefs": { "browser": "ALL", "performance": "ALL" },
+    } } })
+}
+
+/// A command and its answer.
+fn call(address: SocketAddr, method: &str, path: &str, body: &Value) -> Result<Value> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let body = match body {
+        Value::Null => String::new(),
+        body => body.to_string(),
+    };
+    write!(
+        stream,
+        "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\
+         Content-Type: application/json; charset=utf-8\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    )?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer)?;
+    let answer = String::from_utf8(answer)?;
+    let (head, body) = answer.split_once("\r\n\r\n").context("no HTTP answer")?;
+    let mut answer: Value = serde_json::from_str(body).with_context(|| body.to_owned())?;
+    ensure!(head.contains(" 200 "), "{}", answer["value"]);
+    Ok(answer["value"].take())
+}
