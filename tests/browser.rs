@@ -1,16 +1,17 @@
 //! A real browser, headless, driven as any test of a page does it: Debian's chromium by its chromium-driver, over
 //! W3C WebDriver (plain HTTP).
 
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use rustix::process::{Signal, kill_process};
 use serde_json::{Value, json};
 
 use crate::process::Process;
-use crate::scratch::free_address;
+use crate::scratch::{free_address, processes_with};
 use crate::wait_for;
 
 const DRIVER: &str = "/usr/bin/chromedriver";
@@ -45,6 +46,8 @@ impl Look {
 pub struct Browser {
     address: SocketAddr,
     session: String,
+    /// Where it keeps its files; its processes are known by it.
+    files: PathBuf,
     _driver: Process,
 }
 
@@ -80,14 +83,19 @@ impl Browser {
             TcpStream::connect(address).ok()
         })
         .with_context(|| driver.words())?;
-        let started = call(address, "POST", "/session", &capabilities(folder, look));
-        let started = started.with_context(|| driver.words())?;
-        let session = started["sessionId"].as_str().context("no session")?;
-        Ok(Self {
+        let mut browser = Self {
             address,
-            session: session.to_owned(),
+            session: String::new(),
+            files: folder.join("browser"),
             _driver: driver,
-        })
+        };
+        let started = call(address, "POST", "/session", &browser.capabilities(look))?;
+        let session = started["sessionId"].as_str().context("no session")?;
+        session.clone_into(&mut browser.session);
+        // What the browser's own first window has asked for is nobody's affair.
+        browser.open("about:blank")?;
+        browser.said()?;
+        Ok(browser)
     }
 
     fn ask(&self, command: &str, body: &Value) -> Result<Value> {
@@ -182,24 +190,30 @@ impl Drop for Browser {
         // The driver ends the browser with its session.
         let path = format!("/session/{}", self.session);
         let _ = call(self.address, "DELETE", &path, &Value::Null);
+        // One that never became a session, or did not hear: its first process ends the others.
+        let option = format!("--user-data-dir={}", self.files.display());
+        for (pid, _) in processes_with(&option) {
+            let _ = kill_process(pid, Signal::KILL);
+        }
     }
 }
 
-fn capabilities(folder: &Path, look: Look) -> Value {
-    let mut arguments = vec![
-        "--headless=new".to_owned(),
-        // Tests run as root; the page is ours.
-        "--no-sandbox".to_owned(),
-        "--disable-gpu".to_owned(),
-        "--disable-dev-shm-usage".to_owned(),
-        "--hide-scrollbars".to_owned(),
-        format!("--user-data-dir={}", folder.join("browser").display()),
-    ];
-    if look.dark {
-        arguments.push("--blink-settings=preferredColorScheme=0".to_owned());
-    }
-    let size = json!({ "width": look.width, "height": look.height, "pixelRatio": look.ratio, "touch": false, "mobile": false });
-    json!({ "capabilities": { "alwaysMatch": {
+impl Browser {
+    fn capabilities(&self, look: Look) -> Value {
+        let mut arguments = vec![
+            "--headless=new".to_owned(),
+            // Tests run as root; the page is ours.
+            "--no-sandbox".to_owned(),
+            "--disable-gpu".to_owned(),
+            "--disable-dev-shm-usage".to_owned(),
+            "--hide-scrollbars".to_owned(),
+            format!("--user-data-dir={}", self.files.display()),
+        ];
+        if look.dark {
+            arguments.push("--blink-settings=preferredColorScheme=0".to_owned());
+        }
+        let size = json!({ "width": look.width, "height": look.height, "pixelRatio": look.ratio, "touch": false, "mobile": false });
+        json!({ "capabilities": { "alwaysMatch": {
         "browserName": "chrome",
         "goog:chromeOptions": {
             "binary": BROWSER,
@@ -208,6 +222,7 @@ fn capabilities(folder: &Path, look: Look) -> Value {
         },
         "goog:loggingPrefs": { "browser": "ALL", "performance": "ALL" },
     } } })
+    }
 }
 
 /// A command and its answer.
@@ -224,11 +239,29 @@ fn call(address: SocketAddr, method: &str, path: &str, body: &Value) -> Result<V
          Content-Type: application/json; charset=utf-8\r\nContent-Length: {}\r\n\r\n{body}",
         body.len()
     )?;
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer)?;
-    let answer = String::from_utf8(answer)?;
-    let (head, body) = answer.split_once("\r\n\r\n").context("no HTTP answer")?;
-    let mut answer: Value = serde_json::from_str(body).with_context(|| body.to_owned())?;
-    ensure!(head.contains(" 200 "), "{}", answer["value"]);
+    let (status, body) = answer(stream).context("chromedriver's answer")?;
+    let mut answer: Value = serde_json::from_slice(&body)?;
+    ensure!(status.contains(" 200 "), "{}", answer["value"]);
     Ok(answer["value"].take())
+}
+
+/// The first line and the body of an answer; the driver does not close the connection.
+fn answer(stream: TcpStream) -> Result<(String, Vec<u8>)> {
+    let mut stream = BufReader::new(stream);
+    let (mut status, mut length) = (String::new(), 0);
+    stream.read_line(&mut status)?;
+    loop {
+        let mut line = String::new();
+        stream.read_line(&mut line)?;
+        let line = line.trim_end().to_ascii_lowercase();
+        if line.is_empty() {
+            break;
+        }
+        if let Some(text) = line.strip_prefix("content-length:") {
+            length = text.trim().parse()?;
+        }
+    }
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body)?;
+    Ok((status, body))
 }

@@ -101,9 +101,9 @@ test('the point at the cursor is the nearest, if one is near', () => {
   assert.equal(series.nearest([], 0, 1000), undefined);
 });
 
-test('what is sealed is counted in bars', () => {
+test('what is not drawn as a line is counted in bars', () => {
   const sealed = [0, 5000, 60_000].map((time) => row(time, {}, { encrypted: 1, sealed: 2 }));
-  const bars = series.sealedBars(sealed, [0, HOUR], 60);
+  const bars = series.bars(sealed, (b) => b.encrypted + b.sealed, [0, HOUR], 60);
   assert.deepEqual(bars.map((bar) => [bar.from, bar.to, bar.mean]), [[0, 60_000, 6], [60_000, 120_000, 3]]);
 });
 

@@ -152,8 +152,8 @@ export class Chart {
     return this.model.homes.slice(-MAX_DRAWN).flatMap((home) => {
       const [from, to] = this.place({ from: home.from, to: home.to });
       if (to <= from) return [];
-      const drawn = [draw('rect', { class: `home ${home.number % 2 ? 'a' : 'b'}`, x: from, y: 1, width: to - from, height: LANE - 6, rx: 3 })];
-      const name = narrow ? `${home.number}` : `residence ${home.number}`;
+      const drawn = [draw('rect', { class: `home ${home.even ? 'a' : 'b'}`, x: from, y: 1, width: to - from, height: LANE - 6, rx: 3 })];
+      const name = narrow ? home.name : `residence ${home.name}…`;
       if (to - from > name.length * 6.5 + 16) drawn.push(draw('text', { class: 'home-name', x: from + 10, y: 13 }, name));
       return drawn;
     });

@@ -7,12 +7,14 @@ import { bands, listed, marks, residences, silence } from "./events.mjs";
 import { kindOf, showEvents, showHead, showPoints, showSealed, showVms } from "./lists.mjs";
 import { RANGES, columnName, read, window as windowOf, write } from "./place.mjs";
 import { floorTo, stepFor } from "./scale.mjs";
-import { askFrom, bucket, columns, extent, merge, points, preferred, rank, sealedBars, segments, shownName } from "./series.mjs";
+import { askFrom, bars, bucket, columns, extent, merge, points, preferred, rank, segments, shownName } from "./series.mjs";
 import { clock, date, state, unitOf } from "./words.mjs";
 
 /// Strips in the picture, and series that are asked for without having been chosen.
 const MAX_STRIPS = 24;
 const MAX_SERIES = 12;
+/// So long before what is shown a residence may have ended that is told of, in milliseconds.
+const STREAMS_BEFORE = 7 * 86_400_000;
 /// Bars that count what is sealed.
 const MAX_BARS = 60;
 /// Columns of one point, and of all points of a kind, that are shown unless somebody chooses.
@@ -28,7 +30,7 @@ const HATCHED = [['gap', 'gap: these rows will never come'], ['missing', 'missin
 const $ = (id) => document.getElementById(id);
 const page = {
   place: read(location.hash), vms: [], series: new Map(), of: null, streams: [], gaps: [], missing: [],
-  pausedAt: null, asked: null, timer: null, step: 0, whole: true, ever: false,
+  pausedAt: null, asked: null, timer: null, step: 0, whole: true, ever: false, lost: false,
 };
 const chart = new Chart($('chart'), $('plot'), $('tip'), { cursor: () => {}, zoom });
 const vmParts = { sites: $('sites'), filter: $('filter'), filterOf: $('filter-of'), none: $('none'), count: $('vms-count') };
@@ -63,7 +65,7 @@ async function look() {
   show();
   const took = performance.now() - begin;
   const pause = Math.max(LOOK[0], Math.min(page.step, LOOK[1]), 3 * took);
-  if (page.pausedAt === null) page.timer = setTimeout(look, pause);
+  if (page.pausedAt === null && !document.hidden) page.timer = setTimeout(look, pause);
 }
 
 async function askAll(signal) {
@@ -78,8 +80,9 @@ async function askAll(signal) {
   const [from, to] = windowOf(page.place, now());
   const name = { site: vm.site, vm: vm.vm };
   await askPoints(name, signal);
-  const since = new Date(from).toISOString();
-  const about = [['streams', { from: since }], ['gaps', { from: since }], ['missing', {}]];
+  const since = (before) => ({ from: new Date(from - before).toISOString() });
+  // A stream says what was before it, which may have ended long ago.
+  const about = [['streams', since(STREAMS_BEFORE)], ['gaps', since(0)], ['missing', {}]];
   for (const [view, more] of about) page[view] = (await api.ask(view, { ...name, ...more }, signal)).rows;
   await askSeries(from, to, signal);
 }
@@ -103,16 +106,15 @@ async function askSeries(from, to, signal) {
   const worker = async () => {
     for (let one = waiting.shift(); one; one = waiting.shift()) {
       const begin = floorTo(from, step);
-      // Another step, or a time before what is known: from the beginning.
-      if (one.step !== step || begin < one.from) Object.assign(one, { buckets: [], step, from: begin });
+      // Another step, or a time before what is known: from the beginning. What is there is shown until that is here.
+      const known = one.step !== step || begin < one.from ? [] : one.buckets;
       const { site, vm, point, specifier } = one;
       const ask = {
         site, vm, point, specifier, step: `${step}ms`,
-        from: new Date(askFrom(one.buckets, begin)).toISOString(), to: new Date(to + step).toISOString(),
+        from: new Date(askFrom(known, begin)).toISOString(), to: new Date(to + step).toISOString(),
       };
       const answer = await api.ask('buckets', ask, signal);
-      one.buckets = merge(one.buckets, answer.rows.map(bucket), begin);
-      one.from = begin;
+      Object.assign(one, { buckets: merge(known, answer.rows.map(bucket), begin), step, from: begin });
       whole &&= answer.whole;
       if (one.buckets.length > 0 && !one.seen) show();
       one.seen = true;
@@ -161,15 +163,20 @@ function strips(step, span, broken) {
         unit: unitOf(shownName(column)),
       });
     }
-    const bars = sealedBars(one.buckets, span, MAX_BARS);
-    // Nothing is known of its columns: its rows are counted, and where none are there that is shown, too.
-    if (bars.length > 0 || (columns(one.buckets).length === 0 && (own.length > 0 || kindOf(one.point) !== 'infra'))) {
-      const name = bars.length > 0 ? 'sealed rows' : 'rows';
-      found.push({ ...about, key: one.key, kind: 'sealed', name, of: one.point, unit: '', points: bars, segments: [], extent: [0, extent(bars)[1]] });
-    }
+    const counted = countedRows(one, span);
+    if (counted) found.push({ ...about, ...counted, key: one.key, kind: 'sealed', of: one.point, unit: '', segments: [] });
   }
   const order = { kpi: 0, sealed: 1, infra: 2 };
   return found.sort((a, b) => order[a.kind] - order[b.kind]).slice(0, MAX_STRIPS);
+}
+
+/// Rows of which only the number can be drawn: sealed ones, and those of a KPI without numbers.
+function countedRows(one, span) {
+  const sealed = bars(one.buckets, (b) => b.encrypted + b.sealed, span, MAX_BARS);
+  if (sealed.length > 0) return { name: 'sealed rows', points: sealed, extent: [0, extent(sealed)[1]] };
+  if (columns(one.buckets).length > 0 || kindOf(one.point) === 'infra') return undefined;
+  const all = bars(one.buckets, (b) => b.rows, span, MAX_BARS);
+  return { name: 'rows', points: all, extent: [0, extent(all)[1]] };
 }
 
 function show() {
@@ -192,13 +199,11 @@ function showChart(vm, from, to, at) {
   const step = page.step || stepFor(to - from);
   const found = marks(page.streams);
   const homes = residences(page.streams);
-  const numbered = homes.map((life, n) => ({
-    number: n + 1, from: life.first ?? from, to: Math.max(life.last, homes[n + 1] ? -Infinity : life.last),
-  }));
+  const lived = homes.map((life, n) => ({ name: life.stream.slice(0, 6), even: n % 2 === 0, from: life.first ?? from, to: life.last }));
   const shown = strips(step, [from, to], found.filter((mark) => mark.kind === 'moved').map((mark) => mark.time));
   page.shown = shown;
   chart.show({
-    from, to, step, now: at, strips: shown, homes: numbered, marks: found, silence: vm && silence(vm, at),
+    from, to, step, now: at, strips: shown, homes: lived, marks: found, silence: vm && silence(vm, at),
     summary: summary(vm, shown, from, to, at),
   });
 }
@@ -274,16 +279,17 @@ function showTools() {
   for (const button of $('ranges').children) {
     button.setAttribute('aria-pressed', String(button.dataset.range === page.place.range));
   }
-  const lost = !$('trouble').hidden;
+  const { lost } = page;
   const text = lost ? 'not connected' : page.pausedAt !== null ? 'paused' : page.place.range === 'custom' ? 'a fixed time' : 'live';
   const live = $('live');
-  if (live.textContent !== text && page.ever) live.textContent = text;
+  if (live.textContent !== text && (page.ever || lost)) live.textContent = text;
   live.className = `live${lost ? ' lost' : page.pausedAt !== null ? ' paused' : ''}`;
 }
 
 function trouble(error) {
-  const text = error ? `collect does not answer as it should; trying again. ${error.message}` : '';
-  if (!error && !page.whole) return;
+  const more = page.whole ? '' : 'There is more than is shown here: choose a shorter time.';
+  const text = error ? `collect does not answer as it should; trying again. ${error.message}` : more;
+  page.lost = Boolean(error);
   $('trouble').hidden = text === '';
   if ($('trouble').textContent !== text) $('trouble').textContent = text;
 }

@@ -133,16 +133,16 @@ export function nearest(all, time, reach) {
   return away(best) <= reach ? best : undefined;
 }
 
-/// How many rows are sealed or encrypted, in `most` bars at most from `from` to `to`.
-export function sealedBars(buckets, [from, to], most) {
+/// How many rows `count` finds, in `most` bars at most from `from` to `to`.
+export function bars(buckets, count, [from, to], most) {
   const step = stepFor(to - from, most);
-  const bars = new Map();
+  const found = new Map();
   for (const b of buckets) {
-    const rows = b.encrypted + b.sealed;
+    const rows = count(b);
     const time = floorTo(b.time, step);
-    if (rows > 0) bars.set(time, (bars.get(time) ?? 0) + rows);
+    if (rows > 0) found.set(time, (found.get(time) ?? 0) + rows);
   }
-  return [...bars].map(([time, rows]) => ({ from: time, to: time + step, low: rows, mean: rows, high: rows }));
+  return [...found].map(([time, rows]) => ({ from: time, to: time + step, low: rows, mean: rows, high: rows }));
 }
 
 /// The latest text of each column.
