@@ -459,6 +459,12 @@ mod tests {
     }
 
     #[test]
+    fn who_is_silent_is_so_everywhere() {
+        let after = format!("- {}000000 AS silent", super::super::status::SILENT_AFTER_S);
+        assert!(VIEWS[1].select.contains(&after), "{after}");
+    }
+
+    #[test]
     fn what_is_no_question_is_refused_and_says_what_is() {
         assert!(matches!(Question::parse("secrets", ""), Err(None)));
         for (view, query, hint) in [

@@ -83,7 +83,7 @@ def shop(of):
     made = instance(kpi, "5e10c3a9", web)
     sql = "INSERT INTO gap (series, instance, after, through, reason, time, since) VALUES (?, ?, ?, ?, ?, ?, ?)"
     database.execute(sql, (kpi, made, 1131, 1330, "retention_bytes", gap[1] * SECOND, gap[0] * SECOND))
-    orders = [(at, {"waiting": max(0, round(users_at(at) / 12 - 14 + 2 * noise())), "state": "calm"})
+    orders = [(at, {"waiting": max(0, round((users_at(at) / 60) ** 1.6 + 1.5 * noise())), "state": "calm"})
               for at in range(begin, hole, 2)]
     instance(series(of, "unencrypted/orders", "every-row"), "5e10c3a9", orders, missing=85)
     infra = series(of, "infra/cpu", "machine")

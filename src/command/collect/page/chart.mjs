@@ -215,8 +215,10 @@ export class Chart {
   /// A strip's value: at the cursor, or the latest.
   read(strip, time) {
     const point = time === null ? strip.points.at(-1) : nearest(strip.points, time, this.reach());
-    strip.readout.textContent = point ? quantity(point.mean, strip.unit) : time === null ? '' : '–';
     strip.read = point;
+    // There is room for the range only where the picture is wide.
+    const value = point && (time === null || this.at.narrow) ? quantity(point.mean, strip.unit) : this.valueOf(strip);
+    strip.readout.textContent = point || time !== null ? value : '';
     if (time === null || !point) return;
     const x = this.x(Math.min(Math.max(time, point.from), point.to));
     if (x >= this.at.left - 1) this.over.append(draw('circle', { class: 'dot', cx: x, cy: strip.y(point.mean), r: 3.5, fill: 'currentColor' }));
@@ -227,13 +229,6 @@ export class Chart {
   }
 
   fillTip(x, time) {
-    const list = document.createElement('dl');
-    for (const { strip } of this.at.strips) {
-      const [name, value] = [document.createElement('dt'), document.createElement('dd')];
-      name.textContent = strip.name;
-      value.textContent = this.valueOf(strip);
-      list.append(name, value);
-    }
     const title = document.createElement('strong');
     title.textContent = clock(time, Math.min(this.model.step, 1000), this.model.now);
     const known = this.knownAt(time).map((text) => {
@@ -241,11 +236,11 @@ export class Chart {
       line.textContent = text;
       return line;
     });
-    this.tip.replaceChildren(title, list, ...known);
+    this.tip.replaceChildren(title, ...known);
     const { width } = this.at;
     const wide = this.tip.offsetWidth;
     this.tip.style.left = `${x + wide + 24 < width ? x + 14 : Math.max(0, x - wide - 14)}px`;
-    this.tip.style.top = `${this.at.lane + 6}px`;
+    this.tip.style.top = '-4px';
   }
 
   valueOf(strip) {
