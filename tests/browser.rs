@@ -137,6 +137,42 @@ impl Browser {
         })
     }
 
+    /// Waits until there is an element of this CSS selector.
+    ///
+    /// # Errors
+    /// There is none, within `seconds`.
+    pub fn shows(&self, seconds: u64, selector: &str) -> Result<()> {
+        let script = format!(
+            "return document.querySelector({}) !== null",
+            json!(selector)
+        );
+        self.wait(seconds, selector, &script).map(|_| ())
+    }
+
+    /// Waits until there is none.
+    ///
+    /// # Errors
+    /// There is one still, after `seconds`.
+    pub fn lacks(&self, seconds: u64, selector: &str) -> Result<()> {
+        let script = format!(
+            "return document.querySelector({}) === null",
+            json!(selector)
+        );
+        let what = format!("no {selector}");
+        self.wait(seconds, &what, &script).map(|_| ())
+    }
+
+    /// Waits until the element of this selector has this in its text.
+    ///
+    /// # Errors
+    /// It has not, within `seconds`.
+    pub fn reads(&self, seconds: u64, selector: &str, text: &str) -> Result<()> {
+        let (at, part) = (json!(selector), json!(text));
+        let script = format!("return document.querySelector({at})?.innerText.includes({part})");
+        let what = format!("{text:?} in {selector}");
+        self.wait(seconds, &what, &script).map(|_| ())
+    }
+
     /// Presses keys where the focus is.
     ///
     /// # Errors

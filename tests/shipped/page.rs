@@ -83,9 +83,45 @@ impl Site {
     }
 }
 
-/// Whether there is a row in the table of points that has this text.
-fn in_points(text: &str) -> String {
-    format!("return document.querySelector('#points').innerText.includes({text:?})")
+/// Keys of W3C WebDriver.
+const LEFT: &str = "\u{e012}";
+const ESCAPE: &str = "\u{e00c}";
+
+impl Site {
+    /// What is stored is seen, and each row after it.
+    fn see_rows(&self) -> Result<()> {
+        let browser = &self.browser;
+        browser.reads(30, "#sites a[aria-current=true]", "shop")?;
+        self.store("unencrypted/load", "current_users,state\n47.25,calm\n")?;
+        let stored = Instant::now();
+        browser.reads(60, "#points", "current_users 47.25, state “calm”")?;
+        eprintln!("a stored row was seen after {:?}", stored.elapsed());
+        for n in 0..5 {
+            let row = format!("current_users,state\n{n}.5,busy\n");
+            self.store("unencrypted/load", &row)?;
+            browser.reads(60, "#points", &format!("current_users {n}.5"))?;
+        }
+        browser.shows(30, "#plot g.kpi .curve")?;
+        browser.shows(30, "#plot g.infra .curve")?;
+        self.store("encrypted/secret", "hidden\n424242\n")?;
+        browser.reads(60, "#sealed", "1 row in this time")?;
+        browser.reads(10, "#sealed code", "vmkpi open --key")
+    }
+
+    /// The cursor goes by keyboard, and says what it is at.
+    fn go_by_keyboard(&self) -> Result<()> {
+        let browser = &self.browser;
+        browser.run("document.querySelector('#chart').focus()")?;
+        browser.keys(&LEFT.repeat(2))?;
+        browser.shows(10, "#tip:not([hidden])")?;
+        browser.reads(10, "#reading", "current_users")?;
+        browser.keys(ESCAPE)?;
+        browser.shows(10, "#tip[hidden]")?;
+        browser.keys(" ")?;
+        browser.reads(10, "#live", "paused")?;
+        browser.keys(" ")?;
+        browser.reads(10, "#live", "live")
+    }
 }
 
 #[test]
@@ -95,56 +131,26 @@ fn a_stored_row_shows_in_a_browser_and_so_does_a_producer_that_dies() -> Result<
     }
     let mut site = Site::start()?;
     site.open("#range=5m")?;
-    let browser = &site.browser;
-    browser.wait(
-        30,
-        "the VM",
-        "return document.querySelector('#sites a[aria-current=true] .name')?.innerText === 'shop'",
-    )?;
-    site.store("unencrypted/load", "current_users,state\n47.25,calm\n")?;
-    let stored = Instant::now();
-    browser.wait(
-        30,
-        "the row",
-        &in_points("current_users 47.25, state “calm”"),
-    )?;
-    eprintln!("a stored row was on the page after {:?}", stored.elapsed());
-    for n in 0..5 {
-        site.store(
-            "unencrypted/load",
-            &format!("current_users,state\n{n}.5,busy\n"),
-        )?;
-        browser.wait(
-            30,
-            "the next row",
-            &in_points(&format!("current_users {n}.5")),
-        )?;
-    }
-    browser.wait(
-        30,
-        "a line of it beside one of the machine",
-        "return document.querySelector('#plot g.kpi .curve') && document.querySelector('#plot g.infra .curve')",
-    )?;
-    site.store("encrypted/secret", "hidden\n424242\n")?;
-    browser.wait(30, "what is encrypted, counted", "return document.querySelector('#sealed')?.innerText.includes('1 row in this time') && document.querySelector('#sealed code').innerText.includes('vmkpi open --key')")?;
-    // The cursor goes by keyboard, and says what it is at.
-    browser.run("document.querySelector('#chart').focus()")?;
-    browser.keys("\u{e012}\u{e012}")?;
-    browser.wait(10, "the cursor's values in words", "return !document.querySelector('#tip').hidden && document.querySelector('#reading').innerText.includes('current_users')")?;
-    browser.keys("\u{e00c}")?;
+    site.see_rows()?;
+    site.go_by_keyboard()?;
     site.is_quiet()?;
     // Another life of the host daemon is another stream, as another host is.
     site.chain.kill_host()?;
-    site.browser.wait(60, "the new residence", "return document.querySelector('#plot line.moved') && document.querySelector('#events').innerText.includes('New residence or restart')")?;
+    site.browser.shows(60, "#plot line.moved")?;
+    let browser = &site.browser;
+    browser.reads(10, "#events", "New residence or restart")?;
     site.chain.host.kill()?;
-    site.browser.wait(60, "the dead Producer", "return document.querySelector('#plot .band.dead') && document.querySelector('#vm-state').innerText.includes('lease expired') && document.querySelector('#sites .mark.dead')")?;
+    browser.reads(60, "#vm-state", "lease expired")?;
+    browser.shows(10, "#sites .mark.dead")?;
+    browser.shows(10, "#plot .band.dead")?;
     site.is_quiet()?;
-    // What is on the page when collect is away, and that it comes back by itself.
+    // It says that collect is away, and goes on by itself when it is back.
     site.collect.process.kill()?;
-    site.browser.wait(30, "the trouble", "return !document.querySelector('#trouble').hidden && document.querySelector('#live').innerText === 'not connected'")?;
+    browser.shows(30, "#trouble:not([hidden])")?;
+    browser.reads(10, "#live", "not connected")?;
     site.collect.begin()?;
-    site.browser.wait(30, "the end of the trouble", "return document.querySelector('#trouble').hidden && document.querySelector('#live').innerText === 'live'")?;
-    Ok(())
+    browser.shows(30, "#trouble[hidden]")?;
+    browser.reads(10, "#live", "live")
 }
 
 /// A message of a VM with hostile names: rows (after, through].
@@ -194,81 +200,106 @@ fn publish(broker: &Broker, event: &Value) -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn what_is_missing_shows_as_missing_and_what_is_hostile_as_text() -> Result<()> {
-    if !Browser::is_there()? {
-        return Ok(());
-    }
-    let scratch = Scratch::new()?;
-    let broker = Broker::start(scratch.path())?;
-    let key = Key::make(scratch.path(), "collect.key")?;
-    let listen = free_address()?;
-    let option = format!("--listen={listen}");
-    let collect = Collector::start(scratch.path(), &broker, scratch.path(), &key, &[&option])?;
-    let browser = Browser::start(scratch.path(), Look::DESK)?;
-    browser.open(&format!("http://{listen}/#range=5m"))?;
-    browser.wait(
-        30,
-        "an empty page",
-        "return !document.querySelector('#none').hidden",
-    )?;
-    publish(&broker, &message(0, 10)?)?;
+/// The same VM's word that rows (after, through] are lost.
+fn gap(after: u64, through: u64) -> Result<Value> {
     let mut gap = example(&folder().join("examples/message/valid/gap.json"))?;
-    let lost = message(10, 14)?;
+    let lost = message(after, through)?;
     for name in ["source", "time", "after", "through", "base"] {
         gap[name] = lost[name].clone();
     }
     for key in ["throughkey", "basekey"] {
         gap.as_object_mut().context("an object")?.remove(key);
     }
-    publish(&broker, &gap)?;
-    publish(&broker, &message(14, 20)?)?;
-    browser
-        .wait(
-            30,
-            "the VM's name, as it is",
-            &format!("return document.querySelector('#vm-name').innerText === {HOSTILE:?}"),
-        )
-        .with_context(|| collect.process.words())?;
-    browser.wait(30, "the gap", "return document.querySelector('#plot .band.gap') && document.querySelector('#events').innerText.includes('4 rows, 11 to 14, will never come')")?;
-    ensure!(
-        browser.run("return document.querySelector('#plot .band.missing')")? == Value::Null,
-        "nothing is missing yet"
-    );
-    publish(&broker, &message(25, 30)?)?;
-    browser.wait(30, "the hole", "return document.querySelector('#plot .band.missing') && document.querySelector('#events').innerText.includes('have not come yet')")?;
-    browser.wait(
-        10,
-        "its mark",
-        "return document.querySelector('#sites .mark.missing')",
+    Ok(gap)
+}
+
+/// A collect that nobody delivers to but this test.
+struct Alone {
+    browser: Browser,
+    collect: Collector,
+    broker: Broker,
+    listen: SocketAddr,
+    _scratch: Scratch,
+}
+
+impl Alone {
+    fn start() -> Result<Self> {
+        let scratch = Scratch::new()?;
+        let broker = Broker::start(scratch.path())?;
+        let key = Key::make(scratch.path(), "collect.key")?;
+        let listen = free_address()?;
+        let option = format!("--listen={listen}");
+        let place = scratch.path();
+        let collect = Collector::start(place, &broker, place, &key, &[&option])?;
+        let browser = Browser::start(scratch.path(), Look::DESK)?;
+        Ok(Self {
+            browser,
+            collect,
+            broker,
+            listen,
+            _scratch: scratch,
+        })
+    }
+
+    fn publish(&self, event: &Value) -> Result<()> {
+        publish(&self.broker, event)
+    }
+}
+
+#[test]
+fn what_is_missing_shows_as_missing_and_what_is_lost_as_a_gap() -> Result<()> {
+    if !Browser::is_there()? {
+        return Ok(());
+    }
+    let alone = Alone::start()?;
+    let browser = &alone.browser;
+    browser.open(&format!("http://{}/#range=5m", alone.listen))?;
+    browser.shows(30, "#none:not([hidden])")?;
+    alone.publish(&message(0, 10)?)?;
+    alone.publish(&gap(10, 14)?)?;
+    alone.publish(&message(14, 20)?)?;
+    let shown = browser.shows(30, "#plot .band.gap");
+    shown.with_context(|| alone.collect.process.words())?;
+    browser.reads(10, "#events", "4 rows, 11 to 14, will never come")?;
+    browser.shows(10, "#sites .mark.complete")?;
+    browser.lacks(10, "#plot .band.missing")?;
+    alone.publish(&message(25, 30)?)?;
+    browser.shows(30, "#plot .band.missing")?;
+    browser.reads(10, "#events", "have not come yet")?;
+    browser.shows(10, "#sites .mark.missing")?;
+    alone.publish(&message(20, 25)?)?;
+    browser.lacks(30, "#plot .band.missing")?;
+    browser.shows(10, "#sites .mark.complete")
+}
+
+#[test]
+fn hostile_names_and_values_are_text_and_links_to_them_hold() -> Result<()> {
+    if !Browser::is_there()? {
+        return Ok(());
+    }
+    let alone = Alone::start()?;
+    let browser = &alone.browser;
+    browser.open(&format!("http://{}/#range=5m", alone.listen))?;
+    alone.publish(&message(0, 10)?)?;
+    browser.reads(30, "#vm-name", HOSTILE)?;
+    browser.reads(10, "#sites .name", HOSTILE)?;
+    browser.reads(10, "#points", "<b onmouseover=alert(1)>bold</b>")?;
+    let caption = "return document.querySelector('#plot .caption').textContent";
+    let caption = browser.run(caption)?;
+    let begins = caption
+        .as_str()
+        .is_some_and(|text| text.starts_with("</text><script>"));
+    ensure!(begins, "{caption}");
+    browser.lacks(
+        1,
+        "main img, nav img, body script, main b, [onerror], [onmouseover]",
     )?;
-    publish(&broker, &message(20, 25)?)?;
-    browser.wait(30, "the hole filled", "return !document.querySelector('#plot .band.missing') && document.querySelector('#sites .mark.complete')")?;
-    let taken = "return [document.title.includes('taken'), document.querySelectorAll('main img, nav img, main script, main b').length]";
-    browser.wait(
-        10,
-        "the column's name as text",
-        "return document.querySelector('svg .caption').textContent.startsWith('</text><script>')",
-    )?;
-    browser.wait(
-        10,
-        "the text",
-        &in_points("<b onmouseover=alert(1)>bold</b>"),
-    )?;
-    let found = browser.run(taken)?;
-    // The title names the VM, so it has the word; nothing may have set it to the word alone.
-    ensure!(
-        found[1] == 0 && browser.run("return document.title === 'taken'")? == false,
-        "{found}"
-    );
+    let title = browser.run("return document.title")?;
+    ensure!(title == format!("{HOSTILE} – vmkpi"), "{title}");
     let link = browser.run("return document.querySelector('#sites a').href")?;
     browser.open("about:blank")?;
     browser.open(link.as_str().context("a link")?)?;
-    browser.wait(
-        30,
-        "the same VM by its link",
-        &format!("return document.querySelector('#vm-name').innerText === {HOSTILE:?}"),
-    )?;
+    browser.reads(30, "#vm-name", HOSTILE)?;
     let (errors, _) = browser.said()?;
     ensure!(errors.is_empty(), "{errors:#?}");
     Ok(())
