@@ -43,7 +43,7 @@ const POINT: &str = "
     const place = { clientX: box.left + box.width * 0.735, clientY: box.top + 40 };
     chart.dispatchEvent(new PointerEvent('pointermove', place));";
 
-fn take(told: &Told, look: Look, place: PathBuf) -> Result<()> {
+fn take(told: &Told, look: Look, place: &Path) -> Result<()> {
     let folder = told
         .scratch
         .path()
@@ -61,7 +61,7 @@ fn take(told: &Told, look: Look, place: PathBuf) -> Result<()> {
     // The cursor stands in the rush, where the picture is most telling.
     browser.run(POINT)?;
     let picture = BASE64_STANDARD.decode(browser.picture()?)?;
-    std::fs::write(&place, &picture)?;
+    std::fs::write(place, &picture)?;
     ensure!(
         picture.len() < 250_000,
         "{}: {} bytes",
@@ -81,16 +81,16 @@ fn the_picture_in_the_documentation() -> Result<()> {
         height: 900,
         ..Look::DESK
     };
-    take(&told, look, folder.join("page.png"))?;
+    take(&told, look, &folder.join("page.png"))?;
     // For a look at what else there is; not part of the documentation.
     if let Some(others) = std::env::var_os("VMKPI_PICTURES").map(PathBuf::from) {
-        take(&told, Look { dark: true, ..look }, others.join("dark.png"))?;
+        take(&told, Look { dark: true, ..look }, &others.join("dark.png"))?;
         let narrow = Look {
             width: 400,
             height: 1700,
             ..look
         };
-        take(&told, narrow, others.join("narrow.png"))?;
+        take(&told, narrow, &others.join("narrow.png"))?;
     }
     Ok(())
 }
