@@ -1,8 +1,7 @@
 #!/bin/sh
 # Makes the Debian packages vmkpi, vmkpi-guest and vmkpi-host of programs that are built already. Called by `make deb`.
 #   tools/deb.sh BIN_DIR OUT_DIR
-# PAGES      the program vmkpi-pages, if it is not in BIN_DIR
-# REVISION   what is added to the version of packaging/debian/changelog, such as +1, for a further build of it
+# PAGES names the program vmkpi-pages, if it is not in BIN_DIR.
 # DPKG_DEB_COMPRESSOR_TYPE and _LEVEL are dpkg-deb's.
 # Needs debhelper (tools/setup.sh test), and no root.
 set -eu
@@ -18,9 +17,8 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 trap 'exit 1' INT TERM HUP
 tree=$work/vmkpi
-cp -R "$root/packaging/debian" "$work/debian"
 mkdir -p "$tree/bin"
-mv "$work/debian" "$tree/debian"
+cp -R "$root/packaging/debian" "$tree/debian"
 
 version=$(sed -n '1s/.*(\(.*\)).*/\1/p' "$tree/debian/changelog")
 for program in vmkpi vmkpi-guest vmkpi-host; do
@@ -31,19 +29,17 @@ for program in vmkpi vmkpi-guest vmkpi-host; do
     fi
     cp "$programs/$program" "$tree/bin/"
 done
-if [ -n "${REVISION:-}" ]; then
-    sed "1s/($version)/($version$REVISION)/" "$root/packaging/debian/changelog" >"$work/entry"
-    { sed '/^ -- /q' "$work/entry"; echo; cat "$root/packaging/debian/changelog"; } >"$tree/debian/changelog"
-fi
 
 "$pages" "$tree/pages"
 packaging=$root/packaging
+cp -R "$root/docs" "$root/README.md" "$tree/"
 cp "$packaging/guest.toml" "$packaging/host.toml" "$packaging/collect.env" "$packaging/relay.env" "$tree/"
 # Where debhelper looks for units and users.
 cp "$packaging/vmkpi-guest.service" "$packaging/vmkpi-host.service" "$tree/debian/"
 cp "$packaging/vmkpi-collect.service" "$tree/debian/vmkpi.vmkpi-collect.service"
 cp "$packaging/vmkpi-relay.service" "$tree/debian/vmkpi.vmkpi-relay.service"
 cp "$packaging/vmkpi-host.sysusers" "$packaging/vmkpi.sysusers" "$tree/debian/"
+cat "$packaging/debian/libvirt-qemu.sysusers" >>"$tree/debian/vmkpi-host.sysusers"
 
 log=$work/log
 (cd "$tree" && debian/rules binary) >"$log" 2>&1 || { cat "$log" >&2; exit 1; }

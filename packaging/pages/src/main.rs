@@ -60,7 +60,11 @@ fn programs() -> [Program; 3] {
         Program {
             command: vmkpi_host::cli::command(),
             section: "8",
-            see_also: &[("vmkpi-host.toml", "5"), ("vmkpi", "1"), ("vmkpi-guest", "8")],
+            see_also: &[
+                ("vmkpi-host.toml", "5"),
+                ("vmkpi", "1"),
+                ("vmkpi-guest", "8"),
+            ],
         },
     ]
 }

@@ -39,7 +39,9 @@ fn page(command: &Command, program: &Program) -> Result<File> {
     let mut text = Vec::new();
     man.render(&mut text)?;
     // The generator's word for what stands behind `--help`; man-pages(7) has another.
-    let mut text = String::from_utf8(text)?.replace(".SH EXTRA\n", ".SH NOTES\n").into_bytes();
+    let mut text = String::from_utf8(text)?
+        .replace(".SH EXTRA\n", ".SH NOTES\n")
+        .into_bytes();
     let above = program.command.get_name();
     let own = (above != name).then_some((above, program.section));
     see_also(own.iter().chain(program.see_also)).to_writer(&mut text)?;
