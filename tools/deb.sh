@@ -34,6 +34,7 @@ done
 packaging=$root/packaging
 cp -R "$root/docs" "$root/README.md" "$tree/"
 cp "$packaging/guest.toml" "$packaging/host.toml" "$packaging/collect.env" "$packaging/relay.env" "$tree/"
+cp "$packaging/vmkpi-guest-network.conf" "$packaging/cloud-init/vmkpi-guest.yaml" "$tree/"
 # Where debhelper looks for units and users.
 cp "$packaging/vmkpi-guest.service" "$packaging/vmkpi-host.service" "$tree/debian/"
 cp "$packaging/vmkpi-collect.service" "$tree/debian/vmkpi.vmkpi-collect.service"

@@ -2,6 +2,8 @@
 
 #[path = "packages/built.rs"]
 mod built;
+#[path = "packages/clouded.rs"]
+mod clouded;
 #[path = "packages/installed.rs"]
 mod installed;
 #[path = "packages/machine.rs"]
@@ -17,7 +19,7 @@ use std::path::Path;
 use anyhow::{Result, bail};
 
 /// How long anything of a booted machine may take, in seconds.
-const PATIENCE: u64 = 60;
+const PATIENCE: u64 = 120;
 
 /// Whether the tools, by their files, and their packages are there; if not, it is said.
 ///

@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result, ensure};
 use vmkpi_tests::wait_for;
 
 use super::PATIENCE;
-use super::built::{Built, repository};
+use super::built::Built;
 use super::machine::{Machine, PACKAGES_IN_MACHINE};
 
 /// Everything that vmkpi-guest is told: its host is on a network, as the test's hypervisor has no ports.
@@ -45,6 +45,11 @@ const KEYS: &str = "
     chgrp vmkpi-host /etc/vmkpi/link /etc/vmkpi/link/localhost.key.pem
     chmod 750 /etc/vmkpi/link
     chmod 640 /etc/vmkpi/link/localhost.key.pem";
+
+/// The drop-in without which the guest's unit has no network, as docs/INSTALL.md has it.
+const NETWORK: &str = "
+    install -D -m 644 -t /etc/systemd/system/vmkpi-guest.service.d \\
+        /usr/share/doc/vmkpi-guest/examples/vmkpi-guest-network.conf";
 
 const UNITS: [&str; 4] = ["vmkpi-guest", "vmkpi-host", "vmkpi-collect", "vmkpi-relay"];
 
@@ -118,12 +123,7 @@ fn configure(machine: &Machine) -> Result<()> {
     machine.write("/etc/vmkpi/guest.toml", GUEST)?;
     machine.write("/etc/vmkpi/host.toml", HOST)?;
     machine.write("/etc/vmkpi/shop.toml", DESCRIPTOR)?;
-    let network = repository().join("packaging/vmkpi-guest-network.conf");
-    let network = std::fs::read_to_string(network)?;
-    machine.write(
-        "/etc/systemd/system/vmkpi-guest.service.d/network.conf",
-        &network,
-    )?;
+    machine.sh(NETWORK)?;
     let check = [
         "runuser",
         "-u",

@@ -14,9 +14,9 @@ use vmkpi_tests::wait_for;
 use super::built::target;
 use super::{PATIENCE, require};
 
-/// What is in the root beside Debian's essential packages: an init, a broker, and what the packages depend on.
-const INCLUDED: &str =
-    "systemd,systemd-sysv,dbus,fuse3,procps,libvirt0,mosquitto,man-db,bash-completion";
+/// What is in the root beside Debian's essential packages: an init, a broker, what the packages depend on, and what
+/// images for clouds have.
+const INCLUDED: &str = "systemd,systemd-sysv,dbus,fuse3,procps,libvirt0,mosquitto,man-db,bash-completion,cloud-init,curl";
 
 const TOOLS: &[(&str, &str)] = &[
     ("/usr/bin/systemd-nspawn", "systemd-container"),
@@ -44,6 +44,18 @@ impl Machine {
     /// # Errors
     /// It does not come up.
     pub fn boot(name: &str, packages: &Path) -> Result<Option<Self>> {
+        Self::boot_with(name, packages, |_| Ok(()))
+    }
+
+    /// The same of a root that has been prepared before.
+    ///
+    /// # Errors
+    /// It does not come up, or cannot be prepared.
+    pub fn boot_with(
+        name: &str,
+        packages: &Path,
+        prepare: impl FnOnce(&Path) -> Result<()>,
+    ) -> Result<Option<Self>> {
         if !require(TOOLS, true)? {
             return Ok(None);
         }
@@ -51,6 +63,7 @@ impl Machine {
         let root = scratch.path().join("root");
         std::fs::create_dir(&root)?;
         unpack(&root)?;
+        prepare(&root)?;
         let name = format!("vmkpi-{name}-{}", std::process::id());
         let groups = own_groups(&name)?;
         let packages = format!("--bind-ro={}:{PACKAGES_IN_MACHINE}", packages.display());
@@ -64,9 +77,8 @@ impl Machine {
             groups,
             scratch,
         };
-        wait_for(PATIENCE, "the machine to be up", || {
-            machine.run(["systemctl", "is-system-running"]).ok()
-        })?;
+        let is_up = || machine.run(["systemctl", "is-system-running"]).ok();
+        wait_for(PATIENCE, "the machine to be up", is_up).with_context(|| machine.troubles())?;
         Ok(Some(machine))
     }
 
@@ -125,6 +137,12 @@ impl Machine {
     pub fn is(&self, state: &str, unit: &str) -> bool {
         let is = format!("is-{state}");
         self.run(["systemctl", "--quiet", &is, unit]).is_ok()
+    }
+
+    /// What its init says of what is not well.
+    fn troubles(&self) -> String {
+        let asked = "systemctl --no-pager --failed; systemctl --no-pager list-jobs; journalctl --no-pager -n 30";
+        self.sh(asked).unwrap_or_else(|_| self.process.words())
     }
 
     fn enter(&self, namespaces: &[&str]) -> Command {
