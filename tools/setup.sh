@@ -32,6 +32,10 @@ case "$what" in
         # debhelper, lintian: the packages. mmdebstrap, systemd-container: a clean root to install them in, booted.
         # man-db, zsh, fish: what reads the manual pages and completions.
         packages="$packages debhelper lintian mmdebstrap systemd-container man-db zsh fish"
+        # Readers of published messages, in examples/.
+        packages="$packages node-mqtt python3-paho-mqtt"
+        # For the same: gcc's Go has half the size of the other.
+        command -v go >/dev/null || packages="$packages gccgo-go"
         # Any that is there will do, wherever it is from.
         command -v node >/dev/null || packages="$packages nodejs"
         command -v javac >/dev/null || packages="$packages default-jdk-headless"
