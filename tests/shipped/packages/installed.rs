@@ -69,6 +69,7 @@ fn a_kpi_of_an_unprivileged_user_is_seen_at_the_primary_site() -> Result<()> {
     machine.sh("systemctl daemon-reload && systemctl restart vmkpi-guest")?;
     machine.sh("systemctl start vmkpi-host && systemctl enable --now vmkpi-collect")?;
     users_are_their_own(&machine)?;
+    machine.sh("systemctl reload vmkpi-host vmkpi-guest")?;
     let store = "printf 'users,load\\n42,0.7\\n' >/kpi/unencrypted/web";
     machine.run(["runuser", "-u", "nobody", "--", "sh", "-c", store])?;
     let question = "http://127.0.0.1:9106/api/v1/samples?vm=shop&point=unencrypted/web";
