@@ -134,7 +134,6 @@ fn configure(machine: &Machine) -> Result<()> {
         "run",
         "--check",
     ];
-    machine.sh("install -d -o vmkpi-host -m 700 /var/lib/vmkpi-host")?;
     machine.run(check)?;
     Ok(())
 }
