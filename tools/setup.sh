@@ -32,6 +32,8 @@ case "$what" in
         # debhelper, lintian: the packages. mmdebstrap, systemd-container: a clean root to install them in, booted.
         # man-db, zsh, fish: what reads the manual pages and completions.
         packages="$packages debhelper lintian mmdebstrap systemd-container man-db zsh fish"
+        # chromium, chromium-driver: the page of vmkpi collect in a real browser.
+        packages="$packages chromium chromium-driver"
         # Readers of published messages, in examples/.
         packages="$packages node-mqtt python3-paho-mqtt"
         # For the same: gcc's Go has half the size of the other.

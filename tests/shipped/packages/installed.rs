@@ -84,7 +84,8 @@ fn a_kpi_of_an_unprivileged_user_is_seen_at_the_primary_site() -> Result<()> {
             .sh("vmkpi-host status || true; vmkpi-guest status")
             .unwrap_or_default()
     })?;
-    machine.fetch("http://127.0.0.1:9106/")?;
+    let page = machine.fetch("http://127.0.0.1:9106/")?;
+    ensure!(page.to_lowercase().contains("<!doctype html>"), "{page}");
     // Both say themselves that all is well, once the row is acknowledged.
     let well = || {
         let host = machine.run(["vmkpi-host", "status"]);
