@@ -8,7 +8,7 @@ FLAGS = --locked --workspace --features vmkpi/command
 FUZZ_SECONDS ?= 60
 SOAK_SECONDS ?= 600
 
-.PHONY: help demo build release test soak screenshot lab fmt lint fuzz bench bench-peers bench-migration clean
+.PHONY: help demo build release static deb test soak screenshot lab fmt lint fuzz bench bench-peers bench-migration clean
 
 help: ## What there is to make
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' Makefile | expand -t 24
@@ -26,6 +26,19 @@ release: ## Build the three programs as they are shipped
 	$(CARGO) build --release --locked -p vmkpi-guest
 	$(CARGO) build --release --locked -p vmkpi-host
 	@tools/check-release.sh $(TARGET)/release/vmkpi-guest
+
+# The C in it (SQLite, ring) is compiled by musl-tools' compiler.
+static: MUSL = $(shell uname -m)-unknown-linux-musl
+static: ## The guest as one static binary, for images of any distribution
+	@tools/setup.sh static
+	rustup target add $(MUSL)
+	CC_$(subst -,_,$(MUSL))=musl-gcc $(CARGO) build --release --locked -p vmkpi-guest --target $(MUSL)
+	@tools/check-release.sh $(TARGET)/$(MUSL)/release/vmkpi-guest
+
+deb: release ## The Debian packages vmkpi, vmkpi-guest and vmkpi-host, into target/deb
+	@tools/setup.sh deb
+	$(CARGO) build $(FLAGS) --bin vmkpi-pages
+	PAGES=$(abspath $(TARGET))/debug/vmkpi-pages tools/deb.sh $(TARGET)/release $(TARGET)/deb
 
 test: ## Everything that must be green: format, lints, every test, over real parts too
 	@CARGO="$(CARGO)" TARGET="$(TARGET)" FLAGS="$(FLAGS)" tools/test.sh

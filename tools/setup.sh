@@ -3,6 +3,8 @@
 #   tools/setup.sh demo     what building and the demo need
 #   tools/setup.sh test     that, and what the tests run against
 #   tools/setup.sh peers    that, and the exporters that vmkpi-host is measured beside
+#   tools/setup.sh deb      what building and making packages need
+#   tools/setup.sh static   what building a static guest needs
 # No service is started: tests bring up their own.
 set -eu
 
@@ -12,6 +14,10 @@ packages="gcc libc6-dev make pkg-config libvirt-dev fuse3"
 what=${1:-test}
 case "$what" in
     demo) ;;
+    # debhelper: the packages.
+    deb) packages="$packages debhelper" ;;
+    # musl-tools: a libc to link statically.
+    static) packages="$packages musl-tools" ;;
     # mosquitto: a real broker and 3.1.1 clients. prometheus: promtool. strace: injected I/O errors.
     # faketime: clocks that jump. python3-jwcrypto, node, java: other libraries' envelopes and signatures.
     # libxml2-utils: xmllint, a validator of XML schemas that is not ours.
@@ -23,6 +29,9 @@ case "$what" in
         packages="$packages g++ mosquitto mosquitto-clients prometheus python3 python3-jwcrypto strace faketime libxml2-utils"
         packages="$packages curl iproute2 jq openssl sqlite3 xorriso"
         packages="$packages libvirt-daemon-system libvirt-clients qemu-system-x86 busybox-static cpio kmod e2fsprogs"
+        # debhelper, lintian: the packages. mmdebstrap, systemd-container: a clean root to install them in, booted.
+        # man-db, zsh, fish: what reads the manual pages and completions.
+        packages="$packages debhelper lintian mmdebstrap systemd-container man-db zsh fish"
         # chromium, chromium-driver: the page of vmkpi collect in a real browser.
         packages="$packages chromium chromium-driver"
         # Readers of published messages, in examples/.
@@ -35,7 +44,7 @@ case "$what" in
         # Where systemd does not run, libvirt need not bring it along.
         [ -d /run/systemd/system ] || packages="$packages libvirt-daemon-system-sysv"
         ;;
-    *) echo "usage: $0 [demo|test|peers]" >&2; exit 2 ;;
+    *) echo "usage: $0 [demo|test|peers|deb|static]" >&2; exit 2 ;;
 esac
 # libmicrohttpd, libprotobuf-c: of collectd's write_prometheus, which collectd-core only recommends.
 [ "$what" != peers ] || packages="$packages prometheus-libvirt-exporter collectd-core libmicrohttpd12 libprotobuf-c1"
