@@ -21,6 +21,7 @@
 
 mod api;
 mod confirming;
+mod freshness;
 mod keeper;
 mod kept;
 mod keys;

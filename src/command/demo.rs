@@ -176,7 +176,7 @@ async fn bring_up(
         Broker::anonymous(broker.clone()),
         Select::default(),
         Trust::of_nobody(),
-        View::new(format, false),
+        View::new(format, false, Style::of_environment()),
         None,
     )?;
     tokio::time::timeout(START, watch.listen(console))
