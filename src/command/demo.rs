@@ -25,6 +25,7 @@ use vmkpi::broker::{Broker, BrokerUrl};
 use super::print::Console;
 use super::stop::{Stop, parse_seconds};
 use super::trust::Trust;
+use super::watch::sparkline::Style;
 use super::watch::{Select, View, Watch};
 use super::{Format, Outcome, runtime};
 use application::Application;

@@ -369,10 +369,10 @@ mod tests {
         assert_eq!(
             filled(Style::Blocks).render(now, (100, 24)),
             [
-                "VM           POINT                   COLUMN          VALUE         RECENT      AGE      COUNT",
-                "shop         unencrypted/web         temperature     -             ▄           1.5 s    2",
-                "shop         unencrypted/web         users           6             ▃▁▄▁▅█ ▂▆   1.5 s    8",
-                "shop         unencrypted/web         word            on                        1.5 s    1",
+                "VM            POINT                    COLUMN          VALUE         RECENT      AGE      COUNT",
+                "shop          unencrypted/web          temperature     -             ▄           1.5 s    2",
+                "shop          unencrypted/web          users           6             ▃▁▄▁▅█ ▂▆   1.5 s    8",
+                "shop          unencrypted/web          word            on                        1.5 s    1",
             ]
         );
         assert_eq!(
