@@ -1,1 +1,446 @@
-//! Dashboards and rules against a real Prometheus.
+//! Dashboards and rules: every query is asked of a real Prometheus that scrapes a real VM's host, a real collect and a real
+//! relay, and every alert has its test, its severity and its place in the documentation.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+use vmkpi_tests::chain::{Broker, http_get};
+use vmkpi_tests::lab::Lab;
+use vmkpi_tests::lab::herd::has_taps;
+use vmkpi_tests::process::{Process, program};
+use vmkpi_tests::programs::{HostPlace, start_host};
+use vmkpi_tests::prometheus::{Prometheus, check};
+use vmkpi_tests::scratch::{Scratch, free_address};
+use vmkpi_tests::wait_for;
+
+/// The root of the repository.
+const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+
+const DASHBOARDS: [&str; 2] = ["vmkpi-hosts.json", "vmkpi-kpis.json"];
+
+/// What need not be there while all is well, and when it is.
+const ONLY_WHEN: [(&str, &str); 8] = [
+    (
+        "libvirt_domain_block_stats_error",
+        "a disk has paused its VM",
+    ),
+    ("libvirt_domain_job_", "a VM has a job, such as a migration"),
+    ("offset 1m) and on (uuid)", "a VM has just migrated"),
+    (
+        "(increase(vmkpi_recontextualizations_total",
+        "one has just been done",
+    ),
+    ("vmkpi_messages_oldest_unacknowledged", "a message waits"),
+    ("vmkpi:unacknowledged_age_seconds", "a message waits"),
+    (
+        "vmkpi_collect_messages_irregular_total",
+        "one was irregular",
+    ),
+    (
+        "vmkpi_link_refusals_total",
+        "guests may come in from a network",
+    ),
+];
+
+fn root(path: &str) -> PathBuf {
+    Path::new(ROOT).join(path)
+}
+
+fn read(path: &str) -> Result<String> {
+    std::fs::read_to_string(root(path)).with_context(|| path.to_owned())
+}
+
+fn dashboard(name: &str) -> Result<Value> {
+    Ok(serde_json::from_str(&read(&format!(
+        "packaging/grafana/{name}"
+    ))?)?)
+}
+
+fn list<'a>(of: &'a Value, key: &str) -> &'a [Value] {
+    of[key].as_array().map_or(&[], Vec::as_slice)
+}
+
+/// The expressions of a dashboard as Grafana asks them when everything is chosen: of panels, annotations and variables.
+fn expressions(dashboard: &Value) -> Vec<String> {
+    let targets = list(dashboard, "panels")
+        .iter()
+        .flat_map(|p| list(p, "targets"));
+    let marks = list(&dashboard["annotations"], "list");
+    let asked = targets.chain(marks).filter_map(|of| of["expr"].as_str());
+    let variables = list(&dashboard["templating"], "list");
+    let of_variables = variables.iter().filter_map(|v| v["definition"].as_str());
+    let of_variables = of_variables.filter_map(|definition| {
+        let inner = definition
+            .strip_prefix("label_values(")?
+            .strip_suffix(')')?;
+        let (series, label) = inner.rsplit_once(", ")?;
+        Some(format!("count by ({label}) ({series})"))
+    });
+    let asked = asked.map(str::to_owned).chain(of_variables);
+    let names: Vec<_> = variables
+        .iter()
+        .filter_map(|v| v["name"].as_str())
+        .collect();
+    asked
+        .map(|expression| substitute(&expression, &names))
+        .collect()
+}
+
+fn substitute(expression: &str, variables: &[&str]) -> String {
+    let mut text = expression.replace("$__rate_interval", "10s");
+    for name in variables {
+        text = text.replace(&format!("${name}"), ".+");
+    }
+    text
+}
+
+/// The names of our metrics in an expression, those of recording rules included.
+fn names(expression: &str) -> BTreeSet<String> {
+    let part = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | ':');
+    let words = expression.split(|c| !part(c));
+    let ours = words.filter(|word| {
+        ["libvirt_", "vmkpi_", "vmkpi:"]
+            .iter()
+            .any(|start| word.starts_with(start))
+    });
+    // A pattern of names is none.
+    ours.filter(|word| *word != "vmkpi_")
+        .map(str::to_owned)
+        .collect()
+}
+
+fn is_optional(text: &str) -> bool {
+    let no_taps = !has_taps() && text.contains("libvirt_domain_interface_stats_");
+    no_taps || ONLY_WHEN.iter().any(|(part, _)| text.contains(part))
+}
+
+/// A VM with its host, a host that offers contexts, a collect, a relay to another broker, and a Prometheus of all.
+struct Site {
+    prometheus: Prometheus,
+    lab: Lab,
+    next: Broker,
+    metrics: [(&'static str, SocketAddr); 4],
+    _running: Vec<Process>,
+    _scratch: [Scratch; 2],
+}
+
+impl Site {
+    fn start() -> Result<Option<Self>> {
+        let Some(lab) = Lab::start()? else {
+            return Ok(None);
+        };
+        let scratch = [Scratch::new()?, Scratch::new()?];
+        let next = Broker::start(scratch[1].path())?;
+        let folder = scratch[0].path();
+        let [host, collect, relay] = [free_address()?, free_address()?, free_address()?];
+        let running = vec![
+            offering_host(folder, &lab, host)?,
+            site_program(
+                folder,
+                "collect",
+                &collecting(folder, &lab, collect),
+                collect,
+            )?,
+            site_program(
+                folder,
+                "relay",
+                &relaying(folder, &lab, &next, relay),
+                relay,
+            )?,
+        ];
+        let metrics = [
+            ("vmkpi-host", lab.metrics),
+            ("vmkpi-host", host),
+            ("vmkpi-collect", collect),
+            ("vmkpi-relay", relay),
+        ];
+        let thresholds = folder.join("thresholds.yml");
+        std::fs::write(&thresholds, THRESHOLD)?;
+        let rules = [root("packaging/prometheus/vmkpi.rules.yml"), thresholds];
+        let prometheus = Prometheus::start(folder, &metrics, &rules)?;
+        Ok(Some(Self {
+            prometheus,
+            lab,
+            next,
+            metrics,
+            _running: running,
+            _scratch: scratch,
+        }))
+    }
+}
+
+/// A threshold of the KPI's own, as an operator writes it.
+const THRESHOLD: &str = "groups: [{name: ours, rules: [{record: 'vmkpi:row_age_threshold_seconds', \
+    expr: vector(5), labels: {site: acme, vm: shop, point: unencrypted/load}}]}]\n";
+
+/// A host that offers contexts: on libvirt's test driver there is nobody to take them.
+fn offering_host(folder: &Path, lab: &Lab, metrics: SocketAddr) -> Result<Process> {
+    let contexts = folder.join("contexts");
+    std::fs::create_dir(&contexts)?;
+    start_host(&HostPlace {
+        folder,
+        libvirt: "test:///default".to_owned(),
+        broker: lab.broker_url(),
+        metrics,
+        vms: vec![],
+        options: &[format!("--context.directory={}", contexts.display())],
+        environment: &[],
+    })
+}
+
+fn collecting(folder: &Path, lab: &Lab, listen: SocketAddr) -> Vec<String> {
+    vec![
+        format!("--broker={}", lab.broker_url()),
+        format!("--db={}", folder.join("kpi.db").display()),
+        format!("--listen={listen}"),
+    ]
+}
+
+fn relaying(folder: &Path, lab: &Lab, next: &Broker, listen: SocketAddr) -> Vec<String> {
+    vec![
+        "--site=acme".to_owned(),
+        format!("--from={}", lab.broker_url()),
+        format!("--to={}", next.url()),
+        format!("--state={}", folder.join("relay").display()),
+        format!("--listen={listen}"),
+    ]
+}
+
+/// One of the command's daemons, that answers.
+fn site_program(
+    folder: &Path,
+    name: &str,
+    options: &[String],
+    listen: SocketAddr,
+) -> Result<Process> {
+    let arguments = [&[name.to_owned()], options].concat();
+    let process = Process::start(folder, name, &program("vmkpi")?, arguments)?;
+    wait_for(30, name, || http_get(listen, "/metrics").ok()).with_context(|| process.words())?;
+    Ok(process)
+}
+
+/// Asks until each has a result, and says which have none in the end.
+fn without_result(prometheus: &Prometheus, mut asked: Vec<String>) -> Result<Vec<String>> {
+    let mut wrong = None;
+    let answered = wait_for(90, "results", || {
+        asked.retain(|expression| match prometheus.query(expression) {
+            Ok(found) => found.is_empty(),
+            Err(error) => {
+                wrong = Some(error);
+                true
+            }
+        });
+        (asked.is_empty() || wrong.is_some()).then_some(())
+    });
+    match (wrong, answered) {
+        (Some(error), _) => Err(error),
+        (None, Ok(())) => Ok(vec![]),
+        (None, Err(_)) => Ok(asked),
+    }
+}
+
+/// The rules that Prometheus has, of which none fails.
+fn rules(prometheus: &Prometheus) -> Result<Vec<Value>> {
+    let data = prometheus.get("rules")?;
+    let groups = list(&data, "groups").iter();
+    let rules: Vec<_> = groups
+        .flat_map(|group| list(group, "rules"))
+        .cloned()
+        .collect();
+    ensure!(rules.len() > 40, "{data}");
+    for rule in &rules {
+        ensure!(rule["health"] != "err", "{rule}");
+    }
+    Ok(rules)
+}
+
+fn promtool(arguments: &[&str], files: &[PathBuf]) -> Result<()> {
+    let output = Command::new("promtool")
+        .args(arguments)
+        .args(files)
+        .output()
+        .context("promtool is part of the package prometheus")?;
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8_lossy(&said);
+    ensure!(
+        output.status.success() && !said.contains("FAILED"),
+        "{said}"
+    );
+    Ok(())
+}
+
+#[test]
+fn every_query_of_dashboards_and_rules_has_data_of_real_programs() -> Result<()> {
+    let Some(mut site) = Site::start()? else {
+        return Ok(());
+    };
+    let prometheus = &site.prometheus;
+    let mut asked = Vec::new();
+    for name in DASHBOARDS {
+        asked.extend(expressions(&dashboard(name)?));
+    }
+    ensure!(asked.len() > 80, "only {} queries", asked.len());
+    let (optional, needed): (Vec<_>, Vec<_>) = asked.iter().cloned().partition(|e| is_optional(e));
+    let empty = without_result(prometheus, needed)?;
+    ensure!(
+        empty.is_empty(),
+        "no data: {empty:#?}\n{}",
+        site.lab.words()
+    );
+    for expression in &optional {
+        prometheus.query(expression)?;
+    }
+    let rules = rules(prometheus)?;
+    let of_rules = rules.iter().filter_map(|rule| rule["query"].as_str());
+    let known = prometheus.names()?;
+    let used: BTreeSet<_> = of_rules
+        .chain(asked.iter().map(String::as_str))
+        .flat_map(names)
+        .collect();
+    let documented = read("docs/METRICS.md")?;
+    for name in used.difference(&known) {
+        let may_be_absent = is_optional(name) && documented.contains(&format!("`{name}`"));
+        ensure!(
+            may_be_absent || ONLY_WHEN.iter().any(|(n, _)| n == name),
+            "there is no {name}"
+        );
+    }
+    let alerts = prometheus.alerts()?;
+    ensure!(
+        alerts.is_empty(),
+        "all is well, and these are pending: {alerts:?}"
+    );
+    for (_, address) in site.metrics {
+        let page = http_get(address, "/metrics")?;
+        check(&page)?;
+    }
+    an_alert_for_each_fault(&mut site)
+}
+
+/// Faults of the real programs show as alerts, at least as pending ones: they last for too short a time to fire.
+fn an_alert_for_each_fault(site: &mut Site) -> Result<()> {
+    let prometheus = &site.prometheus;
+    let wait_for_alerts = |names: &[&str]| {
+        wait_for(60, &format!("{names:?}"), || {
+            let alerts = prometheus.alerts().ok()?;
+            names
+                .iter()
+                .all(|name| alerts.contains(*name))
+                .then_some(())
+        })
+        .with_context(|| format!("{:?}", prometheus.alerts()))
+    };
+    site.lab.stop_storing()?;
+    wait_for_alerts(&["VmkpiNoRow", "VmkpiCollectNoRow"])?;
+    site.next.process().kill()?;
+    wait_for_alerts(&["VmkpiRelayDisconnected"])?;
+    site.lab.host.kill()?;
+    wait_for_alerts(&["VmkpiTargetDown"])
+}
+
+#[test]
+fn rules_are_valid_and_each_alert_fires_when_it_should_and_only_then() -> Result<()> {
+    let folder = root("packaging/prometheus");
+    let of = |name: &str| folder.join(name);
+    promtool(
+        &["check", "rules"],
+        &[of("vmkpi.rules.yml"), of("vmkpi.thresholds.yml")],
+    )?;
+    promtool(&["test", "rules"], &[of("vmkpi.test.yml")])?;
+    let (rules, tests) = (
+        read("packaging/prometheus/vmkpi.rules.yml")?,
+        read("packaging/prometheus/vmkpi.test.yml")?,
+    );
+    let alerts: Vec<&str> = rules
+        .lines()
+        .filter_map(|l| l.trim().strip_prefix("- alert: "))
+        .collect();
+    ensure!(alerts.len() >= 40, "{alerts:?}");
+    let table = read("docs/DASHBOARDS.md")?;
+    for alert in &alerts {
+        let fires = format!("ALERTS{{alertname=\"{alert}\",alertstate=\"firing\"");
+        ensure!(tests.contains(&fires), "{alert} has no test");
+        let anchor = format!("docs/TROUBLESHOOTING.md#{}\n", alert.to_lowercase());
+        ensure!(rules.contains(&anchor), "{alert} has no runbook");
+        ensure!(
+            table.contains(&format!("| `{alert}` |")),
+            "{alert} is not in docs/DASHBOARDS.md"
+        );
+    }
+    for key in [
+        "severity: ",
+        "summary: >-",
+        "description: >-",
+        "runbook_url: ",
+    ] {
+        ensure!(
+            rules.matches(key).count() == alerts.len(),
+            "an alert has no {key}"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn dashboards_are_whole() -> Result<()> {
+    for name in DASHBOARDS {
+        let dashboard = dashboard(name)?;
+        ensure!(dashboard["schemaVersion"] == 39, "{name}");
+        let mut ids = BTreeSet::new();
+        let mut taken = BTreeSet::new();
+        for panel in list(&dashboard, "panels") {
+            let title = panel["title"].as_str().context("a title")?;
+            ensure!(
+                ids.insert(panel["id"].as_u64()),
+                "{name}: {title}: its id is there twice"
+            );
+            let at = |key: &str| panel["gridPos"][key].as_u64().context("gridPos");
+            for x in at("x")?..at("x")? + at("w")? {
+                for y in at("y")?..at("y")? + at("h")? {
+                    ensure!(x < 24 && taken.insert((x, y)), "{name}: {title} overlaps");
+                }
+            }
+            if panel["type"] != "row" {
+                whole(panel).with_context(|| format!("{name}: {title}"))?;
+            }
+        }
+        for expression in expressions(&dashboard) {
+            let left = expression.replace("\"$1\"", "");
+            ensure!(
+                !left.contains('$'),
+                "{name}: an unknown variable in {expression}"
+            );
+        }
+    }
+    Ok(())
+}
+
+/// A panel says what it shows, in which unit, and asks the data source that is chosen.
+fn whole(panel: &Value) -> Result<()> {
+    ensure!(
+        panel["description"].as_str().is_some_and(|d| d.len() > 20),
+        "no description"
+    );
+    ensure!(
+        panel["fieldConfig"]["defaults"]["unit"].is_string(),
+        "no unit"
+    );
+    let targets = list(panel, "targets");
+    ensure!(!targets.is_empty(), "no query");
+    let mut refs = BTreeSet::new();
+    for of in targets.iter().chain([panel]) {
+        ensure!(
+            of["datasource"]["uid"] == "${datasource}",
+            "another data source"
+        );
+    }
+    ensure!(
+        targets.iter().all(|t| refs.insert(t["refId"].as_str())),
+        "a refId is there twice"
+    );
+    Ok(())
+}

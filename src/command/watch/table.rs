@@ -15,7 +15,7 @@ const MAX_ROWS: usize = 2000;
 const WIDTHS: [usize; 7] = [10, 20, 12, 18, 0, 8, 7];
 const TITLES: [&str; 7] = ["VM", "POINT", "COLUMN", "VALUE", "RECENT", "AGE", "COUNT"];
 /// The same with sparklines: a number needs less room than a text.
-const WIDTHS_WITH_SPARKLINES: [usize; 7] = [10, 20, 12, 10, 8, 8, 7];
+const WIDTHS_WITH_SPARKLINES: [usize; 7] = [10, 18, 12, 12, 8, 8, 7];
 /// A terminal that is narrower has no sparklines.
 const SPARKLINES_FROM: usize = 80;
 
@@ -369,15 +369,15 @@ mod tests {
         assert_eq!(
             filled(Style::Blocks).render(now, (100, 24)),
             [
-                "VM            POINT                    COLUMN          VALUE         RECENT      AGE      COUNT",
-                "shop          unencrypted/web          temperature     -             ▄           1.5 s    2",
-                "shop          unencrypted/web          users           6             ▃▁▄▁▅█ ▂▆   1.5 s    8",
-                "shop          unencrypted/web          word            on                        1.5 s    1",
+                "VM            POINT                  COLUMN          VALUE           RECENT      AGE      COUNT",
+                "shop          unencrypted/web        temperature     -               ▄           1.5 s    2",
+                "shop          unencrypted/web        users           6               ▃▁▄▁▅█ ▂▆   1.5 s    8",
+                "shop          unencrypted/web        word            on                          1.5 s    1",
             ]
         );
         assert_eq!(
             filled(Style::Ascii).render(now, (80, 24))[2],
-            "shop     unencrypted/web      users        6          :=.+@ :* 1.5 s    8",
+            "shop     unencrypted/web    users        6            .=.+@ :* 1.5 s    8",
             "in fewer columns, the last of them"
         );
     }
