@@ -23,7 +23,7 @@ const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 const DASHBOARDS: [&str; 2] = ["vmkpi-hosts.json", "vmkpi-kpis.json"];
 
 /// What need not be there while all is well, and when it is.
-const ONLY_WHEN: [(&str, &str); 8] = [
+const ONLY_WHEN: [(&str, &str); 9] = [
     (
         "libvirt_domain_block_stats_error",
         "a disk has paused its VM",
@@ -44,6 +44,7 @@ const ONLY_WHEN: [(&str, &str); 8] = [
         "vmkpi_link_refusals_total",
         "guests may come in from a network",
     ),
+    ("vmkpi_context_problem", "a context of a VM is offered"),
 ];
 
 fn root(path: &str) -> PathBuf {
