@@ -93,15 +93,13 @@ impl Prometheus {
         Ok(serde_json::from_value(data)?)
     }
 
-    /// The names of the alerts that are pending or fire now.
+    /// The alerts that are pending or fire now.
     ///
     /// # Errors
     /// It does not answer.
-    pub fn alerts(&self) -> Result<BTreeSet<String>> {
+    pub fn alerts(&self) -> Result<Vec<Value>> {
         let data = self.get("alerts")?;
-        let alerts = data["alerts"].as_array().context("alerts")?;
-        let name = |alert: &Value| alert["labels"]["alertname"].as_str().map(str::to_owned);
-        Ok(alerts.iter().filter_map(name).collect())
+        Ok(data["alerts"].as_array().context("alerts")?.clone())
     }
 
     /// What it said, for a failed test.
