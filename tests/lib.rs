@@ -48,9 +48,21 @@ pub mod seed;
 pub mod sites;
 pub mod soak;
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Result, bail};
+
+/// How long after `begin` a daemon's log first has a line with these words.
+pub fn said_since(log: &std::path::Path, words: &str, begin: SystemTime) -> Option<Duration> {
+    let text = std::fs::read_to_string(log).ok()?;
+    let since = |line: &str| -> Option<Duration> {
+        let time: vmkpi::clock::Timestamp = line.split_once(' ')?.0.parse().ok()?;
+        let time = Duration::from_micros(u64::try_from(time.as_micros()).ok()?);
+        (SystemTime::UNIX_EPOCH + time).duration_since(begin).ok()
+    };
+    let lines = text.lines().filter(|line| line.contains(words));
+    lines.filter_map(since).next()
+}
 
 /// Waits until `ready` says what it found.
 ///

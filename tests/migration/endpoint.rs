@@ -13,6 +13,7 @@ use vmkpi_tests::lab::pair::{Pair, Planned};
 use vmkpi_tests::lab::traveller::Plan;
 use vmkpi_tests::pki::Ca;
 use vmkpi_tests::process::Process;
+use vmkpi_tests::said_since;
 
 /// Where each host lets guests in.
 const DOOR: u16 = 9879;
@@ -45,6 +46,7 @@ fn plan(folder: &Path, by: By) -> Result<Planned> {
         )?;
         options.extend([
             format!("--link.listen-address={door}"),
+            "--log-level=info,vmkpi_host::vm=debug".to_owned(),
             format!("--link.tls.cert-file={}", shown.cert.display()),
             format!("--link.tls.key-file={}", shown.key.display()),
             format!("--link.tls.ca-file={}", ca.cert().display()),
@@ -93,6 +95,14 @@ fn resumed(events: &Process) -> Option<SystemTime> {
     Some(SystemTime::UNIX_EPOCH + Duration::from_micros(u64::try_from(time.as_micros()).ok()?))
 }
 
+/// What a host's daemon says on the way of a guest that has come, in order: the medium is in the drive, the guest has
+/// connected and shaken hands, it has answered the greeting.
+const STEPS: [&str; 3] = [
+    "VM recontextualized",
+    "the link is open domain=lab by=\"tls",
+    "the guest has answered the greeting",
+];
+
 /// The endpoint that the guest's link goes to.
 fn goes_to(pair: &Pair) -> Option<String> {
     let (_, said) = pair
@@ -118,7 +128,7 @@ fn migrates(times: usize, by: By) -> Result<()> {
         goes_to(&pair)?.contains(&url(pair.at)).then_some(())
     })?;
     let arrivals = pair.subscribe("vmkpi/v1/acme/data/shop/every-row/#")?;
-    let mut took = Vec::new();
+    let (mut took, mut on_the_way) = (Vec::new(), [const { Vec::new() }; 3]);
     for _ in 0..times {
         pair.migrate(&[])?;
         let before = pair.collect.count();
@@ -139,6 +149,10 @@ fn migrates(times: usize, by: By) -> Result<()> {
             .max()
             .context("no row since")?;
         took.push(since - first);
+        let log = pair.host(pair.at).log();
+        for (all, step) in on_the_way.iter_mut().zip(STEPS) {
+            all.extend(said_since(&log, step, resumed));
+        }
     }
     let (rows, windows) = pair.settle()?;
     ensure!(took.len() == times);
@@ -151,6 +165,14 @@ fn migrates(times: usize, by: By) -> Result<()> {
         median.as_millis(),
         most.as_millis()
     );
+    for (step, all) in STEPS.iter().zip(&on_the_way) {
+        let (median, most) = median_and_most(all);
+        let (median, most) = (median.as_millis(), most.as_millis());
+        eprintln!(
+            "  until \"{step}\" {median} ms, at most {most} ms ({} seen)",
+            all.len()
+        );
+    }
     Ok(())
 }
 
