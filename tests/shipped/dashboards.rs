@@ -328,14 +328,19 @@ fn every_query_of_dashboards_and_rules_has_data_of_real_programs() -> Result<()>
     an_alert_for_each_fault(&mut site)
 }
 
-/// The threshold makes an alert of its point and of no other, and nothing else is wrong.
+/// The threshold makes an alert of its point and of no other, and nothing else stays wrong: on a busy machine an emulated VM
+/// may be late for once.
 fn only_what_is_expected(prometheus: &Prometheus) -> Result<()> {
-    for alert in prometheus.alerts()? {
+    let is_expected = |alert: &Value| {
         let labels = &alert["labels"];
         let known = EXPECTED.iter().any(|name| labels["alertname"] == *name);
-        let of_point = labels["point"].is_null() || labels["point"] == "unencrypted/load";
-        ensure!(known && of_point, "all is well, and yet {alert}");
-    }
+        known && (labels["point"].is_null() || labels["point"] == "unencrypted/load")
+    };
+    wait_for(60, "all to be well", || {
+        let alerts = prometheus.alerts().ok()?;
+        alerts.iter().all(is_expected).then_some(())
+    })
+    .with_context(|| format!("{:?}", prometheus.alerts()))?;
     wait_for_alerts(prometheus, &["VmkpiNoRow", "VmkpiCollectNoRow"])
 }
 
