@@ -251,8 +251,8 @@ fn updates(event: &Event) -> Vec<Update> {
             })
             .collect(),
         Body::Processed(p) => {
-            let values = p.values.iter();
-            let update = |(c, v): (&Box<str>, &f64)| of(p.to, (safe(c), number(*v)), Some(*v));
+            let update = |(c, v)| of(p.to, (safe(c), number(*v)), Some(*v));
+            let values = p.values.iter().map(|(c, v)| (&**c, v));
             values.map(update).collect()
         }
         Body::Gap(_) => vec![],
