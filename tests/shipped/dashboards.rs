@@ -307,25 +307,34 @@ fn every_query_of_dashboards_and_rules_has_data_of_real_programs() -> Result<()>
     }
     let rules = rules(prometheus)?;
     let of_rules = rules.iter().filter_map(|rule| rule["query"].as_str());
-    let known = prometheus.names()?;
-    let used: BTreeSet<_> = of_rules
-        .chain(asked.iter().map(String::as_str))
-        .flat_map(names)
-        .collect();
-    let documented = read("docs/METRICS.md")?;
-    for name in used.difference(&known) {
-        let may_be_absent = is_optional(name) && documented.contains(&format!("`{name}`"));
-        ensure!(
-            may_be_absent || ONLY_WHEN.iter().any(|(n, _)| n == name),
-            "there is no {name}"
-        );
-    }
+    let used = of_rules.chain(asked.iter().map(String::as_str));
+    every_name_is_known(prometheus, &used.flat_map(names).collect())?;
     only_what_is_expected(prometheus)?;
     for (_, address) in site.metrics {
         let page = http_get(address, "/metrics")?;
         check(&page)?;
     }
     an_alert_for_each_fault(&mut site)
+}
+
+/// Each name is one that Prometheus has, or may be absent while all is well.
+fn every_name_is_known(prometheus: &Prometheus, used: &BTreeSet<String>) -> Result<()> {
+    let documented = read("docs/METRICS.md")?;
+    let may_be_absent = |name: &str| {
+        let by_name = ONLY_WHEN.iter().any(|(of, _)| *of == name);
+        by_name || is_optional(name) && documented.contains(&format!("`{name}`"))
+    };
+    let needed: BTreeSet<_> = used.iter().filter(|name| !may_be_absent(name)).collect();
+    let unknown = || -> Result<Vec<_>> {
+        let known = prometheus.names()?;
+        let unknown = needed.iter().filter(|name| !known.contains(**name));
+        Ok(unknown.copied().cloned().collect())
+    };
+    // What is recorded follows what is scraped.
+    wait_for(30, "every name", || {
+        unknown().ok()?.is_empty().then_some(())
+    })
+    .with_context(|| format!("{:?}", unknown()))
 }
 
 /// The threshold makes an alert of its point and of no other, and nothing else stays wrong: on a busy machine an emulated VM

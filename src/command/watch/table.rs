@@ -251,9 +251,9 @@ fn updates(event: &Event) -> Vec<Update> {
             })
             .collect(),
         Body::Processed(p) => {
-            let update = |(c, v)| of(p.to, (safe(c), number(*v)), Some(*v));
-            let values = p.values.iter().map(|(c, v)| (&**c, v));
-            values.map(update).collect()
+            let values = p.values.iter();
+            let update = values.map(|(c, v)| of(p.to, (safe(c), number(*v)), Some(*v)));
+            update.collect()
         }
         Body::Gap(_) => vec![],
         Body::Sealed(body) => vec![of(event.time, sealed_column(body), None)],
