@@ -1,21 +1,21 @@
 //! Dashboards and rules: every query is asked of a real Prometheus that scrapes a real VM's host, a real collect and a real
 //! relay, and every alert has its test, its severity and its place in the documentation.
 
+#[path = "dashboards/site.rs"]
+mod site;
+
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
-use vmkpi_tests::chain::{Broker, http_get};
-use vmkpi_tests::lab::Lab;
+use vmkpi_tests::chain::http_get;
 use vmkpi_tests::lab::herd::has_taps;
-use vmkpi_tests::process::{Process, program};
-use vmkpi_tests::programs::{HostPlace, start_host};
 use vmkpi_tests::prometheus::{Prometheus, check};
-use vmkpi_tests::scratch::{Scratch, free_address};
 use vmkpi_tests::wait_for;
+
+use site::Site;
 
 /// The root of the repository.
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
@@ -125,114 +125,8 @@ fn is_optional(text: &str) -> bool {
     no_taps || ONLY_WHEN.iter().any(|(part, _)| text.contains(part))
 }
 
-/// A VM with its host, a host that offers contexts, a collect, a relay to another broker, and a Prometheus of all.
-struct Site {
-    prometheus: Prometheus,
-    lab: Lab,
-    next: Broker,
-    metrics: [(&'static str, SocketAddr); 4],
-    _running: Vec<Process>,
-    _scratch: [Scratch; 2],
-}
-
-impl Site {
-    fn start() -> Result<Option<Self>> {
-        let Some(lab) = Lab::start()? else {
-            return Ok(None);
-        };
-        let scratch = [Scratch::new()?, Scratch::new()?];
-        let next = Broker::start(scratch[1].path())?;
-        let folder = scratch[0].path();
-        let [host, collect, relay] = [free_address()?, free_address()?, free_address()?];
-        let running = vec![
-            offering_host(folder, &lab, host)?,
-            site_program(
-                folder,
-                "collect",
-                &collecting(folder, &lab, collect),
-                collect,
-            )?,
-            site_program(
-                folder,
-                "relay",
-                &relaying(folder, &lab, &next, relay),
-                relay,
-            )?,
-        ];
-        let metrics = [
-            ("vmkpi-host", lab.metrics),
-            ("vmkpi-host", host),
-            ("vmkpi-collect", collect),
-            ("vmkpi-relay", relay),
-        ];
-        let thresholds = folder.join("thresholds.yml");
-        std::fs::write(&thresholds, THRESHOLD)?;
-        let rules = [root("packaging/prometheus/vmkpi.rules.yml"), thresholds];
-        let prometheus = Prometheus::start(folder, &metrics, &rules)?;
-        Ok(Some(Self {
-            prometheus,
-            lab,
-            next,
-            metrics,
-            _running: running,
-            _scratch: scratch,
-        }))
-    }
-}
-
-/// A threshold of the KPI's own, as an operator writes it, that each row is older than. How much older depends on the
-/// emulated guest's clock, which falls behind on a busy machine.
-const THRESHOLD: &str = "groups: [{name: ours, rules: [{record: 'vmkpi:row_age_threshold_seconds', \
-    expr: vector(-3600), labels: {site: acme, vm: shop, point: unencrypted/load}}]}]\n";
-
 /// What is pending while all is well: by that threshold, and by that clock.
 const EXPECTED: [&str; 3] = ["VmkpiNoRow", "VmkpiCollectNoRow", "VmkpiClockSkew"];
-
-/// A host that offers contexts: on libvirt's test driver there is nobody to take them.
-fn offering_host(folder: &Path, lab: &Lab, metrics: SocketAddr) -> Result<Process> {
-    let contexts = folder.join("contexts");
-    std::fs::create_dir(&contexts)?;
-    start_host(&HostPlace {
-        folder,
-        libvirt: "test:///default".to_owned(),
-        broker: lab.broker_url(),
-        metrics,
-        vms: vec![],
-        options: &[format!("--context.directory={}", contexts.display())],
-        environment: &[],
-    })
-}
-
-fn collecting(folder: &Path, lab: &Lab, listen: SocketAddr) -> Vec<String> {
-    vec![
-        format!("--broker={}", lab.broker_url()),
-        format!("--db={}", folder.join("kpi.db").display()),
-        format!("--listen={listen}"),
-    ]
-}
-
-fn relaying(folder: &Path, lab: &Lab, next: &Broker, listen: SocketAddr) -> Vec<String> {
-    vec![
-        "--site=acme".to_owned(),
-        format!("--from={}", lab.broker_url()),
-        format!("--to={}", next.url()),
-        format!("--state={}", folder.join("relay").display()),
-        format!("--listen={listen}"),
-    ]
-}
-
-/// One of the command's daemons, that answers.
-fn site_program(
-    folder: &Path,
-    name: &str,
-    options: &[String],
-    listen: SocketAddr,
-) -> Result<Process> {
-    let arguments = [&[name.to_owned()], options].concat();
-    let process = Process::start(folder, name, &program("vmkpi")?, arguments)?;
-    wait_for(30, name, || http_get(listen, "/metrics").ok()).with_context(|| process.words())?;
-    Ok(process)
-}
 
 /// Asks until each has a result, and says which have none in the end.
 fn without_result(prometheus: &Prometheus, mut asked: Vec<String>) -> Result<Vec<String>> {
