@@ -13,6 +13,7 @@
 //! | [`asking`] | `vmkpi query`, and questions made by hand |
 //! | [`collector`] | `vmkpi collect`, and its database as the judge |
 //! | [`network`], [`sites`] | networks that can be cut, and a chain of three sites in them |
+//! | [`document`], [`invocation`], [`shell`] | the documentation: its pages, the commands in them, and a shell that runs them |
 //! | [`ledger`] | the judge: what was stored arrived, once |
 //! | [`hostile`] | a broker that does what none may |
 //! | [`lab`] | a real virtual machine below a real libvirtd |
@@ -29,9 +30,11 @@ pub mod asking;
 pub mod away;
 pub mod chain;
 pub mod collector;
+pub mod document;
 #[path = "../guest/tests/common/faketime.rs"]
 pub mod faketime;
 pub mod hostile;
+pub mod invocation;
 pub mod lab;
 pub mod ledger;
 pub mod mqtt;
@@ -45,6 +48,7 @@ pub mod schema;
 pub mod scratch;
 #[path = "../guest/tests/common/seed.rs"]
 pub mod seed;
+pub mod shell;
 pub mod sites;
 pub mod soak;
 
