@@ -10,6 +10,7 @@
 //! | [`admitted`] | a broker as vmkpi configures it, and who is let in |
 //! | [`chain`] | broker, guest, host and watcher, together |
 //! | [`away`] | a guest that goes from host to host over a network |
+//! | [`browser`] | a real browser, headless |
 //! | [`asking`] | `vmkpi query`, and questions made by hand |
 //! | [`collector`] | `vmkpi collect`, and its database as the judge |
 //! | [`network`], [`sites`] | networks that can be cut, and a chain of three sites in them |
@@ -28,6 +29,7 @@
 pub mod admitted;
 pub mod asking;
 pub mod away;
+pub mod browser;
 pub mod chain;
 pub mod collector;
 pub mod document;

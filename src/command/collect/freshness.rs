@@ -82,7 +82,8 @@ mod tests {
                 "INSERT INTO vm VALUES (1, 'acme', 'shop');
                  INSERT INTO series VALUES (1, 1, 'unencrypted/web', 'raw'), (2, 1, 'unencrypted/web', 'mean'),
                      (3, 1, 'unencrypted/gone', 'raw'), (4, 1, 'infra/cpu', 'mean');
-                 INSERT INTO instance VALUES (1, 1, 's', 'r', 9, NULL, 9, 0, 99000000);
+                 INSERT INTO instance (id, series, stream, revision, through, seen, base, heard)
+                     VALUES (1, 1, 's', 'r', 9, 9, 0, 99000000);
                  INSERT INTO sample VALUES (1, 1, 1, 1, 1, 5000000, '{}'), (2, 1, 1, 2, 2, 7000000, '{}');
                  INSERT INTO result VALUES
                      (1, 2, 1, 0, 1, 0, 'mean', 0, 10000000, '{}', '{}', 0, 0, NULL),
