@@ -299,6 +299,26 @@ pub struct Rows {
     pub trimmed_reason: Option<Box<str>>,
 }
 
+/// How full a database of the guest's is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DatabaseUse {
+    /// Bytes of its pages in use.
+    pub bytes: u64,
+    /// Bytes that it may have: the operator's limit, or what its disk has room for, if that is less.
+    pub limit: u64,
+}
+
+/// How full the guest's databases are; what could not be found out is left out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Databases {
+    /// That of the unencrypted points.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unencrypted: Option<DatabaseUse>,
+    /// That of the encrypted points.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encrypted: Option<DatabaseUse>,
+}
+
 /// What a guest says.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "lowercase")]
@@ -375,6 +395,9 @@ pub enum GuestMessage {
         nonce: Nonce,
         /// The guest's clock.
         time: Timestamp,
+        /// How full its databases are; a guest need not say.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        databases: Option<Databases>,
     },
     /// The guest minted a new stream, or cannot go on with this session: the host says `hello` again.
     Rehello {

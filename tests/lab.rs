@@ -125,6 +125,7 @@ impl Lab {
             .replace("@INITRAMFS@", &file(initramfs::FILE))
             .replace("@DISK@", &file("disk"))
             .replace("@STORE@", &file("store"))
+            .replace("@INTERFACE@", herd::interface())
             .replace("@CONSOLE@", &file("console"));
         std::fs::write(folder.join("domain.xml"), xml)?;
         self.boot()

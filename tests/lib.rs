@@ -22,6 +22,7 @@
 //! | [`programs`] | how each program is started |
 //! | [`mqtt`], [`proxy`] | a subscriber that keeps everything, a network that can be cut |
 //! | [`seed`], [`faketime`] | random numbers that come again, clocks that can be set |
+//! | [`prometheus`] | a real Prometheus that scrapes them |
 //! | [`soak`] | whatever may go wrong, at random |
 //! | [`schema`] | the JSON Schemas |
 
@@ -43,6 +44,7 @@ pub mod network;
 pub mod pki;
 pub mod process;
 pub mod programs;
+pub mod prometheus;
 pub mod proxy;
 pub mod schema;
 pub mod scratch;

@@ -5,8 +5,6 @@
 mod changes;
 
 use std::collections::BTreeMap;
-use std::io::Write as _;
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -15,6 +13,7 @@ use serde_json::{Value, json};
 use vmkpi::value::Base64Bytes;
 use vmkpi_tests::lab::{DOMAIN, Lab};
 use vmkpi_tests::process::vmkpi;
+use vmkpi_tests::prometheus::check;
 use vmkpi_tests::wait_for;
 
 const PLAIN: &str = "unencrypted/load";
@@ -180,22 +179,6 @@ fn kpi(page: &str) -> Option<f64> {
     )
 }
 
-fn promtool(page: &str) -> Result<()> {
-    let mut promtool = Command::new("promtool")
-        .args(["check", "metrics"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()?;
-    let mut input = promtool.stdin.take().context("a pipe")?;
-    input.write_all(page.as_bytes())?;
-    drop(input);
-    let output = promtool.wait_with_output()?;
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    ensure!(output.status.success() && said.is_empty(), "{said}\n{page}");
-    Ok(())
-}
-
 #[test]
 fn a_real_vm_on_metrics_may_hang_recovers_and_leaves() -> Result<()> {
     let Some(mut lab) = Lab::start()? else {
@@ -204,7 +187,7 @@ fn a_real_vm_on_metrics_may_hang_recovers_and_leaves() -> Result<()> {
     let page = lab.wait_for_page("the VM on /metrics", |page| {
         cpu_time(page) > Some(0.0) && kpi(page) > Some(0.0)
     })?;
-    promtool(&page)?;
+    check(&page)?;
     let found = |lab: &Lab| -> Option<usize> {
         let broker = format!("--broker={}", lab.broker_url());
         let output = vmkpi(&["directory", &broker, "--producers", "--format=json"]).ok()?;
@@ -239,7 +222,7 @@ fn a_real_vm_on_metrics_may_hang_recovers_and_leaves() -> Result<()> {
     })?;
     let of_vm = format!("domain=\"{DOMAIN}\"");
     let page = lab.wait_for_page("the VM's series to leave", |page| !page.contains(&of_vm))?;
-    promtool(&page)?;
+    check(&page)?;
     ensure!(
         page.contains("\nlibvirt_up 1\n") && lab.host.runs(),
         "{}",

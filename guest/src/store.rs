@@ -331,6 +331,7 @@ pub struct TableMark {
 pub struct Store {
     desk: Arc<Desk>,
     directory: PathBuf,
+    database_bytes: u64,
     writer: Arc<Mutex<Option<JoinHandle<()>>>>,
     stream: Arc<Mutex<StreamId>>,
 }
@@ -367,6 +368,7 @@ impl Store {
         let store = Self {
             desk,
             directory: directory.into(),
+            database_bytes: limits.database_bytes,
             writer: Arc::new(Mutex::new(Some(thread))),
             stream,
         };
@@ -380,6 +382,11 @@ impl Store {
     /// Where the databases are.
     pub fn directory(&self) -> &Path {
         &self.directory
+    }
+
+    /// What each database may have in bytes.
+    pub fn database_bytes(&self) -> u64 {
+        self.database_bytes
     }
 
     /// The stream that new rows go to.

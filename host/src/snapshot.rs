@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use vmkpi::broker::Kind;
 use vmkpi::clock::Timestamp;
+use vmkpi::link::Databases;
 use vmkpi::query::Reason;
 use vmkpi::topic::Branch;
 
@@ -106,6 +107,7 @@ impl Snapshot {
                 add_report(page, &vm, report);
                 add_link(page, &vm, report);
                 add_kpis(page, &vm, report);
+                add_databases(page, &vm, &report.databases);
             }
         }
     }
@@ -137,6 +139,7 @@ impl Snapshot {
             (Metric::Confirmations, self.consumers.confirmed()),
             (Metric::BrokerKept, broker.kept()),
             (Metric::OutboxBytes, self.outbox.bytes()),
+            (Metric::OutboxLimit, self.outbox.max_bytes()),
             (Metric::OutboxCommits, self.outbox.commits()),
             (Metric::OutboxErrors, self.outbox.errors()),
             (Metric::LibvirtConnects, self.domains.connects),
@@ -309,6 +312,10 @@ fn add_report(page: &mut Page, vm: &Labels, report: &Report) {
     ] {
         page.add(metric, vm, count as f64);
     }
+    if let Some((site, name)) = &report.identity {
+        let labels = vm.with("site", site.as_str()).with("vm", name.as_str());
+        page.add(Metric::DescriptorInfo, &labels, 1.0);
+    }
     for (became, count) in BECAME.iter().zip(report.leases) {
         page.add(Metric::Leases, &vm.with("became", became), count as f64);
     }
@@ -339,6 +346,19 @@ fn add_link(page: &mut Page, vm: &Labels, report: &Report) {
     for (fault, count) in Fault::ALL.iter().zip(report.faults) {
         let labels = vm.with("reason", fault.as_str());
         page.add(Metric::LinkErrors, &labels, count as f64);
+    }
+}
+
+fn add_databases(page: &mut Page, vm: &Labels, databases: &Databases) {
+    for (name, usage) in [
+        ("unencrypted", databases.unencrypted),
+        ("encrypted", databases.encrypted),
+    ] {
+        if let Some(usage) = usage {
+            let labels = vm.with("database", name);
+            page.add(Metric::GuestDatabaseBytes, &labels, usage.bytes as f64);
+            page.add(Metric::GuestDatabaseLimit, &labels, usage.limit as f64);
+        }
     }
 }
 

@@ -24,6 +24,7 @@ mod api;
 mod buckets;
 mod confirming;
 mod embedded;
+mod freshness;
 mod keeper;
 mod kept;
 mod keys;

@@ -25,6 +25,7 @@ use vmkpi::broker::{Broker, BrokerUrl};
 use super::print::Console;
 use super::stop::{Stop, parse_seconds};
 use super::trust::Trust;
+use super::watch::sparkline::Style;
 use super::watch::{Select, View, Watch};
 use super::{Format, Outcome, runtime};
 use application::Application;
@@ -176,7 +177,7 @@ async fn bring_up(
         Broker::anonymous(broker.clone()),
         Select::default(),
         Trust::of_nobody(),
-        View::new(format, false),
+        View::new(format, false, Style::of_environment()),
         None,
     )?;
     tokio::time::timeout(START, watch.listen(console))

@@ -6,12 +6,14 @@
 //! | [`intake`] | from a packet to a valid message, or why not |
 //! | [`cursor`] | what of it is new |
 //! | [`join`] | windows of KPIs and of infrastructure side by side |
+//! | [`sparkline`] | the last values of a column as a line of characters |
 //! | [`view`] | shows it: JSON lines, plain lines, a table |
 
 mod cursor;
 pub(super) mod intake;
 mod join;
 pub(super) mod lines;
+pub(super) mod sparkline;
 pub(super) mod table;
 pub(super) mod text;
 mod view;
@@ -36,6 +38,7 @@ use super::trust::{Trust, TrustArgs};
 use super::{Format, Outcome, runtime};
 use cursor::{Cursors, Verdict};
 use intake::Intake;
+use sparkline::Style;
 pub(super) use view::View;
 
 /// How often a table is drawn anew.
@@ -68,6 +71,9 @@ pub struct Args {
     /// Show ranges that never came on standard output: {"missing":{"after","through"}}.
     #[arg(long)]
     show_gaps: bool,
+    /// Show no sparklines of recent values in the table. They are block characters where the locale is UTF-8, else ASCII.
+    #[arg(long)]
+    no_sparklines: bool,
     /// End after so many seconds.
     #[arg(long, value_name = "N", value_parser = parse_seconds)]
     seconds: Option<f64>,
@@ -99,7 +105,11 @@ pub(super) fn run(args: Args, console: &mut Console) -> Outcome {
     }
     runtime()?.block_on(async {
         let mut stop = Stop::new(args.seconds)?;
-        let view = View::new(args.format, args.show_gaps);
+        let style = match args.no_sparklines {
+            true => Style::None,
+            false => Style::of_environment(),
+        };
+        let view = View::new(args.format, args.show_gaps, style);
         let mut watch = Watch::start(broker, args.select, trust, view, args.count)?;
         if args.lookup {
             watch.look_up();

@@ -38,7 +38,7 @@ use std::sync::Arc;
 use super::skew::Skew;
 use crate::clock::Timestamp;
 use crate::descriptor::{Descriptor, Monitor};
-use crate::link::{GuestMessage, MAX_LINE_BYTES, TableId, VERSION};
+use crate::link::{Databases, GuestMessage, MAX_LINE_BYTES, TableId, VERSION};
 use crate::name::{DataPoint, Label, PointPattern};
 use crate::position::Mark;
 use hearing::named;
@@ -109,6 +109,8 @@ pub struct Producer {
     next_query: u64,
     counters: Counters,
     skew: Skew,
+    /// How full the guest's databases are, as it said last.
+    databases: Databases,
 }
 
 /// A line that says something impossible.
@@ -151,6 +153,7 @@ impl Producer {
             next_query: 0,
             counters: Counters::default(),
             skew: Skew::default(),
+            databases: Databases::default(),
         }
     }
 
@@ -173,7 +176,10 @@ impl Producer {
                 more,
                 ..
             } if version == VERSION => self.on_hello_line(stream, tables, more, now_ms),
-            GuestMessage::Alive { .. } if greeted => Ok(()),
+            GuestMessage::Alive { databases, .. } if greeted => {
+                self.databases = databases.unwrap_or_default();
+                Ok(())
+            }
             GuestMessage::Polled { id, more, .. } if greeted => self.on_polled(id, more, now_ms),
             // A repair that gets no answer is given up after a while.
             GuestMessage::Failed { .. } if greeted => Ok(()),
@@ -230,6 +236,11 @@ impl Producer {
             self.know(&id, acked, now_ms);
         }
         self.subscribe(now_ms);
+    }
+
+    /// How full the guest's databases are, as it said last; empty where it does not say.
+    pub fn databases(&self) -> Databases {
+        self.databases
     }
 
     /// Call it about each second.

@@ -45,6 +45,35 @@ fn messages_have_the_documented_shape_and_survive_the_way() {
 }
 
 #[test]
+fn a_guest_may_say_how_full_its_databases_are_and_need_not() {
+    let frame = r#""op":"alive","nonce":"00000000000000000000000000000001","time":"1970-01-01T00:00:00.000001Z""#;
+    let alive = |databases| GuestMessage::Alive {
+        nonce: Nonce(1),
+        time: Timestamp::from_micros(1),
+        databases,
+    };
+    let full = DatabaseUse {
+        bytes: 4096,
+        limit: 1 << 32,
+    };
+    let one = Databases {
+        unencrypted: Some(full),
+        encrypted: None,
+    };
+    for (message, more) in [
+        (alive(None), ""),
+        (
+            alive(Some(one)),
+            r#","databases":{"unencrypted":{"bytes":4096,"limit":4294967296}}"#,
+        ),
+    ] {
+        let line = format!("{{{frame}{more}}}");
+        assert_eq!(serde_json::to_string(&message).unwrap(), line);
+        assert_eq!(GuestMessage::decode(line.as_bytes()).unwrap(), message);
+    }
+}
+
+#[test]
 fn host_messages_survive_the_way() {
     let table = table();
     for message in [

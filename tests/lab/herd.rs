@@ -53,6 +53,14 @@ pub fn has_taps() -> bool {
     std::path::Path::new("/dev/net/tun").exists()
 }
 
+/// An interface in a domain's XML, or nothing where there are no taps.
+pub fn interface() -> &'static str {
+    match has_taps() {
+        true => "<interface type='ethernet'><model type='virtio'/></interface>",
+        false => "",
+    }
+}
+
 /// Running virtual machines called `vm0`, `vm1`, ...
 pub struct Herd {
     /// The host daemon.
@@ -90,10 +98,7 @@ impl Herd {
                 .replace("@NAME@", &name)
                 .replace("@INTERVAL@", &interval_ms.to_string())
                 .replace("@DISK@", &disk.display().to_string());
-            let interface = match n == 0 && has_taps() {
-                true => "<interface type='ethernet'><model type='virtio'/></interface>",
-                false => "",
-            };
+            let interface = if n == 0 { interface() } else { "" };
             let xml = xml.replace("@INTERFACE@", interface);
             let file = folder.join(format!("{name}.xml"));
             // Every other one without a balloon: libvirt then says less of its memory.

@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 use vmkpi_tests::lab::{DOMAIN, Lab};
+use vmkpi_tests::prometheus::check;
 
-use super::{PLAIN, cpu_time, highest, kpi, promtool, value};
+use super::{PLAIN, cpu_time, highest, kpi, value};
 
 /// A descriptor whose specifier of the rows is called `id`.
 fn descriptor(id: &str) -> String {
@@ -167,7 +168,7 @@ fn libvirtd_goes_away_and_is_restarted_and_no_row_is_lost() -> Result<()> {
     let away = lab.wait_for_page("old figures to go", |page| {
         cpu_time(page).is_none() && !page.contains(&of_vm)
     })?;
-    promtool(&away)?;
+    check(&away)?;
     // The rows need no libvirt.
     let now = highest(&lab.lines()?);
     lab.wait_for_lines("rows go on", |lines| highest(lines) > now + 20)?;

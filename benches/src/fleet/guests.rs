@@ -241,6 +241,7 @@ fn answer(
         HostMessage::Ping { nonce } => Some(GuestMessage::Alive {
             nonce,
             time: Timestamp::now(),
+            databases: None,
         }),
         HostMessage::Query { .. } | HostMessage::Poll { .. } | HostMessage::History { .. } => {
             fleet.repairs.fetch_add(1, Ordering::Relaxed);

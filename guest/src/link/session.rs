@@ -240,6 +240,7 @@ impl Session {
             HostMessage::Ping { .. } => out.extend(encode(&GuestMessage::Alive {
                 nonce,
                 time: Timestamp::now(),
+                databases: Some(self.databases()),
             })),
             // Over a limit.
             _ => return self.refuse(),

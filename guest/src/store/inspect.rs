@@ -9,7 +9,7 @@ use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OpenFlags, Row as SqlRow};
 use serde::Serialize;
 use vmkpi::clock::Timestamp;
-use vmkpi::link::{MAX_ROWS, Payload, Row, TableId};
+use vmkpi::link::{DatabaseUse, MAX_ROWS, Payload, Row, TableId};
 use vmkpi::name::{Area, DataPoint, KpiName};
 use vmkpi::position::{Seq, StreamId};
 use vmkpi::value::{Base64Bytes, Value};
@@ -160,16 +160,35 @@ impl Reader {
         marks::lost(&self.conn, name.as_str())
     }
 
+    /// How full the database is, where `limit` bytes are what it may have.
+    ///
+    /// # Errors
+    /// The database failed, or its disk does not say what is free.
+    pub fn usage(&self, limit: u64) -> anyhow::Result<DatabaseUse> {
+        let file = self.pages_bytes("page_count")?;
+        let disk = nix::sys::statvfs::statvfs(&self.path)?;
+        let room = disk.blocks_available().saturating_mul(disk.fragment_size());
+        Ok(DatabaseUse {
+            bytes: file.saturating_sub(self.free_bytes()?),
+            limit: limit.min(file.saturating_add(room)),
+        })
+    }
+
     /// Bytes of the database that are free and used again.
     ///
     /// # Errors
     /// The database failed.
     pub fn free_bytes(&self) -> rusqlite::Result<u64> {
+        self.pages_bytes("freelist_count")
+    }
+
+    /// Bytes of the pages that a pragma counts.
+    fn pages_bytes(&self, count: &str) -> rusqlite::Result<u64> {
         let pragma = |name| -> rusqlite::Result<i64> {
             self.conn
                 .query_row(&format!("PRAGMA {name}"), [], |row| row.get(0))
         };
-        Ok((pragma("freelist_count")? * pragma("page_size")?).cast_unsigned())
+        Ok((pragma(count)? * pragma("page_size")?).cast_unsigned())
     }
 
     /// How many inputs were ever refused, and the last ones.

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use common::Guest;
 use host::{Host, table};
-use vmkpi::link::{From, GuestMessage, Have, HostMessage, Payload};
+use vmkpi::link::{Databases, From, GuestMessage, Have, HostMessage, Payload};
 use vmkpi::position::{Nonce, Position, RowKey};
 use vmkpi::value::Value;
 
@@ -326,4 +326,38 @@ fn the_newest_host_is_spoken_with() {
     second.subscribe(&["unencrypted/*"], vec![]);
     guest.write("unencrypted/w", "1\n").unwrap();
     assert_eq!(second.rows().rows.len(), 1);
+}
+
+/// How full the databases are, by the guest's word.
+fn databases(host: &mut Host) -> Databases {
+    let ping = HostMessage::Ping { nonce: host.nonce };
+    host.say(&ping);
+    host.expect(|message| match message {
+        GuestMessage::Alive { databases, .. } => databases,
+        _ => None,
+    })
+}
+
+#[test]
+fn a_guest_says_how_full_its_databases_are_until_no_store_fits() {
+    const LIMIT: u64 = 256 << 10;
+    let guest = Guest::start_with(&["--max-database-bytes", "262144"]);
+    let mut host = Host::connect(&guest, 1);
+    host.hello(vec![]);
+    let before = databases(&mut host);
+    let wide = "x".repeat(10_000);
+    let full = (0..100).find(|_| guest.write("unencrypted/w", &wide).is_err());
+    assert!(full.is_some(), "nobody acknowledges, and yet all fits");
+    let after = databases(&mut host);
+    let (before, full) = (before.unencrypted.unwrap(), after.unencrypted.unwrap());
+    assert_eq!((before.limit, full.limit), (LIMIT, LIMIT));
+    assert!(before.bytes < LIMIT / 2, "{before:?}");
+    assert!(
+        full.bytes > LIMIT / 10 * 9 && full.bytes <= LIMIT,
+        "{full:?}"
+    );
+    assert!(
+        after.encrypted.unwrap().bytes < LIMIT / 2,
+        "each by itself: {after:?}"
+    );
 }

@@ -93,12 +93,17 @@ pub struct Status {
     commit_us: AtomicU64,
     errors: AtomicU64,
     lanes: AtomicU64,
+    max_bytes: AtomicU64,
 }
 
 impl Status {
     /// Bytes on disk.
     pub fn bytes(&self) -> u64 {
         self.bytes.load(Relaxed)
+    }
+    /// What it may hold, in bytes.
+    pub fn max_bytes(&self) -> u64 {
+        self.max_bytes.load(Relaxed)
     }
     /// Transactions.
     pub fn commits(&self) -> u64 {
@@ -123,7 +128,6 @@ pub struct Outbox {
     /// How it fares.
     pub status: Arc<Status>,
     last_lane: Arc<AtomicU64>,
-    max_bytes: Arc<AtomicU64>,
 }
 
 impl Outbox {
@@ -144,6 +148,7 @@ impl Outbox {
         let status = Arc::new(Status::default());
         status.bytes.store(store.size_bytes()?, Relaxed);
         status.lanes.store(left.len() as u64, Relaxed);
+        status.max_bytes.store(max_bytes, Relaxed);
         let mut writer = Writer {
             store,
             status: Arc::clone(&status),
@@ -159,7 +164,6 @@ impl Outbox {
             committed,
             status,
             last_lane: Arc::new(AtomicU64::new(last_lane)),
-            max_bytes: Arc::new(AtomicU64::new(max_bytes)),
         };
         Ok((outbox, left))
     }
@@ -171,12 +175,12 @@ impl Outbox {
 
     /// What the outbox may hold in all, in bytes.
     pub fn max_bytes(&self) -> u64 {
-        self.max_bytes.load(Relaxed)
+        self.status.max_bytes()
     }
 
     /// Changes what the outbox may hold. Where that is less, streams let the oldest go as new ones come.
     pub fn set_max_bytes(&self, max_bytes: u64) {
-        self.max_bytes.store(max_bytes, Relaxed);
+        self.status.max_bytes.store(max_bytes, Relaxed);
     }
 
     /// What one stream may hold now, in bytes: an equal share.

@@ -9,6 +9,7 @@ use std::collections::HashSet;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 use std::time::Instant;
+use vmkpi::link::DatabaseUse;
 
 const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/metrics.prom");
 /// Every parameter, as `virsh domstats --raw` writes them.
@@ -65,6 +66,17 @@ fn report() -> Report {
         when_errors: 2,
         windows_lost: 1,
         clock_skew_ms: Some(-1500),
+        identity: Some(("acme".parse().unwrap(), "shop".parse().unwrap())),
+        databases: Databases {
+            unencrypted: Some(DatabaseUse {
+                bytes: 49_152,
+                limit: 4 << 30,
+            }),
+            encrypted: Some(DatabaseUse {
+                bytes: 45_056,
+                limit: 61_440,
+            }),
+        },
         kpis: vec![KpiRow {
             point: "unencrypted/web".into(),
             time_seconds: 1_795_194_000.5,

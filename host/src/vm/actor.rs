@@ -519,6 +519,8 @@ impl Actor {
         }
         let now_ms = self.now_ms();
         let mut report = self.past.clone();
+        let descriptor = &self.spec.descriptor;
+        report.identity = Some((descriptor.primary_site.clone(), descriptor.vm.clone()));
         report.has_link = self.link.has_endpoint();
         report.link_open = self.link_open;
         report.link_by = self.link.connected_by().map(Arc::from);
@@ -554,6 +556,7 @@ impl Actor {
             .is_heard(report.link_up, std::time::Instant::now())
         {
             report.take_kpis(&self.kpi);
+            report.databases = self.kpi.databases();
         }
         self.shared.reports.put(&self.spec.domain.uuid, report);
     }

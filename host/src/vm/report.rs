@@ -4,6 +4,8 @@
 use std::sync::Arc;
 
 use vmkpi::delivery::producer::{Backlog, Counters, Producer};
+use vmkpi::link::Databases;
+use vmkpi::name::Label;
 
 use crate::link::Fault;
 
@@ -33,6 +35,8 @@ pub struct KpiRow {
 /// What a VM's actor says of itself.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
+    /// The primary site and the VM's name there, by the descriptor in force.
+    pub identity: Option<(Label, Label)>,
     /// Whether the VM has a link that could be open.
     pub has_link: bool,
     /// Whether the link is open and the guest answered.
@@ -77,6 +81,8 @@ pub struct Report {
     pub windows_lost: u64,
     /// The guest's clock minus the host's, in milliseconds, if it was measured.
     pub clock_skew_ms: Option<i32>,
+    /// How full the guest's databases are, as it said last, while it is heard.
+    pub databases: Databases,
     /// Ranges that were lost.
     pub gaps: u64,
     /// Messages made.

@@ -18,10 +18,10 @@ use vmkpi::web::{self, Pieces, answer};
 
 use super::buckets::{self, Buckets};
 use super::embedded::{self, guarded};
+use super::freshness::Known;
 use super::metrics::Shared;
 use super::page::{Answer, Format};
 use super::query::{Question, VIEWS, limit_time};
-use super::status::vms;
 use crate::command::database::open_to_read;
 use crate::command::print::Console;
 
@@ -148,9 +148,11 @@ impl Api {
             return metrics_answer(text.clone());
         }
         let now = Timestamp::now();
-        let vms = self.ask(move |connection| vms(connection, now)).await;
+        let known = self
+            .ask(move |connection| Known::read(connection, now))
+            .await;
         // Without the database its own numbers say what is wrong.
-        let text = self.shared.page(&vms.unwrap_or_default());
+        let text = self.shared.page(&known.unwrap_or_default());
         *page = Some((Instant::now(), text.clone()));
         metrics_answer(text)
     }

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use vmkpi::broker::Kind;
 
+use super::freshness::Known;
 use super::retention::TABLES;
 use super::status::Vm;
 use super::writer::Status;
@@ -78,13 +79,14 @@ impl Shared {
     }
 
     /// The page; of the VMs what the database says.
-    pub fn page(&self, vms: &[Vm]) -> String {
+    pub fn page(&self, known: &Known) -> String {
         let mut page = Page::new("vmkpi_collect_");
         self.add_connection(&mut page);
         self.add_entries(&mut page);
         self.add_messages(&mut page);
         self.add_database(&mut page);
-        add_vms(&mut page, vms);
+        add_vms(&mut page, &known.vms);
+        add_points(&mut page, known);
         page.into_text()
     }
 
@@ -201,6 +203,11 @@ impl Shared {
             "Bytes of pages in use.",
             writer.bytes.load(Relaxed) as f64,
         );
+        page.gauge(
+            "database_limit_bytes",
+            "Bytes that they may be (--retain.bytes); over it the oldest goes.",
+            writer.max_bytes.load(Relaxed) as f64,
+        );
         page.counter(
             "commits_total",
             "Transactions synced to disk.",
@@ -264,6 +271,14 @@ fn add_vms(page: &mut Page, vms: &[Vm]) {
             );
         }
     }
+    let help = "Whether the VM's lease was taken back, as the VM stopped or went elsewhere: it is silent rightly. Absent of a VM that never had one.";
+    page.head("producer_left", help, "gauge");
+    for vm in shown {
+        if let Some(lease) = &vm.lease {
+            let labels = [("site", &*vm.site), ("vm", &*vm.vm)];
+            page.line("producer_left", &labels, f64::from(lease == "left"));
+        }
+    }
     let help = "When the VM's lease in the Directory ends or ended, by the clock of who said it.";
     page.head("producer_lease_expires_timestamp_seconds", help, "gauge");
     for vm in shown {
@@ -282,4 +297,20 @@ fn add_vms(page: &mut Page, vms: &[Vm]) {
             page.line(name, &[("site", &vm.site), ("vm", &vm.vm)], value(vm));
         }
     }
+}
+
+fn add_points(page: &mut Page, known: &Known) {
+    let help = "When the newest row kept of the point was stored, by the guest's clock (infra: by its host's), or its newest window ended. Absent where none is kept, or only sealed.";
+    page.head("newest_row_timestamp_seconds", help, "gauge");
+    for newest in &known.newest {
+        let labels = [
+            ("site", &*newest.site),
+            ("vm", &*newest.vm),
+            ("point", &*newest.point),
+        ];
+        let seconds = newest.time.as_seconds_f64();
+        page.line("newest_row_timestamp_seconds", &labels, seconds);
+    }
+    let help = "Points left out of newest_row_timestamp_seconds, as there are too many.";
+    page.gauge("points_left_out", help, known.left_out as f64);
 }

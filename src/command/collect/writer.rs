@@ -48,6 +48,8 @@ pub struct Status {
     pub committed: AtomicU64,
     /// Bytes of pages in use.
     pub bytes: AtomicU64,
+    /// Bytes that they may be.
+    pub max_bytes: AtomicU64,
     /// Rows of each of [`TABLES`] that are there.
     pub rows: [AtomicU64; TABLES.len()],
     /// What the Directory says, to be written down.
@@ -102,6 +104,7 @@ impl Writer {
     ) -> std::io::Result<Self> {
         let (messages, inbox) = mpsc::channel(WAITING_MESSAGES);
         let status = Arc::new(Status::default());
+        status.max_bytes.store(limits.bytes, Relaxed);
         let desk = Desk {
             keeper,
             limits,

@@ -68,6 +68,8 @@ pub struct Status {
     pub rows: AtomicU64,
     /// What they count against the limit, in bytes.
     pub bytes: AtomicU64,
+    /// What it may hold, in bytes.
+    pub max_bytes: AtomicU64,
     /// When the oldest was kept, in microseconds since 1970; 0 if there is none.
     pub oldest: AtomicI64,
     /// Whether it holds what it may.
@@ -105,6 +107,7 @@ impl Keeper {
     ) -> anyhow::Result<Self> {
         let (orders, inbox) = mpsc::unbounded_channel();
         let status = Arc::new(Status::default());
+        status.max_bytes.store(max_bytes, Relaxed);
         let mut desk = Desk {
             held: spool::held(&connection)?,
             connection,

@@ -254,6 +254,11 @@ impl Shared {
                 spool.bytes.load(Relaxed) as f64,
             ),
             (
+                "spool_limit_bytes",
+                "The limit: when it is reached, nothing is taken any more.",
+                spool.max_bytes.load(Relaxed) as f64,
+            ),
+            (
                 "spool_oldest_timestamp_seconds",
                 "When the oldest of them came; 0 without one.",
                 oldest,

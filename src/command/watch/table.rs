@@ -6,13 +6,18 @@ use std::collections::BTreeMap;
 use vmkpi::clock::Timestamp;
 use vmkpi::message::{Body, Event, Sample, SampleBody, Sealed};
 
+use super::sparkline::{MAX_VALUES, Recent, Style};
 use super::text::{age, fit, number, safe, value};
 
 /// The most rows remembered; what comes beyond is counted and said.
 const MAX_ROWS: usize = 2000;
 /// The least room for each column of the table, in terminal columns.
-const WIDTHS: [usize; 6] = [10, 20, 12, 18, 8, 7];
-const TITLES: [&str; 6] = ["VM", "POINT", "COLUMN", "VALUE", "AGE", "COUNT"];
+const WIDTHS: [usize; 7] = [10, 20, 12, 18, 0, 8, 7];
+const TITLES: [&str; 7] = ["VM", "POINT", "COLUMN", "VALUE", "RECENT", "AGE", "COUNT"];
+/// The same with sparklines: a number needs less room than a text.
+const WIDTHS_WITH_SPARKLINES: [usize; 7] = [10, 18, 12, 12, 8, 8, 7];
+/// A terminal that is narrower has no sparklines.
+const SPARKLINES_FROM: usize = 80;
 
 /// VM, point with function, specifier, column.
 type Key = (String, String, String, String);
@@ -21,6 +26,7 @@ struct Row {
     value: String,
     time: Timestamp,
     count: u64,
+    recent: Recent,
 }
 
 /// Everything shown so far.
@@ -28,16 +34,42 @@ struct Row {
 pub struct Table {
     rows: BTreeMap<Key, Row>,
     left_out: u64,
+    style: Style,
 }
 
 /// One column's new value.
 struct Update {
     column: String,
     value: String,
+    /// The value, if it is a number.
+    number: Option<f64>,
     time: Timestamp,
 }
 
 impl Table {
+    /// An empty one, with sparklines in this style.
+    pub fn new(style: Style) -> Self {
+        Self {
+            style,
+            ..Self::default()
+        }
+    }
+
+    /// Rows before this message, or of it, never came.
+    pub fn interrupt(&mut self, event: &Event) {
+        let (vm, specifier) = (event.vm.as_str(), event.specifier.as_str());
+        let point = event.point.to_string();
+        let of_point = |shown: &str| {
+            let function = shown.strip_prefix(&point);
+            function.is_some_and(|rest| rest.is_empty() || rest.starts_with(' '))
+        };
+        for (key, row) in &mut self.rows {
+            if key.0 == vm && of_point(&key.1) && key.2 == specifier {
+                row.recent.interrupt();
+            }
+        }
+    }
+
     /// Takes what is new.
     pub fn update(&mut self, event: &Event) {
         for update in updates(event) {
@@ -60,8 +92,10 @@ impl Table {
                 value: String::new(),
                 time: update.time,
                 count: 0,
+                recent: Recent::default(),
             });
             row.value = update.value;
+            row.recent.push(update.number);
             row.time = update.time;
             row.count += 1;
         }
@@ -70,7 +104,7 @@ impl Table {
     /// The table in `width` columns and at most `height` lines.
     pub fn render(&self, now: Timestamp, (width, height): (u16, u16)) -> Vec<String> {
         let (width, height) = (usize::from(width), usize::from(height).max(4));
-        let widths = column_widths(width);
+        let widths = column_widths(width, self.style);
         let mut lines = vec![join(&TITLES.map(str::to_owned), &widths)];
         let room = height - 3;
         for ((vm, point, _, column), row) in self.rows.iter().take(room) {
@@ -80,6 +114,7 @@ impl Table {
                 point,
                 column,
                 &row.value,
+                &row.recent.draw(widths[4], self.style),
                 &age(seconds),
                 &row.count.to_string(),
             ];
@@ -101,16 +136,23 @@ impl Table {
     }
 }
 
-/// The room a terminal has more than the least goes to point, column and value.
-fn column_widths(width: usize) -> [usize; 6] {
-    let least: usize = WIDTHS.iter().sum::<usize>() + WIDTHS.len();
-    let spare = width.saturating_sub(least);
-    let mut widths = WIDTHS;
-    for (column, share) in [(0, 5), (1, 3), (2, 4), (3, 5)] {
+/// The room a terminal has more than the least goes to VM, point, column, value and sparkline.
+fn column_widths(width: usize, style: Style) -> [usize; 7] {
+    let has_sparklines = style != Style::None && width >= SPARKLINES_FROM;
+    let mut widths = match has_sparklines {
+        true => WIDTHS_WITH_SPARKLINES,
+        false => WIDTHS,
+    };
+    let gaps = widths.iter().filter(|width| **width > 0).count();
+    let spare = width.saturating_sub(widths.iter().sum::<usize>() + gaps);
+    for (column, share) in [(0, 6), (1, 4), (2, 5), (3, 5)] {
         widths[column] += (spare / share).min(24);
     }
+    if has_sparklines {
+        widths[4] = (widths[4] + spare / 6).min(MAX_VALUES);
+    }
     // A narrow terminal, or rounding: cut from the left until everything fits.
-    let mut over = (widths.iter().sum::<usize>() + widths.len()).saturating_sub(width);
+    let mut over = (widths.iter().sum::<usize>() + gaps).saturating_sub(width);
     for column in &mut widths {
         let cut = over.min(column.saturating_sub(4));
         *column -= cut;
@@ -119,8 +161,10 @@ fn column_widths(width: usize) -> [usize; 6] {
     widths
 }
 
-fn join(cells: &[String; 6], widths: &[usize; 6]) -> String {
-    let cells: Vec<String> = cells.iter().zip(widths).map(|(c, w)| fit(c, *w)).collect();
+/// A line; a column without room is left out.
+fn join(cells: &[String; 7], widths: &[usize; 7]) -> String {
+    let shown = cells.iter().zip(widths).filter(|(_, width)| **width > 0);
+    let cells: Vec<String> = shown.map(|(cell, width)| fit(cell, *width)).collect();
     cells.join(" ").trim_end().to_owned()
 }
 
@@ -192,28 +236,35 @@ fn sealed_column(sealed: &Sealed) -> (String, String) {
 }
 
 fn updates(event: &Event) -> Vec<Update> {
-    let of = |time: Timestamp, columns: Vec<(String, String)>| {
-        columns.into_iter().map(move |(column, value)| Update {
-            column,
-            value,
-            time,
-        })
+    let of = |time, (column, value), number| Update {
+        column,
+        value,
+        number,
+        time,
     };
     match &event.body {
         Body::Raw(samples) => samples
             .iter()
-            .flat_map(|s| of(s.time, sample_columns(s)))
+            .flat_map(|s| {
+                let columns = sample_columns(s).into_iter().zip(sample_numbers(s));
+                columns.map(|(column, number)| of(s.time, column, number))
+            })
             .collect(),
         Body::Processed(p) => {
-            let columns = p
-                .values
-                .iter()
-                .map(|(c, v)| (safe(c), number(*v)))
-                .collect();
-            of(p.to, columns).collect()
+            let values = p.values.iter();
+            let update = values.map(|(c, v)| of(p.to, (safe(c), number(*v)), Some(*v)));
+            update.collect()
         }
         Body::Gap(_) => vec![],
-        Body::Sealed(body) => of(event.time, vec![sealed_column(body)]).collect(),
+        Body::Sealed(body) => vec![of(event.time, sealed_column(body), None)],
+    }
+}
+
+/// Beside [`sample_columns`]: the values that are numbers.
+fn sample_numbers(sample: &Sample) -> Vec<Option<f64>> {
+    match &sample.body {
+        SampleBody::Values(values) => values.iter().map(|(_, v)| v.as_f64()).collect(),
+        SampleBody::Data(_) => vec![None],
     }
 }
 
@@ -254,13 +305,11 @@ mod tests {
 
     #[test]
     fn the_table_fits_every_terminal_and_shows_no_control_character() {
-        let mut table = Table::default();
+        let mut table = Table::new(Style::Blocks);
         for n in 0..50 {
-            table.update(&event(
-                &format!("vm{n}"),
-                "a\u{1b}[31m漢字",
-                "\u{1b}]0;owned\u{7}\r\n",
-            ));
+            let column = "a\u{1b}[31m漢字";
+            table.update(&event(&format!("vm{n}"), column, "\u{1b}]0;owned\u{7}\r\n"));
+            (0..40).for_each(|n| table.update(&numbers(column, Value::Integer(n), "load")));
         }
         for (width, height) in [(20, 5), (80, 24), (200, 100), (1, 1)] {
             let lines = table.render(Timestamp::from_micros(5_000_000), (width, height));
@@ -284,6 +333,64 @@ mod tests {
             "{lines:?}"
         );
         assert!(lines[1].ends_with('3'), "{lines:?}");
+    }
+
+    /// A message of one number of the point.
+    fn numbers(column: &str, value: Value, specifier: &str) -> Event {
+        let mut event = event("shop", column, "");
+        event.specifier = specifier.parse().unwrap();
+        if let Body::Raw(samples) = &mut event.body {
+            samples[0].body = SampleBody::Values(Values {
+                columns: [column.into()].into(),
+                row: vec![value],
+            });
+        }
+        event
+    }
+
+    fn filled(style: Style) -> Table {
+        let mut table = Table::new(style);
+        for n in [3, 1, 4, 1, 5, 9, 2, 6] {
+            table.update(&numbers("users", Value::Integer(n), "load"));
+            if n == 9 {
+                table.interrupt(&numbers("users", Value::Null, "load"));
+                table.interrupt(&numbers("users", Value::Null, "another"));
+            }
+        }
+        table.update(&numbers("temperature", Value::Real(21.5), "load"));
+        table.update(&numbers("temperature", Value::Null, "load"));
+        table.update(&numbers("word", Value::Text("on".into()), "load"));
+        table
+    }
+
+    #[test]
+    fn the_table_with_sparklines_is_the_golden_one() {
+        let now = Timestamp::from_micros(1_500_000);
+        assert_eq!(
+            filled(Style::Blocks).render(now, (100, 24)),
+            [
+                "VM            POINT                  COLUMN          VALUE           RECENT      AGE      COUNT",
+                "shop          unencrypted/web        temperature     -               ▄           1.5 s    2",
+                "shop          unencrypted/web        users           6               ▃▁▄▁▅█ ▂▆   1.5 s    8",
+                "shop          unencrypted/web        word            on                          1.5 s    1",
+            ]
+        );
+        assert_eq!(
+            filled(Style::Ascii).render(now, (80, 24))[2],
+            "shop     unencrypted/web    users        6            .=.+@ :* 1.5 s    8",
+            "in fewer columns, the last of them"
+        );
+    }
+
+    #[test]
+    fn without_sparklines_or_room_for_them_there_is_no_column() {
+        let now = Timestamp::from_micros(1_500_000);
+        for (style, width) in [(Style::None, 100), (Style::Blocks, 79)] {
+            let lines = filled(style).render(now, (width, 24));
+            assert!(lines[0].contains("VALUE"), "{lines:?}");
+            assert!(!lines[0].contains("RECENT"), "{lines:?}");
+            assert!(!lines.concat().contains(['▁', '█']), "{lines:?}");
+        }
     }
 
     #[test]

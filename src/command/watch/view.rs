@@ -10,6 +10,7 @@ use super::super::print::Console;
 use super::cursor::Missing;
 use super::join::Windows;
 use super::lines;
+use super::sparkline::Style;
 use super::table::{self, Table};
 
 /// A way to show messages.
@@ -21,12 +22,12 @@ pub struct View {
 }
 
 impl View {
-    /// Shows in `format`; with `show_gaps` also what never came.
-    pub fn new(format: Format, show_gaps: bool) -> Self {
+    /// Shows in `format`; with `show_gaps` also what never came. A table has sparklines in this style.
+    pub fn new(format: Format, show_gaps: bool, style: Style) -> Self {
         Self {
             format,
             show_gaps,
-            table: Table::default(),
+            table: Table::new(style),
             windows: Windows::default(),
         }
     }
@@ -41,6 +42,7 @@ impl View {
             self.table.update(event);
             self.windows.update(event);
             if let Body::Gap(reason) = &event.body {
+                self.table.interrupt(event);
                 console.say(&table::gap(event, reason));
             }
             return Ok(limit.min(amount(event)));
@@ -64,11 +66,12 @@ impl View {
     /// # Errors
     /// Standard output could not be written.
     pub fn missing(
-        &self,
+        &mut self,
         event: &Event,
         missing: Missing,
         console: &mut Console,
     ) -> io::Result<()> {
+        self.table.interrupt(event);
         if self.show_gaps && self.format == Format::Json {
             return console.line(&lines::of_missing(event, missing));
         }

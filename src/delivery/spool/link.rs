@@ -42,6 +42,7 @@ impl Spool {
             HostMessage::Ping { nonce } => self.out.push_back(GuestMessage::Alive {
                 nonce,
                 time: Timestamp::default(),
+                databases: None,
             }),
             HostMessage::History { nonce, id, query } => {
                 let page = self.history(nonce, id, &query);

@@ -3,7 +3,7 @@
 
 use std::sync::atomic::Ordering;
 
-use vmkpi::link::{From as FromSeq, GuestMessage, HistoryQuery, TableId, encode};
+use vmkpi::link::{Databases, From as FromSeq, GuestMessage, HistoryQuery, TableId, encode};
 use vmkpi::name::{Area, DataPoint};
 use vmkpi::position::{Nonce, Position, Seq};
 
@@ -164,6 +164,16 @@ impl Session {
         cursor.queued = false;
         let (next, end) = (cursor.next, cursor.end);
         self.advance(table, next, end);
+    }
+
+    /// How full the databases are; what cannot be found out is left out.
+    pub(super) fn databases(&mut self) -> Databases {
+        let limit = self.store.database_bytes();
+        let mut of = |area| self.reader(area).ok()?.usage(limit).ok();
+        Databases {
+            unencrypted: of(Area::Unencrypted),
+            encrypted: of(Area::Encrypted),
+        }
     }
 
     fn reader(&mut self, area: Area) -> rusqlite::Result<&Reader> {
