@@ -70,6 +70,7 @@ export VMKPI_BIN_DIR="${VMKPI_BIN_DIR:-$(mkdir -p "$TARGET/debug" && cd "$TARGET
     stage "dependencies" dependencies
     stage "build" $CARGO build $FLAGS
     stage "lints" $CARGO clippy $FLAGS --all-targets --quiet -- -D warnings
+    stage "earlier programs" tools/earlier.sh
     stage "build tests" $CARGO test $FLAGS --no-run --quiet
     stage "unit and property tests" tests $CARGO test $FLAGS --quiet --no-fail-fast --lib --bins
     stage "fuzzing, 5 s a target" tools/fuzz.sh 5

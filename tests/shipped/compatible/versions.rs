@@ -40,7 +40,7 @@ pub struct Earlier {
     /// Its programs.
     pub programs: Programs,
     /// Its formats, by their names in the list.
-    pub formats: BTreeMap<String, u32>,
+    pub formats: BTreeMap<String, u64>,
 }
 
 /// Every earlier version whose programs are built; says which are not.
