@@ -12,3 +12,7 @@ mod examples;
 mod packages;
 #[path = "shipped/page.rs"]
 mod page;
+#[path = "shipped/dependencies.rs"]
+mod dependencies;
+#[path = "shipped/released.rs"]
+mod released;

@@ -71,7 +71,7 @@ fn states(folder: &Path) -> Result<Vec<State>> {
             "use the newer vmkpi-host",
         ),
         state("vmkpi", "collect.db", &collect, "use the newer vmkpi"),
-        state("vmkpi", "relay/spool.db", &relay, "use the newer vmkpi"),
+        state("vmkpi", "relay/relay.db", &relay, "use the newer vmkpi"),
     ])
 }
 
