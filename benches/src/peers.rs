@@ -16,8 +16,8 @@ use anyhow::{Context as _, Result, bail};
 use vmkpi_tests::lab::hypervisor::Hypervisor;
 use vmkpi_tests::scratch::Scratch;
 
-pub use measure::{cpu_seconds, rss_mb};
 use measure::{Steady, measure};
+pub use measure::{cpu_seconds, rss_mb};
 use stopped::{Stopped, stop_one};
 use subject::Kind;
 use vms::{QEMUS, Vms};

@@ -24,7 +24,10 @@ const RATES: [u32; 2] = [10, 100];
 
 /// What has to be installed, and in which Debian package it is.
 const NEEDED: [(&str, &str); 6] = [
-    ("/usr/bin/prometheus-node-exporter", "prometheus-node-exporter"),
+    (
+        "/usr/bin/prometheus-node-exporter",
+        "prometheus-node-exporter",
+    ),
     ("/usr/bin/prometheus-pushgateway", "prometheus-pushgateway"),
     ("/usr/sbin/collectd", "collectd-core"),
     ("/usr/sbin/mosquitto", "mosquitto"),
@@ -48,9 +51,10 @@ pub struct Plan {
 struct Measured {
     steady: [Vec<Run>; RATES.len()],
     away: Vec<Run>,
+    crashed: Vec<Run>,
 }
 
-/// Measures everything and prints two tables.
+/// Measures everything and prints three tables.
 ///
 /// # Errors
 /// Something is not installed, or a part does not come up.
@@ -58,7 +62,10 @@ pub fn run(plan: &Plan) -> Result<()> {
     let missing = NEEDED.iter().filter(|(file, _)| !Path::new(file).exists());
     let packages: Vec<&str> = missing.map(|(_, package)| *package).collect();
     if !packages.is_empty() {
-        bail!("run `tools/setup.sh peers`, or install {}", packages.join(" "));
+        bail!(
+            "run `tools/setup.sh peers`, or install {}",
+            packages.join(" ")
+        );
     }
     let mut all: Vec<Measured> = Kind::ALL.iter().map(|_| Measured::default()).collect();
     for _ in 0..plan.rounds {
@@ -78,22 +85,40 @@ fn round(kind: Kind, measured: &mut Measured, plan: &Plan) -> Result<()> {
     }
     let scratch = Scratch::new()?;
     let mut way = Way::start(kind, scratch.path())?;
-    measured.away.push(away(&mut way, RATES[0], plan.away)?);
+    measured
+        .away
+        .push(away(&mut way, RATES[0], plan.away, false)?);
+    let scratch = Scratch::new()?;
+    let mut way = Way::start(kind, scratch.path())?;
+    measured
+        .crashed
+        .push(away(&mut way, RATES[0], plan.away, true)?);
     Ok(())
 }
 
 fn print(all: &[Measured]) {
-    let head = "| way | values/s | written | arrived | torn | p50 ms | p99 ms | CPU us a value | MB |";
+    let head =
+        "| way | values/s | written | arrived | torn | p50 ms | p99 ms | CPU us a value | MB |";
     println!("{head}\n|{}", " --- |".repeat(9));
     for (at, rate) in RATES.into_iter().enumerate() {
         for (kind, measured) in Kind::ALL.into_iter().zip(all) {
             print_steady(kind, rate, &Run::sum(&measured.steady[at]));
         }
     }
-    let head = "| way, the broker away | written | the writer was told no | arrived | lost though told yes | twice | all there after s |";
-    println!("\n{head}\n|{}", " --- |".repeat(7));
-    for (kind, measured) in Kind::ALL.into_iter().zip(all) {
-        print_away(kind, &Run::sum(&measured.away));
+    type Of = fn(&Measured) -> &[Run];
+    let tables: [(&str, Of); 2] = [
+        ("the broker away", |m| &m.away),
+        (
+            "the broker away, and what works between killed meanwhile",
+            |m| &m.crashed,
+        ),
+    ];
+    for (title, of) in tables {
+        let columns = "written | the writer was told no | arrived | lost though told yes | twice | all there after s";
+        println!("\n| {title} | {columns} |\n|{}", " --- |".repeat(7));
+        for (kind, measured) in Kind::ALL.into_iter().zip(all) {
+            print_away(kind, &Run::sum(of(measured)));
+        }
     }
 }
 

@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
-use serde_json::Value;
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -19,29 +18,33 @@ fn rules() -> Result<toml::Table> {
 
 /// Crates that are built for one of the systems of deny.toml: name, version and licence.
 fn crates(rules: &toml::Table) -> Result<BTreeSet<[String; 3]>> {
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
-    command
-        .current_dir(root())
-        .args(["metadata", "--locked", "--all-features"])
-        .arg("--format-version=1")
-        .stdin(Stdio::null());
+    let mut all = BTreeSet::new();
     for target in list(&rules["graph"]["targets"]) {
-        command.args(["--filter-platform", target.as_str().context("a target")?]);
+        let target = target.as_str().context("a target")?;
+        let output = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()))
+            .current_dir(root())
+            .args(["tree", "--locked", "--workspace", "--all-features"])
+            .args(["--prefix=none", "--format={p}\t{l}", "--target", target])
+            .stdin(Stdio::null())
+            .output()?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "cargo tree: {said}");
+        let lines = String::from_utf8(output.stdout)?;
+        let crates = lines.lines().filter(|line| !line.is_empty());
+        for line in crates {
+            all.insert(read(line).with_context(|| line.to_owned())?);
+        }
     }
-    let output = command.output()?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "cargo metadata: {said}");
-    let metadata: Value = serde_json::from_slice(&output.stdout)?;
-    let nodes = metadata["resolve"]["nodes"].as_array().context("nodes")?;
-    let built: BTreeSet<_> = nodes.iter().filter_map(|node| node["id"].as_str()).collect();
-    let packages = metadata["packages"].as_array().context("packages")?;
-    let text = |package: &Value, key: &str| package[key].as_str().unwrap_or_default().to_owned();
-    let there = packages
-        .iter()
-        .filter(|p| p["id"].as_str().is_some_and(|id| built.contains(id)));
-    Ok(there
-        .map(|p| ["name", "version", "license"].map(|key| text(p, key)))
-        .collect())
+    Ok(all)
+}
+
+/// A line of `cargo tree`: `name vVERSION (where from)`, a tab, the licence, and whether it was there before.
+fn read(line: &str) -> Option<[String; 3]> {
+    let (package, licence) = line.split_once('\t')?;
+    let mut words = package.split(' ');
+    let (name, version) = (words.next()?, words.next()?.strip_prefix('v')?);
+    let licence = licence.trim_end_matches("(*)").trim_end();
+    Some([name, version, licence].map(str::to_owned))
 }
 
 fn list(value: &toml::Value) -> &[toml::Value] {
@@ -136,7 +139,10 @@ fn each_crate_has_a_licence_that_is_allowed() -> Result<()> {
     }
     for name in exceptions.keys() {
         let used = crates.iter().any(|[n, ..]| n == name);
-        ensure!(used, "deny.toml excepts {name}, which is not there any more");
+        ensure!(
+            used,
+            "deny.toml excepts {name}, which is not there any more"
+        );
     }
     Ok(())
 }
@@ -165,7 +171,8 @@ fn what_is_banned_is_not_there_and_what_is_there_twice_has_a_reason() -> Result<
         ensure!(gone && !there.is_empty(), "deny.toml: {spec} is needless");
     }
     for (name, versions) in versions {
-        let told = "bring them together, or say in deny.toml (bans.skip) who holds the older one back";
+        let told =
+            "bring them together, or say in deny.toml (bans.skip) who holds the older one back";
         ensure!(versions.len() == 1, "{name} {versions:?}: {told}");
     }
     Ok(())

@@ -15,7 +15,9 @@ fn root() -> PathBuf {
 /// The heading of each version in CHANGELOG.md, newest first: version, and the date or "unreleased".
 fn headings(changelog: &str) -> Vec<(&str, &str)> {
     let heads = changelog.lines().filter_map(|l| l.strip_prefix("## "));
-    heads.filter_map(|h| h.strip_suffix(')')?.split_once(" (")).collect()
+    heads
+        .filter_map(|h| h.strip_suffix(')')?.split_once(" ("))
+        .collect()
 }
 
 fn is_date(text: &str) -> bool {
@@ -36,10 +38,17 @@ fn the_version_is_the_programs_and_has_its_section_in_the_changelog() -> Result<
     let changelog = std::fs::read_to_string(root().join("CHANGELOG.md"))?;
     let headings = headings(&changelog);
     let first = headings.first().context("no version in CHANGELOG.md")?;
-    ensure!(first.0 == VERSION, "{} is the newest of CHANGELOG.md", first.0);
+    ensure!(
+        first.0 == VERSION,
+        "{} is the newest of CHANGELOG.md",
+        first.0
+    );
     for (version, when) in headings {
         let unreleased = when == "unreleased" && version == VERSION;
-        ensure!(unreleased || is_date(when), "{version}: {when:?} is no date");
+        ensure!(
+            unreleased || is_date(when),
+            "{version}: {when:?} is no date"
+        );
     }
     Ok(())
 }
@@ -50,11 +59,17 @@ fn the_notes_of_a_release_are_its_section() -> Result<()> {
     let script = root().join("tools/release-notes.sh");
     let output = Command::new(&script).arg(VERSION).output()?;
     let notes = String::from_utf8(output.stdout)?;
-    ensure!(output.status.success() && notes.contains("### Added"), "{notes}");
+    ensure!(
+        output.status.success() && notes.contains("### Added"),
+        "{notes}"
+    );
     ensure!(!notes.contains("\n## "), "more than one section");
     let unknown = Command::new(&script).arg("99.0.0").output()?;
     let said = String::from_utf8(unknown.stderr)?;
-    ensure!(!unknown.status.success() && said.contains("99.0.0"), "{said}");
+    ensure!(
+        !unknown.status.success() && said.contains("99.0.0"),
+        "{said}"
+    );
     Ok(())
 }
 

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use rustix::process::Signal;
+use vmkpi_tests::process::Process;
 use vmkpi_tests::wait_for;
 
 use super::way::{SCRAPE_EVERY, Way};
@@ -96,8 +97,9 @@ pub fn steady(way: &mut Way, rate: u32, time: Duration) -> Result<Run> {
     Ok(run)
 }
 
-/// The same with the broker, or the scraper, away from a while after the beginning on, and as long again with it.
-pub fn away(way: &mut Way, rate: u32, time: Duration) -> Result<Run> {
+/// The same with the broker, or the scraper, away from a while after the beginning on, and as long again with it. With
+/// `crash`, what works between is killed and started again before the broker comes back.
+pub fn away(way: &mut Way, rate: u32, time: Duration, crash: bool) -> Result<Run> {
     begin(way)?;
     let mut written = Written::default();
     write(way, &mut written, rate, time / 2);
@@ -106,6 +108,9 @@ pub fn away(way: &mut Way, rate: u32, time: Duration) -> Result<Run> {
         broker.process().signal(Signal::TERM)?;
     }
     write(way, &mut written, rate, time);
+    if crash {
+        way.crash()?;
+    }
     if let Some(broker) = &mut way.broker {
         broker.process().wait(10)?;
         broker.begin()?;
@@ -119,7 +124,7 @@ pub fn away(way: &mut Way, rate: u32, time: Duration) -> Result<Run> {
 fn begin(way: &mut Way) -> Result<()> {
     let mut asked = Instant::now();
     way.writer.put(0)?;
-    let words = |way: &Way| way.processes.iter().map(|p| p.words()).collect::<String>();
+    let words = |way: &Way| way.processes.iter().map(Process::words).collect::<String>();
     let seen = wait_for(60, "the first value", || {
         if asked.elapsed() > Duration::from_secs(2) {
             asked = Instant::now();
@@ -178,7 +183,11 @@ fn judge(way: &Way, written: &Written) -> Run {
         torn: seen.torn,
         latencies_ms,
         cpu_s: 0.0,
-        rss_mb: way.pids().into_iter().filter_map(|pid| rss_mb(pid).ok()).sum(),
+        rss_mb: way
+            .pids()
+            .into_iter()
+            .filter_map(|pid| rss_mb(pid).ok())
+            .sum(),
         settled_s: last.saturating_duration_since(ended).as_secs_f64(),
     }
 }

@@ -92,7 +92,10 @@ impl Scraper {
     /// Scrapes `address` each `every`.
     pub fn start(address: SocketAddr, every: Duration) -> Self {
         let seen = Arc::new(Mutex::new(Seen::default()));
-        let (away, ended) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let (away, ended) = (
+            Arc::new(AtomicBool::new(false)),
+            Arc::new(AtomicBool::new(false)),
+        );
         let of_thread = (Arc::clone(&seen), Arc::clone(&away), Arc::clone(&ended));
         let thread = std::thread::spawn(move || {
             let (seen, away, ended) = of_thread;

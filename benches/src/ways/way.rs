@@ -19,7 +19,8 @@ use super::write::Writer;
 pub const SCRAPE_EVERY: Duration = Duration::from_millis(1500);
 
 /// Every store, at once, and nothing else.
-const DESCRIPTOR: &str = "vm = 'shop'\nprimary_site = 'acme'\n[[monitor]]\nid = 'load'\npoint = 'unencrypted/load'\n";
+const DESCRIPTOR: &str =
+    "vm = 'shop'\nprimary_site = 'acme'\n[[monitor]]\nid = 'load'\npoint = 'unencrypted/load'\n";
 
 /// A way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,7 +77,11 @@ pub struct Way {
     pub broker: Option<Broker>,
     /// What works between.
     pub processes: Vec<Process>,
+    again: Again,
 }
+
+/// Starts what works between; again, too, on what it has left.
+type Again = Box<dyn Fn() -> Result<Vec<Process>>>;
 
 impl Way {
     /// Starts everything, with its files in `folder`.
@@ -90,6 +95,7 @@ impl Way {
                     eye,
                     broker: Some(broker),
                     processes: Vec::new(),
+                    again: Box::new(|| Ok(Vec::new())),
                 })
             }
             Kind::Pipe => {
@@ -99,12 +105,25 @@ impl Way {
                     eye,
                     broker: Some(broker),
                     processes: Vec::new(),
+                    again: Box::new(|| Ok(Vec::new())),
                 })
             }
             Kind::Collectd => collectd(folder),
             Kind::Rename | Kind::Rewrite => textfile(folder, kind),
             Kind::Push => gateway(folder),
         }
+    }
+
+    /// Kills whatever works between, as a power cut does, and starts it again.
+    pub fn crash(&mut self) -> Result<()> {
+        for process in &mut self.processes {
+            process.kill()?;
+        }
+        if let (Writer::Pipe(_), Some(broker)) = (&self.writer, &self.broker) {
+            self.writer = Writer::pipe(broker.address())?;
+        }
+        self.processes = (self.again)()?;
+        Ok(())
     }
 
     /// The processes that work, by their ids.
@@ -125,21 +144,26 @@ fn vmkpi(folder: &Path) -> Result<Way> {
     let (broker, eye) = subscribed(folder, "vmkpi/v1/acme/data/#", of_vmkpi)?;
     std::fs::create_dir(folder.join("kpi"))?;
     std::fs::write(folder.join("descriptor.toml"), DESCRIPTOR)?;
-    let guest = start_guest(folder, &[], &[])?;
-    let host = start_host(&HostPlace {
-        folder,
-        libvirt: "test:///default".to_owned(),
-        broker: broker.url(),
-        metrics: free_address()?,
-        vms: vec![(DOMAIN.to_owned(), folder.to_owned())],
-        options: &[],
-        environment: &[],
-    })?;
+    let (place, url, metrics) = (folder.to_owned(), broker.url(), free_address()?);
+    let again = move || {
+        let guest = start_guest(&place, &[], &[])?;
+        let host = start_host(&HostPlace {
+            folder: &place,
+            libvirt: "test:///default".to_owned(),
+            broker: url.clone(),
+            metrics,
+            vms: vec![(DOMAIN.to_owned(), place.clone())],
+            options: &[],
+            environment: &[],
+        })?;
+        Ok(vec![guest, host])
+    };
     Ok(Way {
         writer: Writer::Store(folder.join("kpi/unencrypted/load")),
         eye,
         broker: Some(broker),
-        processes: vec![guest, host],
+        processes: again()?,
+        again: Box::new(again),
     })
 }
 
@@ -188,14 +212,20 @@ LoadPlugin mqtt
     );
     let file = folder.join("collectd.conf");
     std::fs::write(&file, config)?;
-    let program = PathBuf::from("/usr/sbin/collectd");
-    let arguments = ["-f", "-C", &file.display().to_string()];
-    let process = Process::start(folder, "collectd", &program, arguments)?;
+    let place = folder.to_owned();
+    let again = move || {
+        let program = Path::new("/usr/sbin/collectd");
+        let arguments = ["-f", "-C", &file.display().to_string()];
+        Ok(vec![Process::start(
+            &place, "collectd", program, arguments,
+        )?])
+    };
     Ok(Way {
         writer: Writer::Line(csv),
         eye,
         broker: Some(broker),
-        processes: vec![process],
+        processes: again()?,
+        again: Box::new(again),
     })
 }
 
@@ -229,13 +259,18 @@ fn scraped(
     let address = free_address()?;
     let program = PathBuf::from("/usr/bin").join(name);
     let listen = format!("--web.listen-address={address}");
-    let arguments = arguments.iter().chain([&listen]);
-    let process = Process::start(folder, name, &program, arguments)?;
-    wait_for(30, name, || answers(address).ok()).with_context(|| process.words())?;
+    let arguments: Vec<String> = arguments.iter().chain([&listen]).cloned().collect();
+    let (place, name) = (folder.to_owned(), name.to_owned());
+    let again = move || {
+        let process = Process::start(&place, &name, &program, &arguments)?;
+        wait_for(30, &name, || answers(address).ok()).with_context(|| process.words())?;
+        Ok(vec![process])
+    };
     Ok(Way {
         writer: writer(address),
         eye: Eye::Pages(Scraper::start(address, SCRAPE_EVERY)),
         broker: None,
-        processes: vec![process],
+        processes: again()?,
+        again: Box::new(again),
     })
 }

@@ -132,7 +132,10 @@ fn push(gateway: SocketAddr, n: u64) -> Result<()> {
         .spawn()?;
     let text = exposition(n).concat();
     // Dropped, so that curl sees the end.
-    curl.stdin.take().context("no pipe")?.write_all(text.as_bytes())?;
+    curl.stdin
+        .take()
+        .context("no pipe")?
+        .write_all(text.as_bytes())?;
     let status = curl.wait()?;
     ensure!(status.success(), "{status}");
     Ok(())

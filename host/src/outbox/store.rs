@@ -33,7 +33,9 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug, thiserror::Error)]
 pub(super) enum OpenError {
     /// A later version made it.
-    #[error("{0}: format {1}, and this vmkpi-host knows up to {2}: use the newer vmkpi-host, which delivers what is in it; it was left as it is")]
+    #[error(
+        "{0}: format {1}, and this vmkpi-host knows up to {2}: use the newer vmkpi-host, which delivers what is in it; it was left as it is"
+    )]
     Newer(PathBuf, usize, usize),
     /// SQLite says so.
     #[error(transparent)]

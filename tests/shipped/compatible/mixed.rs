@@ -230,7 +230,10 @@ fn judge(mixed: &Mixed, writer: &Writer) -> Result<()> {
         let missing: Vec<_> = missing.filter(|n| **n > ROWS).collect();
         ensure!(missing.is_empty(), "{missing:?}\n{}", watcher.words());
         for of in ["mean", "infra"] {
-            ensure!(lines.iter().any(|l| l["specifier"] == of), "nothing of {of}");
+            ensure!(
+                lines.iter().any(|l| l["specifier"] == of),
+                "nothing of {of}"
+            );
         }
         ensure!(!watcher.words().contains("ignored"), "{}", watcher.words());
     }
