@@ -73,6 +73,38 @@ fn the_notes_of_a_release_are_its_section() -> Result<()> {
     Ok(())
 }
 
+/// What runs elsewhere is what runs on a desk, and no more is believed there than what was looked at.
+#[test]
+fn the_forge_runs_what_a_desk_runs_and_pins_what_it_takes() -> Result<()> {
+    let workflows = root().join(".github/workflows");
+    for name in ["ci.yml", "audit.yml", "release.yml"] {
+        let text = std::fs::read_to_string(workflows.join(name))?;
+        let taken = text
+            .lines()
+            .filter_map(|l| l.split_once("uses: ")?.1.split(' ').next());
+        for action in taken.filter(|action| !action.starts_with("./")) {
+            let pin = action.split_once('@').map_or("", |(_, pin)| pin);
+            let digits = pin.bytes().filter(u8::is_ascii_hexdigit).count();
+            ensure!(
+                pin.len() == 40 && digits == 40,
+                "{name}: {action} is not pinned"
+            );
+        }
+    }
+    let says = |name: &str, command: &str| -> Result<()> {
+        let text = std::fs::read_to_string(workflows.join(name))?;
+        ensure!(text.contains(command), "{name} does not run {command}");
+        Ok(())
+    };
+    says("ci.yml", "run: .ci/run\n")?;
+    says(
+        "audit.yml",
+        "cargo deny --locked --workspace --all-features check\n",
+    )?;
+    says("release.yml", "make deb\n")?;
+    says("release.yml", "tools/release-notes.sh")
+}
+
 /// A change of the version is a change of one line: no other manifest has a version of its own.
 #[test]
 fn the_version_stands_in_one_place() -> Result<()> {
