@@ -34,7 +34,9 @@ build() {
         --bin "vmkpi-$name" --bin "vmkpi-guest-$name" --bin "vmkpi-host-$name")
     mkdir -p "$target/compat/$name"
     for program in $programs; do
-        mv "$target/debug/$program-$name" "$target/compat/$name/$program"
+        # Without line tables: they are two thirds of it.
+        strip --strip-debug -o "$target/compat/$name/$program" "$target/debug/$program-$name"
+        rm "$target/debug/$program-$name"
     done
     rm -rf "$source"
     echo "$commit" >"$target/compat/$name/commit"

@@ -246,7 +246,10 @@ fn textfile(folder: &Path, kind: Kind) -> Result<Way> {
 }
 
 fn gateway(folder: &Path) -> Result<Way> {
-    scraped(folder, "prometheus-pushgateway", &[], Writer::Push)
+    // Debian's keeps what was pushed in a file of the system's otherwise.
+    let kept = folder.join("pushgateway.data");
+    let arguments = [format!("--persistence.file={}", kept.display())];
+    scraped(folder, "prometheus-pushgateway", &arguments, Writer::Push)
 }
 
 /// A program of Prometheus' family, and a scraper of it.
