@@ -6,7 +6,8 @@
 //!                    ├─ layers ─> stack ──> view ──> inodes ──> fs ──> kernel
 //! directory ─────────┘           priority,  merged   versions   adapter
 //!                                lingering  tree       │
-//!                                                      └─> generation ──> guidance (link) ──> hooks
+//!                                      │               └─> generation ──> hooks
+//!                                      └─> guidance (link)
 //! ```
 //!
 //! | module | room |

@@ -9,6 +9,7 @@
 mod common;
 
 use std::process::{Child, Command};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use common::Guest;
 use common::ledger::{Notes, Verdict, Writers, judge_database, judge_files};
@@ -16,6 +17,13 @@ use common::seed::Seed;
 use nix::errno::Errno;
 
 const WRITERS: usize = 4;
+
+/// Nobody forks while others store: until it has become another program, a child has copies of their descriptors, and
+/// closes them, which tries a store again that had failed.
+fn alone() -> MutexGuard<'static, ()> {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 fn has_strace() -> bool {
     Command::new("strace").arg("-V").output().is_ok()
@@ -75,6 +83,7 @@ fn a_call_that_fails_once_costs_the_stores_of_one_commit_and_they_are_told() {
     if !has_strace() {
         return;
     }
+    let _alone = alone();
     let mut seed = Seed::of(0);
     let mut total = Verdict::default();
     for (calls, error, expected, span) in [
@@ -106,6 +115,7 @@ fn while_every_sync_fails_every_store_is_eio_and_afterwards_none() {
     if !has_strace() {
         return;
     }
+    let _alone = alone();
     let guest = Guest::start();
     guest.write("unencrypted/w", "v\n0\n").unwrap();
     let strace = inject(&guest, "fdatasync,fsync", "error=EIO");

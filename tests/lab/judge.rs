@@ -140,6 +140,19 @@ pub fn judge(collect: &Collector, stored: u64) -> Result<usize> {
     Ok(expected.len())
 }
 
+/// Rows a second by the guest's own clock, which stands still while the VM does.
+///
+/// # Errors
+/// There are none.
+pub fn rate(collect: &Collector) -> Result<f64> {
+    let sql = format!(
+        "SELECT (count(*) - 1) * 1e6 / (max(time) - min(time)) FROM samples \
+         WHERE point = 'unencrypted/load' AND specifier = '{ROWS}'"
+    );
+    let found = collect.query(&sql)?;
+    found[0][0].as_f64().context("two rows")
+}
+
 /// When rows came that had not come before.
 pub fn new_rows(messages: &[Received]) -> Vec<Instant> {
     let mut seen = BTreeSet::new();

@@ -45,6 +45,7 @@ fn plan(folder: &Path, by: By) -> Result<Planned> {
         )?;
         options.extend([
             format!("--link.listen-address={door}"),
+            "--log-level=info,vmkpi_host::vm=debug".to_owned(),
             format!("--link.tls.cert-file={}", shown.cert.display()),
             format!("--link.tls.key-file={}", shown.key.display()),
             format!("--link.tls.ca-file={}", ca.cert().display()),
@@ -93,6 +94,30 @@ fn resumed(events: &Process) -> Option<SystemTime> {
     Some(SystemTime::UNIX_EPOCH + Duration::from_micros(u64::try_from(time.as_micros()).ok()?))
 }
 
+/// What a host's daemon says on the way of a guest that has come, in order: the medium is in the drive, the guest has
+/// connected and shaken hands, it has answered the greeting.
+const STEPS: [&str; 3] = [
+    "VM recontextualized",
+    "the link is open domain=lab by=\"tls",
+    "the guest has answered the greeting",
+];
+
+/// How long after `resumed` each of them was said first.
+fn steps(log: &Path, resumed: SystemTime) -> Result<[Option<Duration>; 3]> {
+    let text = std::fs::read_to_string(log)?;
+    let since = |line: &str| -> Option<Duration> {
+        let time: Timestamp = line.split_once(' ')?.0.parse().ok()?;
+        let time = Duration::from_micros(u64::try_from(time.as_micros()).ok()?);
+        (SystemTime::UNIX_EPOCH + time).duration_since(resumed).ok()
+    };
+    let first = |step: &str| {
+        text.lines()
+            .filter(|line| line.contains(step))
+            .find_map(since)
+    };
+    Ok(STEPS.map(first))
+}
+
 /// The endpoint that the guest's link goes to.
 fn goes_to(pair: &Pair) -> Option<String> {
     let (_, said) = pair
@@ -118,7 +143,7 @@ fn migrates(times: usize, by: By) -> Result<()> {
         goes_to(&pair)?.contains(&url(pair.at)).then_some(())
     })?;
     let arrivals = pair.subscribe("vmkpi/v1/acme/data/shop/every-row/#")?;
-    let mut took = Vec::new();
+    let (mut took, mut on_the_way) = (Vec::new(), [const { Vec::new() }; 3]);
     for _ in 0..times {
         pair.migrate(&[])?;
         let before = pair.collect.count();
@@ -139,6 +164,10 @@ fn migrates(times: usize, by: By) -> Result<()> {
             .max()
             .context("no row since")?;
         took.push(since - first);
+        let steps = steps(&pair.host(pair.at).log(), resumed)?;
+        for (all, step) in on_the_way.iter_mut().zip(steps) {
+            all.extend(step);
+        }
     }
     let (rows, windows) = pair.settle()?;
     ensure!(took.len() == times);
@@ -151,6 +180,14 @@ fn migrates(times: usize, by: By) -> Result<()> {
         median.as_millis(),
         most.as_millis()
     );
+    for (step, all) in STEPS.iter().zip(&on_the_way) {
+        let (median, most) = median_and_most(all);
+        let (median, most) = (median.as_millis(), most.as_millis());
+        eprintln!(
+            "  until \"{step}\" {median} ms, at most {most} ms ({} seen)",
+            all.len()
+        );
+    }
     Ok(())
 }
 

@@ -10,8 +10,6 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 /// What the files of the merged tree hold, as they are: whoever goes by it judges it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Guidance {
-    /// The generation of the context in which it was so; 0 before any was read.
-    pub generation: u64,
     /// The content of [`vmkpi::context::ENDPOINT_FILE`], if it is there and short enough to be one.
     pub endpoint: Option<String>,
     /// The content of [`vmkpi::context::LEGISLATION_FILE`], likewise.

@@ -1,8 +1,11 @@
 //! The thread behind the tree: what comes and goes becomes a change, and a change takes its steps in order.
 //!
 //! ```text
-//! medium, directory ──> stack ──> view ──> new view shown ──> kernel forgets ──> generation ──> guidance ──> hooks
+//! medium, directory ──> stack ──> view ──> guidance ──> new view shown ──> kernel forgets ──> generation ──> hooks
 //! ```
+//!
+//! Guidance comes first: what may not be delivered from here waits for no disk, and the link is on its way to where the
+//! host is while the rest is done.
 //!
 //! After a start, what was there before it is waited for as long as a layer lingers: a restart changes nothing, and a
 //! change that is none is neither counted nor told.
@@ -226,19 +229,21 @@ impl Manager {
         self.stack.tick(now);
         self.view = Arc::new(View::new(self.stack.layers()));
         self.entries = self.view.entries(&self.entries, Timestamp::now());
-        let parts = &self.parts;
-        parts.tree.show(&self.view, &self.entries, &parts.notifier);
         let there = self.stack.classes();
         let settled = self
             .expected
             .take_if(|(until, classes)| now >= *until || has_all(&there, classes));
-        if self.expected.is_none() {
-            let changes = diff(&self.counted, &self.entries);
-            if !changes.is_empty() {
-                self.count(changes);
-            } else if settled.is_some() {
-                self.guide();
-            }
+        let changes = match self.expected {
+            None => diff(&self.counted, &self.entries),
+            Some(_) => Vec::new(),
+        };
+        if settled.is_some() || !changes.is_empty() {
+            self.guide();
+        }
+        let parts = &self.parts;
+        parts.tree.show(&self.view, &self.entries, &parts.notifier);
+        if !changes.is_empty() {
+            self.count(changes);
         }
         self.publish();
     }
@@ -254,7 +259,6 @@ impl Manager {
         parts.tree.count(generation, &parts.notifier);
         tracing::info!(generation, paths = changes.len(), "the context has changed");
         self.counted = self.entries.clone();
-        self.guide();
         self.publish();
         self.tell(changes);
     }
@@ -286,7 +290,6 @@ impl Manager {
                 .and_then(|bytes| String::from_utf8(bytes).ok())
         };
         self.parts.guide.set(Guidance {
-            generation: self.parts.shown.generation,
             endpoint: text(ENDPOINT_FILE),
             legislation: text(LEGISLATION_FILE),
         });

@@ -291,6 +291,8 @@ impl Actor {
             Event::Up => {
                 self.link_open = true;
                 self.past.connects += 1;
+                let (domain, by) = (&self.spec.domain.name, self.link.connected_by());
+                tracing::debug!(%domain, by, "the link is open");
                 self.greet();
             }
             Event::Message(message) => self.on_message(message),
@@ -377,7 +379,12 @@ impl Actor {
             GuestMessage::Hello { version, .. } => self.note_version(*version),
             _ => {}
         }
+        let answers = matches!(message, GuestMessage::Hello { .. });
         self.kpi.on_message(message, now_ms);
+        if answers {
+            let (domain, by) = (&self.spec.domain.name, self.link.connected_by());
+            tracing::debug!(%domain, by, "the guest has answered the greeting");
+        }
         if self.kpi.counters().lines_refused > refused {
             self.impossible();
         }

@@ -94,13 +94,14 @@ impl Spool {
         Ok(file)
     }
 
-    /// Reads the medium of a class whose descriptor was just seen.
+    /// Reads the medium of a class whose descriptor was just seen, when its drive had changed so often.
     ///
     /// # Errors
     /// See [`Failure`].
     pub fn take<S: Source>(
         &self,
         source: &S,
+        (medium, changes): (S::Medium, Option<u64>),
         class: &Class,
         sector: &Sector,
     ) -> Result<Taken, Failure> {
@@ -109,17 +110,22 @@ impl Spool {
             let (bytes, limit) = (descriptor.size, MAX_IMAGE_BYTES);
             return Err(refused(&ReadError::TooLarge { bytes, limit }));
         }
-        let spooled = self.copy(source, descriptor.size, sector)?;
+        let spooled = self.copy(&medium, descriptor.size)?;
+        // Opened anew: what was read before is not read from memory.
+        drop(medium);
+        let again = held(source).map_err(|error| unreadable(&error))?.0;
+        let copied = file_sector(&spooled).map_err(|error| self.unwritable(&error))?;
+        let same = again == Held::Medium(Box::new(*sector)) && copied == *sector;
+        if !same || source.changes() != changes {
+            return Err(Failure::Again(
+                "the medium was changed while it was read".into(),
+            ));
+        }
         layer(class, spooled)
     }
 
-    /// Copies the volume. The medium is the same before and afterwards, or the copy is of no use.
-    fn copy<S: Source>(&self, source: &S, bytes: u64, sector: &Sector) -> Result<File, Failure> {
-        let unreadable =
-            |error: io::Error| Failure::Again(format!("cannot read the drive: {error}"));
-        let swapped = || Failure::Again("the medium was changed while it was read".into());
-        let medium = source.open().map_err(unreadable)?.ok_or_else(swapped)?;
-        let before = source.changes();
+    /// Copies the volume.
+    fn copy(&self, medium: &impl ReadAt, bytes: u64) -> Result<File, Failure> {
         let mut file = self.file().map_err(|error| self.unwritable(&error))?;
         let mut chunk = vec![0; CHUNK];
         for offset in (0..bytes).step_by(CHUNK) {
@@ -131,20 +137,12 @@ impl Spool {
                     ErrorKind::UnexpectedEof => Failure::Again(format!(
                         "its image is truncated: the volume has {bytes} bytes, and fewer are there"
                     )),
-                    _ => unreadable(error),
+                    _ => unreadable(&error),
                 })?;
             file.write_all(part)
                 .map_err(|error| self.unwritable(&error))?;
         }
-        // Opened anew: what was read before is not read from memory.
-        drop(medium);
-        let again = held(source).map_err(unreadable)?;
-        let copied = file_sector(&file).map_err(|error| self.unwritable(&error))?;
-        let same = again == Held::Medium(Box::new(*sector)) && copied == *sector;
-        match same && source.changes() == before {
-            true => Ok(file),
-            false => Err(swapped()),
-        }
+        Ok(file)
     }
 
     fn unwritable(&self, error: &io::Error) -> Failure {
@@ -155,18 +153,22 @@ impl Spool {
     }
 }
 
-/// What a drive holds now. A medium that is too short for a descriptor is like one that is blank.
+fn unreadable(error: &io::Error) -> Failure {
+    Failure::Again(format!("cannot read the drive: {error}"))
+}
+
+/// What a drive holds now, and the medium itself. One that is too short for a descriptor is like one that is blank.
 ///
 /// # Errors
 /// The drive cannot be read.
-pub fn held<S: Source>(source: &S) -> io::Result<Held> {
+pub fn held<S: Source>(source: &S) -> io::Result<(Held, Option<S::Medium>)> {
     let Some(medium) = source.open()? else {
-        return Ok(Held::Nothing);
+        return Ok((Held::Nothing, None));
     };
     let mut sector = Box::new([0; SECTOR]);
     match medium.read_exact_at(&mut sector[..], DESCRIPTOR_OFFSET) {
-        Ok(()) => Ok(Held::Medium(sector)),
-        Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok(Held::Nothing),
+        Ok(()) => Ok((Held::Medium(sector), Some(medium))),
+        Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok((Held::Nothing, None)),
         Err(error) => Err(error),
     }
 }

@@ -224,6 +224,7 @@ impl Watcher {
     }
 
     fn hurry(&mut self, now: Instant) {
+        tracing::debug!("drives are asked often for a while");
         let began = self.hurry_until.replace(now + HURRY).is_none();
         if began {
             self.routine = now;

@@ -55,7 +55,11 @@ impl<S: Source> Worker<S> {
             if !self.board.begin(&self.drive, self.number) {
                 return;
             }
+            let begun = Instant::now();
             let outcome = watch.look(&self.source, &self.spool);
+            if !matches!(outcome, Outcome::Same) {
+                tracing::debug!(drive = %self.drive, took = ?begun.elapsed(), "the drive has another medium, or none");
+            }
             retry.note(matches!(outcome, Outcome::Again { .. }), Instant::now());
             if !self.board.end(&self.drive, self.number, outcome) || !retry.wait(pokes) {
                 return;
@@ -110,7 +114,7 @@ pub struct Watch {
 impl Watch {
     /// Looks, and reads the medium if it is another one.
     pub fn look<S: Source>(&mut self, source: &S, spool: &Spool) -> Outcome {
-        let held = match held(source) {
+        let (held, medium) = match held(source) {
             Ok(held) => held,
             Err(error) => {
                 self.known = None;
@@ -126,9 +130,9 @@ impl Watch {
         if self.known.as_ref() == Some(&seen) {
             return Outcome::Same;
         }
-        let outcome = match &seen.1 {
-            Held::Nothing => Outcome::Empty,
-            Held::Medium(sector) => medium(source, spool, sector),
+        let outcome = match (&seen.1, medium) {
+            (Held::Medium(sector), Some(medium)) => read(source, (medium, seen.0), spool, sector),
+            _ => Outcome::Empty,
         };
         let again = matches!(outcome, Outcome::Again { .. });
         self.known = (!again).then_some(seen);
@@ -137,7 +141,12 @@ impl Watch {
 }
 
 /// What a medium with this descriptor is.
-fn medium<S: Source>(source: &S, spool: &Spool, sector: &Sector) -> Outcome {
+fn read<S: Source>(
+    source: &S,
+    medium: (S::Medium, Option<u64>),
+    spool: &Spool,
+    sector: &Sector,
+) -> Outcome {
     // That of a damaged one too, so that it can be said whose it is.
     let Some(label) = Descriptor::label_of(sector) else {
         return Outcome::Foreign(None);
@@ -145,7 +154,7 @@ fn medium<S: Source>(source: &S, spool: &Spool, sector: &Sector) -> Outcome {
     let Some(class) = Class::of_label(&label) else {
         return Outcome::Foreign(Some(label));
     };
-    match spool.take(source, &class, sector) {
+    match spool.take(source, medium, &class, sector) {
         Ok(taken) => Outcome::Layer {
             label,
             taken: Box::new(taken),

@@ -137,3 +137,51 @@ async fn what_the_broker_says_of_another_history_acknowledges_nothing_of_this_on
     acknowledge(&mut actor, &new);
     assert_eq!(actor.kpi.counters().messages_acknowledged, 1);
 }
+
+/// A port of virtio-serial, as QEMU listens on it; what the actor's link is to it.
+async fn opened(actor: &mut Actor, tell: &watch::Sender<Spec>, socket: &std::path::Path) {
+    let mut incoming = spec("before");
+    Arc::make_mut(&mut incoming.domain).state = State::Paused;
+    incoming.link = Some(crate::link::Endpoint {
+        address: crate::link::Address::Unix(socket.to_owned()),
+        joining: true,
+    });
+    tell.send_replace(incoming);
+    actor.respecify();
+    let event = actor.link.next(true, false).await;
+    assert!(matches!(event, Event::Up), "{event:?}");
+    actor.on_link(event);
+}
+
+#[tokio::test]
+async fn a_guest_that_was_greeted_before_it_ran_here_is_greeted_when_it_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut actor, tell) = actor(dir.path());
+    let socket = dir.path().join("port");
+    let _port = tokio::net::UnixListener::bind(&socket).unwrap();
+    opened(&mut actor, &tell, &socket).await;
+    let first = actor.link.nonce();
+    assert!(first.is_some(), "greeted");
+    let mut running = actor.spec.clone();
+    Arc::make_mut(&mut running.domain).state = State::Running;
+    tell.send_replace(running);
+    actor.respecify();
+    assert_ne!(actor.link.nonce(), first, "greeted anew");
+}
+
+#[tokio::test]
+async fn on_a_port_that_another_host_has_used_the_line_it_left_is_ended_first() {
+    use tokio::io::AsyncReadExt as _;
+    let dir = tempfile::tempdir().unwrap();
+    let (mut actor, tell) = actor(dir.path());
+    let socket = dir.path().join("port");
+    let port = tokio::net::UnixListener::bind(&socket).unwrap();
+    opened(&mut actor, &tell, &socket).await;
+    let (mut guest, _) = port.accept().await.unwrap();
+    let mut begin = [0; 8];
+    tokio::select! {
+        read = guest.read_exact(&mut begin) => drop(read.unwrap()),
+        event = actor.link.next(true, false) => panic!("{event:?}"),
+    }
+    assert_eq!(&begin[..2], b"\n{", "{begin:?}");
+}

@@ -148,9 +148,9 @@ fn told() -> (Orders, Told) {
     (orders, Told(Mutex::new(told)))
 }
 
-/// Three times, as a whole look takes it: to look, to copy, to look again.
+/// Twice, as a whole look takes it: to look and copy, and to look again.
 fn give(orders: &Orders, bytes: &[u8]) {
-    for _ in 0..3 {
+    for _ in 0..2 {
         orders.send(Ok(Some(bytes.to_vec()))).unwrap();
     }
 }
@@ -172,7 +172,7 @@ fn what_was_handed_over_counts_on_while_a_drive_cannot_be_read() {
     let status = look();
     assert!(status.class.is_some() && status.label.is_some());
     assert!(status.problem.unwrap().contains("Input/output error"));
-    // It fails while the next medium is copied.
+    // It fails when the next medium has been copied.
     orders.send(Ok(Some(image("service", "two")))).unwrap();
     orders.send(broken()).unwrap();
     assert_eq!(look().failed, 2);
