@@ -21,7 +21,7 @@ pub struct Seen {
     pub first: BTreeMap<u64, Instant>,
     /// Values that came a second time, as a message.
     pub twice: u64,
-    /// Pages or messages without a value, with half of one, or with one that was never written.
+    /// Pages or messages, after the first value, without one, with half of one, or with one that was never written.
     pub torn: u64,
 }
 
@@ -33,7 +33,8 @@ impl Seen {
                     self.twice += 1;
                 }
             }
-            _ => self.torn += 1,
+            // The first page may be of before the first value.
+            _ => self.torn += u64::from(!self.first.is_empty()),
         }
     }
 }
