@@ -8,7 +8,7 @@ FLAGS = --locked --workspace --features vmkpi/command
 FUZZ_SECONDS ?= 60
 SOAK_SECONDS ?= 600
 
-.PHONY: help demo build release test soak lab fmt lint fuzz bench bench-peers bench-migration clean
+.PHONY: help demo build release test soak screenshot lab fmt lint fuzz bench bench-peers bench-migration clean
 
 help: ## What there is to make
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' Makefile | expand -t 24
@@ -73,6 +73,11 @@ soak: release ## Whatever may go wrong in the chain, for SOAK_SECONDS; a million
 	VMKPI_BIN_DIR=$(abspath $(TARGET))/release \
 	    $(CARGO) test --locked -p vmkpi-tests --test migration --test contexts -- --ignored --nocapture --test-threads=1
 	$(CARGO) test --release --locked -p vmkpi-guest --test soak -- --ignored --nocapture --test-threads=1
+
+screenshot: ## docs/images/page.png: the page of vmkpi collect over data that shows everything
+	@tools/setup.sh test
+	$(CARGO) build $(FLAGS)
+	$(CARGO) test $(FLAGS) -p vmkpi-tests --test shipped -- --ignored page::picture
 
 lab: ## Two hosts with a guest that migrates between them, and a shell to try things in, as root
 	@tools/setup.sh test

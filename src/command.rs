@@ -43,7 +43,7 @@ mod watch;
 use std::process::ExitCode;
 
 use clap::error::{ContextKind, ContextValue};
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum};
 
 use print::Console;
 
@@ -126,6 +126,11 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
 }
 
 type Outcome = Result<(), Failure>;
+
+/// The command's subcommands, options and help, for whoever describes them.
+pub fn command() -> clap::Command {
+    Cli::command()
+}
 
 /// Reads the command line and does what it says.
 pub fn run() -> ExitCode {

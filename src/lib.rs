@@ -36,10 +36,19 @@
 //! | `logging` | the log, for people and for the journal |
 //! | `notify` | the service manager: sd_notify(3) |
 //! | `terminal` | ages, sizes and sentences in 80 columns |
+//!
+//! The site's command itself is `command` (feature `command`). It is here, and not in the program, so that its manual
+//! pages and completions can be made of what it really takes.
+
+// The command is written as one more user of this library.
+#[cfg(feature = "command")]
+extern crate self as vmkpi;
 
 #[cfg(feature = "broker")]
 pub mod broker;
 pub mod clock;
+#[cfg(feature = "command")]
+pub mod command;
 #[cfg(feature = "sign")]
 pub mod confirm;
 pub mod context;

@@ -1,9 +1,7 @@
-//! The door of `vmkpi`, the site's command: reads the command line, calls the room, says how it went.
-
-mod command;
+//! The door of `vmkpi`, the site's command: calls the room, which reads the command line and says how it went.
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    command::run()
+    vmkpi::command::run()
 }

@@ -1,6 +1,6 @@
 //! How a daemon is told what to do. Each has one [`Catalogue`], in which every setting stands once: its key in
 //! the configuration file, its flag, its environment variable, its help, how it is read and how it is written.
-//! The command line, the file's reader, the annotated example and the reference in the documentation come of it.
+//! The command line, the file's reader, the annotated example and docs/CONFIGURATION.md come of it.
 //!
 //! ```text
 //! defaults <── /etc/vmkpi/NAME.toml <── VMKPI_NAME_* <── flags        (the later wins)
@@ -101,8 +101,8 @@ pub struct Tables<S> {
     pub read: for<'a> fn(&mut Notes<'a>, &Value<'a>, &mut S),
     /// Writes it, with its help, at the end of the annotated file.
     pub write: fn(&S, &mut String),
-    /// Its rows of the reference.
-    pub reference: fn() -> Vec<String>,
+    /// Its keys, and what each is.
+    pub reference: fn() -> Vec<(&'static str, &'static str)>,
 }
 
 /// Everything that a program can be told.

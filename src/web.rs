@@ -26,6 +26,8 @@ const MAX_CONNECTIONS: usize = 64;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a connection may last, however slowly its client reads.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
+/// After this a connection takes no further request, so that none is cut off that is answered in time.
+const LAST_REQUEST: Duration = Duration::from_secs(15);
 
 /// What the server has done.
 #[derive(Debug, Default)]
@@ -154,11 +156,19 @@ where
         }
     });
     // A connection that breaks is its client's affair.
-    let _ = hyper::server::conn::http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(REQUEST_TIMEOUT)
-        .serve_connection(TokioIo::new(stream), service)
-        .await;
+    let mut connection = std::pin::pin!(
+        hyper::server::conn::http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(REQUEST_TIMEOUT)
+            .serve_connection(TokioIo::new(stream), service)
+    );
+    if tokio::time::timeout(LAST_REQUEST, connection.as_mut())
+        .await
+        .is_err()
+    {
+        connection.as_mut().graceful_shutdown();
+        let _ = connection.await;
+    }
 }
 
 fn only_get() -> Response<Pieces> {

@@ -54,7 +54,5 @@ mod soak;
 mod thief;
 #[path = "e2e/tree.rs"]
 mod tree;
-#[path = "e2e/two_sites.rs"]
-mod two_sites;
 #[path = "e2e/vouched.rs"]
 mod vouched;

@@ -10,9 +10,11 @@
 //! | [`admitted`] | a broker as vmkpi configures it, and who is let in |
 //! | [`chain`] | broker, guest, host and watcher, together |
 //! | [`away`] | a guest that goes from host to host over a network |
+//! | [`browser`] | a real browser, headless |
 //! | [`asking`] | `vmkpi query`, and questions made by hand |
 //! | [`collector`] | `vmkpi collect`, and its database as the judge |
 //! | [`network`], [`sites`] | networks that can be cut, and a chain of three sites in them |
+//! | [`document`], [`invocation`], [`shell`] | the documentation: its pages, the commands in them, and a shell that runs them |
 //! | [`ledger`] | the judge: what was stored arrived, once |
 //! | [`hostile`] | a broker that does what none may |
 //! | [`lab`] | a real virtual machine below a real libvirtd |
@@ -26,11 +28,14 @@
 pub mod admitted;
 pub mod asking;
 pub mod away;
+pub mod browser;
 pub mod chain;
 pub mod collector;
+pub mod document;
 #[path = "../guest/tests/common/faketime.rs"]
 pub mod faketime;
 pub mod hostile;
+pub mod invocation;
 pub mod lab;
 pub mod ledger;
 pub mod mqtt;
@@ -43,12 +48,25 @@ pub mod schema;
 pub mod scratch;
 #[path = "../guest/tests/common/seed.rs"]
 pub mod seed;
+pub mod shell;
 pub mod sites;
 pub mod soak;
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Result, bail};
+
+/// How long after `begin` a daemon's log first has a line with these words.
+pub fn said_since(log: &std::path::Path, words: &str, begin: SystemTime) -> Option<Duration> {
+    let text = std::fs::read_to_string(log).ok()?;
+    let since = |line: &str| -> Option<Duration> {
+        let time: vmkpi::clock::Timestamp = line.split_once(' ')?.0.parse().ok()?;
+        let time = Duration::from_micros(u64::try_from(time.as_micros()).ok()?);
+        (SystemTime::UNIX_EPOCH + time).duration_since(begin).ok()
+    };
+    let lines = text.lines().filter(|line| line.contains(words));
+    lines.filter_map(since).next()
+}
 
 /// Waits until `ready` says what it found.
 ///

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Result, ensure};
+use rustix::process::Pid;
 
 /// A folder that goes with the test, and whatever is mounted in it.
 pub struct Scratch {
@@ -123,17 +124,27 @@ pub fn unmount(mount: &Path) {
 
 /// Processes whose command line names `folder`.
 pub fn processes_of(folder: &Path) -> Vec<String> {
-    let needle = folder.as_os_str().as_encoded_bytes();
+    let found = processes_with(&folder.display().to_string());
+    found.into_iter().map(|(_, line)| line).collect()
+}
+
+/// Processes with this in their command line, but for this one.
+pub fn processes_with(text: &str) -> Vec<(Pid, String)> {
     let own = std::process::id().to_string();
     let Ok(entries) = std::fs::read_dir("/proc") else {
         return vec![];
     };
+    let process = |entry: std::fs::DirEntry| {
+        let number = entry.file_name().to_str()?.parse().ok()?;
+        let line = std::fs::read(entry.path().join("cmdline")).ok()?;
+        let line = String::from_utf8_lossy(&line).replace('\0', " ");
+        Some((Pid::from_raw(number)?, line))
+    };
     entries
         .flatten()
         .filter(|e| e.file_name().to_string_lossy() != own)
-        .filter_map(|e| std::fs::read(e.path().join("cmdline")).ok())
-        .filter(|line| line.windows(needle.len()).any(|w| w == needle))
-        .map(|line| String::from_utf8_lossy(&line).replace('\0', " "))
+        .filter_map(process)
+        .filter(|(_, line)| line.contains(text))
         .collect()
 }
 

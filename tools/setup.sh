@@ -23,6 +23,12 @@ case "$what" in
         packages="$packages g++ mosquitto mosquitto-clients prometheus python3 python3-jwcrypto strace faketime libxml2-utils"
         packages="$packages curl iproute2 jq openssl sqlite3 xorriso"
         packages="$packages libvirt-daemon-system libvirt-clients qemu-system-x86 busybox-static cpio kmod e2fsprogs"
+        # chromium, chromium-driver: the page of vmkpi collect in a real browser.
+        packages="$packages chromium chromium-driver"
+        # Readers of published messages, in examples/.
+        packages="$packages node-mqtt python3-paho-mqtt"
+        # For the same: gcc's Go has half the size of the other.
+        command -v go >/dev/null || packages="$packages gccgo-go"
         # Any that is there will do, wherever it is from.
         command -v node >/dev/null || packages="$packages nodejs"
         command -v javac >/dev/null || packages="$packages default-jdk-headless"

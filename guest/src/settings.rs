@@ -1,6 +1,6 @@
 //! Every setting of the guest program, once: its key in the configuration file, its flag, its
 //! environment variable, its help, how it is read and how it is written. The command line, the file's
-//! reader, the annotated example and the reference in docs/GUEST.md all come from [`CATALOGUE`].
+//! reader, the annotated example and docs/CONFIGURATION.md all come from [`CATALOGUE`].
 //!
 //! ```text
 //! defaults <── /etc/vmkpi/guest.toml <── VMKPI_GUEST_* <── flags        (the later wins)

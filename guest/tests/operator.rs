@@ -324,6 +324,10 @@ fn the_owners_key_is_shown_to_applications_and_nobody_changes_it() {
         .map(|e| e.unwrap().file_name())
         .collect();
     assert_eq!(listed, ["encrypted", "unencrypted", "primary-key.pem"]);
+    // An application that looks at what close says has read it all the same.
+    let opened = std::fs::File::open(&path).unwrap();
+    opened.sync_all().unwrap();
+    nix::unistd::close(opened).unwrap();
     let errno =
         |result: std::io::Result<()>| Errno::from_raw(result.unwrap_err().raw_os_error().unwrap());
     let write = OpenOptions::new().write(true).open(&path).map(drop);

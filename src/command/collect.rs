@@ -15,12 +15,15 @@
 //! | [`retention`] | what bounds it |
 //! | [`keys`] | whose messages are kept and what opens them, read again while it runs |
 //! | [`status`] | what a database holds |
-//! | [`api`], [`query`], [`page`] | what is answered over HTTP |
+//! | [`api`], [`query`], [`buckets`], [`page`] | what is answered over HTTP |
+//! | [`embedded`] | the page that a browser shows, in the files of `page/` |
 //! | [`metrics`] | collect's own numbers, for Prometheus |
 //! | [`confirming`] | what is said to Producers |
 
 mod api;
+mod buckets;
 mod confirming;
+mod embedded;
 mod keeper;
 mod kept;
 mod keys;
@@ -61,6 +64,7 @@ pub(super) const SCHEMA: Schema = Schema {
     migrations: &[
         include_str!("../../schemas/collect.sql"),
         include_str!("../../schemas/collect.2.sql"),
+        include_str!("../../schemas/collect.3.sql"),
     ],
 };
 /// What the database may hold unless the operator says otherwise, in bytes.
@@ -99,7 +103,7 @@ pub struct RunArgs {
     /// Only this primary site.
     #[arg(long, value_name = "SITE")]
     site: Option<Label>,
-    /// Serve /metrics and the query API there; there is no login, so keep it where only you come.
+    /// Serve a page for the browser, /metrics and the query API there; there is no login, so keep it where only you come.
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<SocketAddr>,
     /// The name by which descriptors know this Consumer ([[confirm]] name).

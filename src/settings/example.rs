@@ -1,4 +1,4 @@
-//! The settings for people: an annotated file, and the rows of the reference.
+//! The settings for people: an annotated file.
 
 use std::fmt::Write as _;
 
@@ -40,28 +40,6 @@ impl<S: Default> Catalogue<S> {
             (tables.write)(settings, &mut text);
         }
         text
-    }
-
-    /// The reference: a line of a Markdown table for each setting, and what tables say of theirs.
-    pub fn reference(&self) -> Vec<String> {
-        let defaults = S::default();
-        let row = |setting: &Setting<S>| {
-            let value = setting.get(&defaults).filter(|value| !value.is_empty());
-            let default = value.map_or(String::new(), |value| {
-                format!("`{}`", literal(setting.kind, &value))
-            });
-            let (key, flag, help) = (setting.key, setting.flag, setting.help);
-            let key = match setting.kind {
-                Kind::Map => format!("[{key}]"),
-                _ => key.to_owned(),
-            };
-            let env = self.env(setting);
-            format!("| `{key}` | `--{flag}` | `{env}` | {default} | {help} |")
-        };
-        let lines = self.settings.iter().map(row);
-        lines
-            .chain(self.tables.iter().flat_map(|tables| (tables.reference)()))
-            .collect()
     }
 }
 

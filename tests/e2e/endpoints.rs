@@ -1,7 +1,7 @@
 //! Guests on a network, and contexts that lead them elsewhere: each row arrives once, whatever the endpoint is, and one
 //! that leads nowhere cuts nobody off.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result, ensure};
 use vmkpi_tests::away::{Away, Host};
@@ -9,7 +9,7 @@ use vmkpi_tests::chain::EVERY_ROW;
 use vmkpi_tests::ledger::Writer;
 use vmkpi_tests::pki::Ca;
 use vmkpi_tests::proxy::{Proxy, Weather};
-use vmkpi_tests::wait_for;
+use vmkpi_tests::{said_since, wait_for};
 
 const PAUSE: Duration = Duration::from_millis(4);
 
@@ -79,6 +79,43 @@ fn a_link_goes_over_from_host_to_host_and_back_to_the_image_s_own() -> Result<()
     writer.stop()?;
     ensure!(away.judge("unencrypted/load", writer.stored()?)? > 20);
     assert_eq!(away.status()?["live"]["endpoint_changes"], 5);
+    Ok(())
+}
+
+#[test]
+#[ignore = "a figure for docs/PERFORMANCE.md: what a new endpoint costs a guest that nobody emulates; make soak"]
+fn how_long_a_guest_takes_to_another_endpoint() -> Result<()> {
+    let mut away = Away::new(EVERY_ROW)?;
+    let debug = ["--log-level=info,vmkpi_host::vm=debug".to_owned()];
+    let hosts = [away.host("a", &debug)?, away.host("b", &debug)?];
+    away.start_guest(&hosts[0].url(), "")?;
+    away.send("first", 1)?;
+    let mut writer = Writer::start(away.folder(), &[away.file("load")], PAUSE)?;
+    let mut took = Vec::new();
+    for host in hosts.iter().rev().cycle().take(20) {
+        let begin = SystemTime::now();
+        away.offer(Some(&host.url()), None)?;
+        let answered = || {
+            said_since(
+                &host.process.err,
+                "the guest has answered the greeting",
+                begin,
+            )
+        };
+        took.push(wait_for(
+            30,
+            "the guest to answer at the other host",
+            answered,
+        )?);
+    }
+    writer.stop()?;
+    took.sort();
+    eprintln!(
+        "from a new context to the guest's answer at the other host, of {}: {:?} (median), at most {:?}",
+        took.len(),
+        took[took.len() / 2],
+        took[took.len() - 1]
+    );
     Ok(())
 }
 

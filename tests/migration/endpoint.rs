@@ -13,6 +13,7 @@ use vmkpi_tests::lab::pair::{Pair, Planned};
 use vmkpi_tests::lab::traveller::Plan;
 use vmkpi_tests::pki::Ca;
 use vmkpi_tests::process::Process;
+use vmkpi_tests::said_since;
 
 /// Where each host lets guests in.
 const DOOR: u16 = 9879;
@@ -102,22 +103,6 @@ const STEPS: [&str; 3] = [
     "the guest has answered the greeting",
 ];
 
-/// How long after `resumed` each of them was said first.
-fn steps(log: &Path, resumed: SystemTime) -> Result<[Option<Duration>; 3]> {
-    let text = std::fs::read_to_string(log)?;
-    let since = |line: &str| -> Option<Duration> {
-        let time: Timestamp = line.split_once(' ')?.0.parse().ok()?;
-        let time = Duration::from_micros(u64::try_from(time.as_micros()).ok()?);
-        (SystemTime::UNIX_EPOCH + time).duration_since(resumed).ok()
-    };
-    let first = |step: &str| {
-        text.lines()
-            .filter(|line| line.contains(step))
-            .find_map(since)
-    };
-    Ok(STEPS.map(first))
-}
-
 /// The endpoint that the guest's link goes to.
 fn goes_to(pair: &Pair) -> Option<String> {
     let (_, said) = pair
@@ -164,9 +149,9 @@ fn migrates(times: usize, by: By) -> Result<()> {
             .max()
             .context("no row since")?;
         took.push(since - first);
-        let steps = steps(&pair.host(pair.at).log(), resumed)?;
-        for (all, step) in on_the_way.iter_mut().zip(steps) {
-            all.extend(step);
+        let log = pair.host(pair.at).log();
+        for (all, step) in on_the_way.iter_mut().zip(STEPS) {
+            all.extend(said_since(&log, step, resumed));
         }
     }
     let (rows, windows) = pair.settle()?;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use nix::errno::Errno;
 
 use super::state::State;
-use super::tree::Ino;
+use super::tree::{Ino, PRIMARY_KEY};
 use super::{Done, Fh, Partition};
 use crate::store::{Job, NameEffect, Point, RowData, StoreError, Stored, csv_errno};
 
@@ -41,6 +41,10 @@ impl State {
             return Plan::Fail(Errno::EBADF);
         };
         let ino = handle.ino;
+        // It is no file of the tree, and nobody writes it.
+        if ino == PRIMARY_KEY {
+            return Plan::Nothing;
+        }
         let Ok(node) = tree.node_mut(ino) else {
             return Plan::Fail(Errno::ESTALE);
         };

@@ -97,10 +97,9 @@ pub(super) fn write_all(settings: &Settings, text: &mut String) {
     }
 }
 
-/// The rows of the reference.
-pub(super) fn reference() -> Vec<String> {
-    let row = |(key, _, help): &(&str, &str, &str)| format!("| `poll.{key}` | | | | {help} |");
-    KEYS.iter().map(row).collect()
+/// Its keys and what each is, for the reference.
+pub(super) fn reference() -> Vec<(&'static str, &'static str)> {
+    KEYS.iter().map(|(key, _, help)| (*key, *help)).collect()
 }
 
 /// One table on its way to a [`Poll`].

@@ -231,15 +231,6 @@ fn the_example_file_is_what_the_program_shows_and_holds_the_defaults() {
 }
 
 #[test]
-fn the_reference_in_the_documentation_has_every_setting_as_it_is() {
-    let documented = include_str!("../../../docs/HOST.md");
-    for line in CATALOGUE.reference() {
-        let there = documented.lines().any(|l| l == line);
-        assert!(there, "docs/HOST.md lacks: {line}");
-    }
-}
-
-#[test]
 fn every_flag_has_a_key_and_every_setting_a_flag() {
     let command = crate::cli::command();
     let run = command.find_subcommand("run").unwrap();

@@ -1,4 +1,4 @@
-//! What is answered over HTTP: `/metrics`, and questions to the database below `/api/v1/`, read-only. Each question
+//! What is answered over HTTP: the page, `/metrics`, and questions to the database below `/api/v1/`, read-only. Each question
 //! has a connection of its own, some at a time, on threads that messages do not wait for.
 
 use std::net::SocketAddr;
@@ -16,6 +16,8 @@ use tokio::task::JoinHandle;
 use vmkpi::clock::Timestamp;
 use vmkpi::web::{self, Pieces, answer};
 
+use super::buckets::{self, Buckets};
+use super::embedded::{self, guarded};
 use super::metrics::Shared;
 use super::page::{Answer, Format};
 use super::query::{Question, VIEWS, limit_time};
@@ -80,10 +82,12 @@ impl Api {
                     "nothing is kept: see standard error\n",
                 ),
             },
-            "/" | "/api/v1" | "/api/v1/" => answer(StatusCode::OK, TEXT, index()),
+            "/api/v1" | "/api/v1/" => answer(StatusCode::OK, TEXT, index()),
             path => match path.strip_prefix("/api/v1/") {
-                Some(name) => self.question(name, query).await,
-                None => answer(StatusCode::NOT_FOUND, TEXT, index()),
+                Some("buckets") => guarded(self.buckets(query).await),
+                Some(name) => guarded(self.question(name, query).await),
+                None => embedded::respond(request)
+                    .unwrap_or_else(|| answer(StatusCode::NOT_FOUND, TEXT, index())),
             },
         }
     }
@@ -95,10 +99,18 @@ impl Api {
             Err(Some(wrong)) => return answer(StatusCode::BAD_REQUEST, TEXT, wrong + "\n"),
         };
         let format = question.format;
-        match self.ask(move |connection| question.ask(connection)).await {
-            Ok(found) => found_answer(found, format),
-            Err((status, why)) => answer(status, TEXT, why + "\n"),
-        }
+        let found = self.ask(move |connection| question.ask(connection)).await;
+        found_answer(found, format)
+    }
+
+    async fn buckets(self: &Arc<Self>, query: &str) -> Response<Pieces> {
+        let question = match Buckets::parse(query) {
+            Ok(question) => question,
+            Err(wrong) => return answer(StatusCode::BAD_REQUEST, TEXT, wrong + "\n"),
+        };
+        let format = question.format;
+        let found = self.ask(move |connection| question.ask(connection)).await;
+        found_answer(found, format)
     }
 
     /// Asks the database on a thread of its own.
@@ -152,7 +164,11 @@ fn metrics_answer(text: String) -> Response<Pieces> {
     )
 }
 
-fn found_answer(found: Answer, format: Format) -> Response<Pieces> {
+fn found_answer(found: Result<Answer, (StatusCode, String)>, format: Format) -> Response<Pieces> {
+    let found = match found {
+        Ok(found) => found,
+        Err((status, why)) => return answer(status, TEXT, why + "\n"),
+    };
     let kind = match format {
         Format::Json => JSON,
         Format::Csv => CSV,
@@ -169,9 +185,10 @@ fn found_answer(found: Answer, format: Format) -> Response<Pieces> {
 
 /// What there is to ask, for people.
 fn index() -> String {
-    let mut text = "/metrics\n/-/healthy\n".to_owned();
+    let mut text = "/\n/metrics\n/-/healthy\n".to_owned();
     for view in &VIEWS {
         text.push_str(&format!("/api/v1/{}?{}\n", view.name, view.parameters()));
     }
+    text.push_str(&format!("/api/v1/buckets?{}\n", buckets::PARAMETERS));
     text + "docs/COLLECT.md explains them\n"
 }

@@ -44,6 +44,8 @@ struct Known {
     series: i64,
     through: Position,
     seen: Seq,
+    /// The times of the first and the latest row, in microseconds since 1970.
+    span: Option<(i64, i64)>,
 }
 
 /// Keeps batches.
@@ -182,6 +184,10 @@ impl Batch<'_> {
         self.put(known, event)?;
         self.kept.counts.accepted += 1;
         known.through = event.through;
+        if let Some((from, to)) = span(event) {
+            let (first, last) = known.span.unwrap_or((from, to));
+            known.span = Some((first.min(from), last.max(to)));
+        }
         Ok(())
     }
 
@@ -205,7 +211,7 @@ impl Batch<'_> {
     }
 
     fn read(&self, instance: &Instance) -> rusqlite::Result<Option<Known>> {
-        let sql = "SELECT instance.id, series.id, through, through_key, seen FROM vm \
+        let sql = "SELECT instance.id, series.id, through, through_key, seen, first, last FROM vm \
                    JOIN series ON series.vm = vm.id JOIN instance ON instance.series = series.id \
                    WHERE site = ? AND name = ? AND point = ? AND specifier = ? AND stream = ?";
         let mut found = self.transaction.prepare_cached(sql)?;
@@ -225,6 +231,7 @@ impl Batch<'_> {
                     key: row.get::<_, Option<i64>>(3)?.map(key_of),
                 },
                 seen: row.get(4)?,
+                span: row.get::<_, Option<i64>>(5)?.zip(row.get(6)?),
             })
         };
         found.query_row(names, known).optional()
@@ -262,6 +269,7 @@ impl Batch<'_> {
             series,
             through,
             seen,
+            span: None,
         })
     }
 
@@ -271,8 +279,8 @@ impl Batch<'_> {
     }
 
     fn update(&self, known: &Known, event: &Event) -> rusqlite::Result<()> {
-        let sql = "UPDATE instance SET through = ?, through_key = ?, seen = ?, revision = ?, base = ?, heard = ? \
-                   WHERE id = ?";
+        let sql = "UPDATE instance SET through = ?, through_key = ?, seen = ?, revision = ?, base = ?, heard = ?, \
+                   first = ?, last = ? WHERE id = ?";
         self.transaction.prepare_cached(sql)?.execute(params![
             known.through.seq,
             known.through.key.map(key_value),
@@ -280,6 +288,8 @@ impl Batch<'_> {
             &*event.revision,
             event.base.seq,
             self.now.as_micros(),
+            known.span.map(|span| span.0),
+            known.span.map(|span| span.1),
             known.id,
         ])?;
         Ok(())
@@ -291,7 +301,7 @@ impl Batch<'_> {
             return Ok(());
         }
         let range = (known.through.seq, event.after.seq);
-        self.put_gap(known, range, "not_sent", event.time)
+        self.put_gap(known, range, "not_sent", begin(event))
     }
 
     fn put(&mut self, known: &Known, event: &Event) -> rusqlite::Result<()> {
@@ -400,14 +410,16 @@ impl Batch<'_> {
         reason: &str,
         time: Timestamp,
     ) -> rusqlite::Result<()> {
-        let sql = "INSERT INTO gap (series, instance, after, through, reason, time) VALUES (?, ?, ?, ?, ?, ?)";
+        let sql = "INSERT INTO gap (series, instance, after, through, reason, time, since) \
+                   VALUES (?, ?, ?, ?, ?, ?, nullif(?, 0))";
         self.transaction.prepare_cached(sql)?.execute(params![
             known.series,
             known.id,
             after,
             through,
             reason,
-            time.as_micros()
+            time.as_micros(),
+            known.span.map(|span| span.1),
         ])?;
         self.kept.counts.gaps += 1;
         Ok(())
@@ -437,6 +449,24 @@ fn is_impossible(event: &Event) -> bool {
         Body::Gap(_) | Body::Sealed(_) => true,
     };
     !inside
+}
+
+/// From when to when a message has rows, in microseconds since 1970.
+fn span(event: &Event) -> Option<(i64, i64)> {
+    match &event.body {
+        Body::Raw(samples) => {
+            let times = || samples.iter().map(|sample| sample.time.as_micros());
+            times().min().zip(times().max())
+        }
+        Body::Processed(window) => Some((window.from.as_micros(), window.to.as_micros())),
+        Body::Sealed(_) => Some((event.time.as_micros(), event.time.as_micros())),
+        Body::Gap(_) => None,
+    }
+}
+
+/// When the rows of a message begin: what was lost before it is not later.
+fn begin(event: &Event) -> Timestamp {
+    span(event).map_or(event.time, |(from, _)| Timestamp::from_micros(from))
 }
 
 /// A key as SQLite has it: its 64 bits, signed.

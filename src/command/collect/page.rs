@@ -53,13 +53,20 @@ impl Page {
     /// # Errors
     /// SQLite says so.
     pub fn add(&mut self, names: &[String], row: &Row<'_>) -> rusqlite::Result<()> {
+        let values = (0..names.len()).map(|at| row.get_ref(at));
+        self.add_values(names, &values.collect::<rusqlite::Result<Vec<_>>>()?);
+        Ok(())
+    }
+
+    /// Adds a row of these values.
+    pub fn add_values(&mut self, names: &[String], values: &[ValueRef<'_>]) {
         let separator = if self.rows > 0 { ",\n" } else { "\n" };
         self.rows += 1;
         if self.format == Format::Json {
             self.body.push_str(separator);
         }
-        for (at, name) in names.iter().enumerate() {
-            let value = row.get_ref(at)?;
+        for (at, (name, value)) in names.iter().zip(values).enumerate() {
+            let value = *value;
             match self.format {
                 Format::Json => {
                     self.body.push(if at == 0 { '{' } else { ',' });
@@ -77,7 +84,6 @@ impl Page {
             Format::Json => "}",
             Format::Csv => "\r\n",
         });
-        Ok(())
     }
 
     /// The answer; `next` if there are more rows.
@@ -97,20 +103,30 @@ impl Page {
 fn is_time(name: &str) -> bool {
     matches!(
         name,
-        "time" | "heard" | "window_from" | "window_to" | "lease_expires"
+        "time"
+            | "heard"
+            | "window_from"
+            | "window_to"
+            | "lease_expires"
+            | "since"
+            | "until"
+            | "first"
+            | "last"
     )
 }
 
 /// Columns that hold JSON.
 fn is_json(name: &str) -> bool {
-    matches!(name, "data" | "count" | "kpi" | "infra")
+    matches!(name, "data" | "count" | "kpi" | "infra" | "text")
 }
 
 fn json(name: &str, value: ValueRef<'_>) -> String {
     let text = match value {
         ValueRef::Null => "null".to_owned(),
         ValueRef::Integer(time) if is_time(name) => format!("\"{}\"", Timestamp::from_micros(time)),
-        ValueRef::Integer(flag) if matches!(name, "partial" | "forked") => (flag != 0).to_string(),
+        ValueRef::Integer(flag) if matches!(name, "partial" | "forked" | "silent") => {
+            (flag != 0).to_string()
+        }
         ValueRef::Integer(number) => number.to_string(),
         ValueRef::Real(number) => serde_json::Value::from(number).to_string(),
         ValueRef::Text(text) if is_json(name) => String::from_utf8_lossy(text).into_owned(),

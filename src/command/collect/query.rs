@@ -10,9 +10,9 @@ use vmkpi::clock::Timestamp;
 use super::page::{Answer, Format, Page};
 
 /// Rows in a page unless the question says otherwise, and the most.
-const LIMIT: (u64, u64) = (1000, 10_000);
+pub const LIMIT: (u64, u64) = (1000, 10_000);
 /// A page ends early when it is so large, in bytes.
-const MAX_PAGE_BYTES: usize = 8 << 20;
+pub const MAX_PAGE_BYTES: usize = 8 << 20;
 /// A question that takes longer is given up.
 const MAX_TIME: Duration = Duration::from_secs(10);
 /// Steps of SQLite's machine between two looks at the time.
@@ -28,14 +28,14 @@ pub struct View {
     from: &'static str,
     /// The columns that a question may name.
     filters: &'static [&'static str],
-    /// The column of `from` and `to`.
-    time: Option<&'static str>,
+    /// The columns that `from` and `to` are compared with.
+    time: Option<[&'static str; 2]>,
     /// The order, which is unique: the next page begins behind the last row's.
     order: &'static [&'static str],
 }
 
 /// Everything that can be asked for.
-pub const VIEWS: [View; 9] = [
+pub const VIEWS: [View; 10] = [
     View {
         name: "sites",
         select: "site, count(*) AS vms, max(heard) AS heard, sum(missing) AS missing",
@@ -46,7 +46,8 @@ pub const VIEWS: [View; 9] = [
     },
     View {
         name: "vms",
-        select: "site, vm, points, instances, heard, missing, lease, lease_expires",
+        select: "site, vm, points, instances, heard, missing, lease, lease_expires, \
+                 heard < (julianday('now') - 2440587.5) * 86400000000.0 - 180000000 AS silent",
         from: "vms",
         filters: &["site", "vm"],
         time: None,
@@ -65,7 +66,7 @@ pub const VIEWS: [View; 9] = [
         select: "site, vm, point, specifier, stream, seq, printf('%016x', key) AS key, time, data",
         from: "samples",
         filters: &["site", "vm", "point", "specifier", "stream"],
-        time: Some("time"),
+        time: Some(["time"; 2]),
         order: &["time", "id"],
     },
     View {
@@ -74,7 +75,7 @@ pub const VIEWS: [View; 9] = [
                  through, partial, forked, clock_skew_ms",
         from: "results",
         filters: &["site", "vm", "point", "specifier", "stream"],
-        time: Some("window_from"),
+        time: Some(["window_from"; 2]),
         order: &["window_from", "id"],
     },
     View {
@@ -90,23 +91,31 @@ pub const VIEWS: [View; 9] = [
             "infra_point",
             "infra_specifier",
         ],
-        time: Some("window_from"),
+        time: Some(["window_from"; 2]),
         order: &["window_from", "kpi_id", "infra_id"],
     },
     View {
         name: "gaps",
-        select: "site, vm, point, specifier, stream, after, through, reason, time",
+        select: "site, vm, point, specifier, stream, after, through, reason, since, time",
         from: "gaps",
         filters: &["site", "vm", "point", "specifier", "stream"],
-        time: Some("time"),
+        time: Some(["time"; 2]),
         order: &["time", "id"],
     },
     View {
         name: "missing",
-        select: "site, vm, point, specifier, stream, after, through, heard",
+        select: "site, vm, point, specifier, stream, after, through, since, heard",
         from: "missing",
         filters: &["site", "vm", "point", "specifier", "stream"],
         time: None,
+        order: &["site", "vm", "point", "specifier", "stream"],
+    },
+    View {
+        name: "streams",
+        select: "site, vm, point, specifier, stream, revision, first, last, heard, through",
+        from: "streams",
+        filters: &["site", "vm", "point", "specifier", "stream"],
+        time: Some(["last", "first"]),
         order: &["site", "vm", "point", "specifier", "stream"],
     },
     View {
@@ -114,7 +123,7 @@ pub const VIEWS: [View; 9] = [
         select: "site, vm, point, specifier, stream, after, through, kind, time, envelope",
         from: "sealed_messages",
         filters: &["site", "vm", "point", "specifier", "stream"],
-        time: Some("time"),
+        time: Some(["time"; 2]),
         order: &["time", "id"],
     },
 ];
@@ -158,10 +167,8 @@ impl Question {
             limit: LIMIT.0,
             format: Format::Json,
         };
-        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-            let value =
-                decode(value).ok_or_else(|| Some(format!("{key}: not percent-encoded UTF-8")))?;
+        for pair in parameters(query) {
+            let (key, value) = pair.map_err(Some)?;
             question.set(key, value).map_err(Some)?;
         }
         Ok(question)
@@ -171,29 +178,18 @@ impl Question {
         let wrong = |what: &str| Err(format!("{key}: {what}"));
         match key {
             "from" | "to" if self.view.time.is_some() => {
-                let Ok(time) = value.parse::<Timestamp>() else {
-                    return wrong("a time as 2026-11-20T17:00:00Z is needed");
-                };
-                let place = if key == "from" {
-                    &mut self.from
-                } else {
-                    &mut self.to
-                };
-                *place = Some(time.as_micros());
+                let time = instant(key, &value)?;
+                match key {
+                    "from" => self.from = Some(time),
+                    _ => self.to = Some(time),
+                }
             }
-            "limit" => match value.parse() {
-                Ok(limit) if (1..=LIMIT.1).contains(&limit) => self.limit = limit,
-                _ => return wrong("a number from 1 to 10000 is needed"),
-            },
+            "limit" => self.limit = limit(&value)?,
             "after" if !self.view.order.is_empty() => match place(&value) {
                 Some(place) if place.len() == self.view.order.len() => self.after = Some(place),
                 _ => return wrong("not the next of an earlier page"),
             },
-            "format" => match &*value {
-                "json" => self.format = Format::Json,
-                "csv" => self.format = Format::Csv,
-                _ => return wrong("json or csv is needed"),
-            },
+            "format" => self.format = format(&value)?,
             _ => match self.view.filters.iter().find(|known| **known == key) {
                 Some(known) => self.filters.push((known, value)),
                 None => {
@@ -214,10 +210,10 @@ impl Question {
             terms.push(format!("{column} = ?"));
             values.push(Value::Text(value.clone()));
         }
-        let time = self.view.time.unwrap_or_default();
-        for (compare, bound) in [(">=", self.from), ("<", self.to)] {
+        let [from, to] = self.view.time.unwrap_or_default();
+        for (column, compare, bound) in [(from, ">=", self.from), (to, "<", self.to)] {
             if let Some(bound) = bound {
-                terms.push(format!("{time} {compare} ?"));
+                terms.push(format!("{column} {compare} ?"));
                 values.push(Value::Integer(bound));
             }
         }
@@ -324,6 +320,49 @@ fn unhex(digits: &str) -> Option<String> {
     String::from_utf8(bytes?).ok()
 }
 
+/// The parameters of a URL's query, each with its value or what is wrong with it.
+pub fn parameters(query: &str) -> impl Iterator<Item = Result<(&str, String), String>> {
+    let pairs = query.split('&').filter(|pair| !pair.is_empty());
+    pairs.map(|pair| {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let value = decode(value).ok_or_else(|| format!("{key}: not percent-encoded UTF-8"))?;
+        Ok((key, value))
+    })
+}
+
+/// A time, in microseconds since 1970.
+///
+/// # Errors
+/// It is none, and how one is written.
+pub fn instant(key: &str, text: &str) -> Result<i64, String> {
+    let time = text.parse::<Timestamp>();
+    time.map(Timestamp::as_micros)
+        .map_err(|_| format!("{key}: a time as 2026-11-20T17:00:00Z is needed"))
+}
+
+/// How many rows.
+///
+/// # Errors
+/// It is no such number, or too large.
+pub fn limit(text: &str) -> Result<u64, String> {
+    match text.parse() {
+        Ok(limit) if (1..=LIMIT.1).contains(&limit) => Ok(limit),
+        _ => Err(format!("limit: a number from 1 to {} is needed", LIMIT.1)),
+    }
+}
+
+/// How rows are written.
+///
+/// # Errors
+/// There is no such format.
+pub fn format(text: &str) -> Result<Format, String> {
+    match text {
+        "json" => Ok(Format::Json),
+        "csv" => Ok(Format::Csv),
+        _ => Err("format: json or csv is needed".into()),
+    }
+}
+
 /// A value of a URL's query (WHATWG URL, application/x-www-form-urlencoded).
 fn decode(text: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
@@ -365,12 +404,13 @@ mod tests {
             .execute_batch(
                 r#"INSERT INTO vm VALUES (1, 'acme', 'a "b"');
                 INSERT INTO series VALUES (1, 1, 'unencrypted/web', 's'), (2, 1, 'infra/cpu', 'i');
-                INSERT INTO instance VALUES (1, 1, '00', 'r', 9, NULL, 12, 0, 5), (2, 2, '00', 'r', 9, NULL, 9, 0, 5);
+                INSERT INTO instance VALUES (1, 1, '00', 'r', 9, NULL, 12, 0, 5, 1000000, 2000000),
+                    (2, 2, '00', 'r', 9, NULL, 9, 0, 5, NULL, NULL);
                 INSERT INTO sample VALUES (1, 1, 1, 1, 11, 1000000, '{"n":1}'), (2, 1, 1, 2, -1, 1000000, x'00ff'),
                     (3, 1, 1, 3, 13, 2000000, '{"n":3,"t":"x,y"}');
                 INSERT INTO result VALUES (1, 1, 1, 0, 3, 0, 'mean', 0, 10, '{"n":2}', '{"n":2}', 0, 0, NULL),
                     (2, 2, 2, 0, 3, 0, 'mean', 0, 10, '{"c":2}', '{"c":2}', 1, 0, NULL);
-                INSERT INTO gap VALUES (1, 1, 1, 3, 5, 'retention_age', 7);"#,
+                INSERT INTO gap VALUES (1, 1, 1, 3, 5, 'retention_age', 7, NULL);"#,
             )
             .unwrap();
         for view in &VIEWS {
@@ -399,7 +439,29 @@ mod tests {
         let csv = ask(connection, "samples", part).body;
         assert!(csv.contains(r#","{""n"":3,""t"":""x,y""}""#), "{csv}");
         let missing = ask(connection, "missing", "limit=1").body;
-        assert!(missing.contains(r#""after":9,"through":12"#), "{missing}");
+        assert!(
+            missing.contains(r#""after":9,"through":12,"since":"1970-01-01T00:00:02"#),
+            "{missing}"
+        );
+        let streams = |query| {
+            ask(connection, "streams", query)
+                .body
+                .matches("stream")
+                .count()
+        };
+        assert_eq!(
+            streams("from=1970-01-01T00:00:02Z&to=1970-01-01T00:00:03Z"),
+            1
+        );
+        assert_eq!(streams("from=1970-01-01T00:00:03Z"), 0);
+        let vms = ask(connection, "vms", "").body;
+        assert!(vms.contains(r#""silent":true"#), "{vms}");
+    }
+
+    #[test]
+    fn who_is_silent_is_so_everywhere() {
+        let after = format!("- {}000000 AS silent", super::super::status::SILENT_AFTER_S);
+        assert!(VIEWS[1].select.contains(&after), "{after}");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use vmkpi::delivery::consumer::{Verdict, judge};
 use vmkpi::delivery::hole::{Hole, Step};
 use vmkpi::message::Event;
 
-use super::{Batch, Known};
+use super::{Batch, Known, begin};
 use crate::command::collect::kept::Instance;
 
 /// Bytes held behind all holes; over it, those of the hole that grew go.
@@ -79,12 +79,18 @@ impl Batch<'_> {
         let holes = self.holes;
         if let Some(hole) = holes.of.get(instance) {
             let now_ms = milliseconds(self.now);
-            for step in hole.steps(known.through, event.base, now_ms, self.rules.restored) {
+            let steps = hole.steps(known.through, event.base, now_ms, self.rules.restored);
+            let mut steps = steps.into_iter().peekable();
+            while let Some(step) = steps.next() {
                 match step {
                     Step::Keep(held) => self.accept(known, held)?,
                     Step::GiveUp(through) => {
                         let range = (known.through.seq, through.seq);
-                        self.put_gap(known, range, "not_sent", event.time)?;
+                        let next = match steps.peek() {
+                            Some(Step::Keep(held)) => held,
+                            _ => event,
+                        };
+                        self.put_gap(known, range, "not_sent", begin(next))?;
                         known.through = through;
                     }
                 }

@@ -140,6 +140,41 @@ fn without_a_name_what_was_missed_is_a_gap_and_what_follows_is_kept() {
     let sql = "SELECT after * 100 + through FROM gaps WHERE reason = 'not_sent'";
     assert_eq!(at.count(sql), 709);
     assert_eq!(at.count("SELECT count(*) FROM gaps"), 1);
+    // Rows are a millisecond apart: the seventh is the latest before it, the tenth the first behind.
+    assert_eq!(
+        at.count("SELECT since * 100000 + time FROM gaps"),
+        700_010_000
+    );
+    let sql = "SELECT first * 100000 + last FROM streams";
+    assert_eq!(at.count(sql), 600_012_000);
+}
+
+#[test]
+fn a_stream_says_from_when_to_when_there_are_rows_of_it() {
+    let mut at = fixture(true);
+    at.keep(&[raw(1, 0, 0)]);
+    let sql = "SELECT count(*) FROM streams WHERE first IS NULL AND last IS NULL";
+    assert_eq!(at.count(sql), 1, "a message without rows is no row");
+    at.keep(&[raw(1, 0, 3), raw(1, 5, 6)]);
+    at.keep(&[raw(2, 0, 9)]);
+    let sql = "SELECT first * 100000 + last FROM streams WHERE through = ";
+    assert_eq!(at.count(&format!("{sql} 3")), 100_003_000);
+    assert_eq!(at.count(&format!("{sql} 9")), 100_009_000);
+    assert_eq!(at.count("SELECT since FROM missing"), 3000);
+}
+
+#[test]
+fn of_streams_from_before_version_3_the_beginning_is_not_known() {
+    let mut at = fixture(true);
+    at.keep(&[raw(1, 0, 3)]);
+    let sql = "UPDATE instance SET first = 0, last = 0";
+    at.keeper.connection.execute(sql, []).unwrap();
+    at.keeper.known.clear();
+    let sql = "SELECT count(*) FROM streams WHERE first IS NULL AND last IS NULL";
+    assert_eq!(at.count(sql), 1);
+    at.keep(&[raw(1, 3, 6)]);
+    let sql = "SELECT last FROM streams WHERE first IS NULL";
+    assert_eq!(at.count(sql), 6000);
 }
 
 #[test]
@@ -304,6 +339,10 @@ fn a_hole_in_what_the_guest_was_acknowledged_without_us_becomes_a_gap() {
     );
     let sql = "SELECT after * 100 + through FROM gaps WHERE reason = 'not_sent'";
     assert_eq!(at.count(sql), 204);
+    assert_eq!(
+        at.count("SELECT since * 100000 + time FROM gaps"),
+        200_005_000
+    );
     assert_eq!(at.count("SELECT count(*) FROM missing"), 0);
     let kept = keep_at(&mut at, 240, (10, 11), 9);
     assert_eq!(kept.counts.accepted, 1);
