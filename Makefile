@@ -64,11 +64,13 @@ bench: ## What stores, scrapes, the outbox, bytes on the wire and a fleet of VMs
 	$(TARGET)/release/vmkpi-bench fleet --host $(TARGET)/release/vmkpi-host --guest $(TARGET)/release/vmkpi-guest
 	$(TARGET)/release/vmkpi-bench wire --host $(TARGET)/release/vmkpi-host --guest $(TARGET)/release/vmkpi-guest
 
-bench-peers: ## vmkpi-host beside prometheus-libvirt-exporter and collectd's virt, as root
+bench-peers: ## vmkpi beside what one would otherwise use (exporters, textfile, collectd, mosquitto_pub), as root
 	@tools/setup.sh peers
 	$(CARGO) build --release --locked -p vmkpi --features command
+	$(CARGO) build --release --locked -p vmkpi-guest
 	$(CARGO) build --release --locked -p vmkpi-host
 	$(CARGO) build --release --locked -p vmkpi-benches
+	VMKPI_BIN_DIR=$(abspath $(TARGET)/release) $(TARGET)/release/vmkpi-bench ways
 	VMKPI_BIN_DIR=$(abspath $(TARGET)/release) $(TARGET)/release/vmkpi-bench peers
 
 bench-migration: release ## What recontextualization adds to a live migration between two libvirt hosts, as root; docs/migration.svg

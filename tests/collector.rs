@@ -133,6 +133,7 @@ pub struct Collector {
     pub db: PathBuf,
     arguments: Vec<String>,
     folder: PathBuf,
+    program: PathBuf,
 }
 
 impl Collector {
@@ -150,11 +151,13 @@ impl Collector {
         let db = place.join("collect.db");
         let more: Vec<_> = more.iter().map(ToString::to_string).collect();
         let arguments = arguments(&broker.url(), &db, key, &more);
+        let program = program("vmkpi")?;
         Ok(Self {
-            process: begin(folder, &arguments)?,
+            process: begin(&program, folder, &arguments)?,
             db,
             arguments,
             folder: folder.to_owned(),
+            program,
         })
     }
 
@@ -173,6 +176,7 @@ impl Collector {
             db,
             arguments,
             folder,
+            program: program("vmkpi")?,
         })
     }
 
@@ -181,8 +185,18 @@ impl Collector {
     /// # Errors
     /// It does not start.
     pub fn begin(&mut self) -> Result<()> {
-        self.process = begin(&self.folder, &self.arguments)?;
+        self.process = begin(&self.program, &self.folder, &self.arguments)?;
         Ok(())
+    }
+
+    /// Ends it in order, and goes on with another version's program on the same database.
+    ///
+    /// # Errors
+    /// It does not end, or the other one does not start.
+    pub fn replace(&mut self, program: &Path) -> Result<()> {
+        self.process.terminate()?;
+        program.clone_into(&mut self.program);
+        self.begin()
     }
 
     /// Kills it as kill -9 does and starts it again.
@@ -289,11 +303,11 @@ fn arguments(url: &str, db: &Path, key: &Key, more: &[String]) -> Vec<String> {
     arguments
 }
 
-fn begin(folder: &Path, arguments: &[String]) -> Result<Process> {
+fn begin(program: &Path, folder: &Path, arguments: &[String]) -> Result<Process> {
     // What an earlier one said is not this one's.
     let said = folder.join("collect.err");
     let before = std::fs::read_to_string(&said).unwrap_or_default().len();
-    let process = Process::start(folder, "collect", &program("vmkpi")?, arguments)?;
+    let process = Process::start(folder, "collect", program, arguments)?;
     wait_until_it_listens(&process, before)?;
     Ok(process)
 }

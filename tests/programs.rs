@@ -52,6 +52,19 @@ pub fn start_guest(
     further: &[String],
     environment: &Environment,
 ) -> Result<Process> {
+    start_guest_of(&program("vmkpi-guest")?, folder, further, environment)
+}
+
+/// The same of this program, which may be of another version.
+///
+/// # Errors
+/// The partition does not come.
+pub fn start_guest_of(
+    program: &Path,
+    folder: &Path,
+    further: &[String],
+    environment: &Environment,
+) -> Result<Process> {
     let mount = folder.join("kpi");
     let mut arguments = vec![
         "run".to_owned(),
@@ -60,8 +73,7 @@ pub fn start_guest(
         format!("--link={}", link(folder)),
     ];
     arguments.extend_from_slice(further);
-    let program = program("vmkpi-guest")?;
-    let guest = Process::start_in(folder, "guest", &program, arguments, environment)?;
+    let guest = Process::start_in(folder, "guest", program, arguments, environment)?;
     wait_for(20, "the partition", || {
         mount.join("unencrypted").is_dir().then_some(())
     })
@@ -92,6 +104,14 @@ pub struct HostPlace<'a> {
 /// # Errors
 /// Its exporter does not come.
 pub fn start_host(place: &HostPlace<'_>) -> Result<Process> {
+    start_host_of(&program("vmkpi-host")?, place)
+}
+
+/// The same of this program, which may be of another version.
+///
+/// # Errors
+/// Its exporter does not come.
+pub fn start_host_of(program: &Path, place: &HostPlace<'_>) -> Result<Process> {
     let mut arguments = vec![
         "run".to_owned(),
         format!("--libvirt.uri={}", place.libvirt),
@@ -105,8 +125,7 @@ pub fn start_host(place: &HostPlace<'_>) -> Result<Process> {
         arguments.push(format!("--descriptor={domain}={}", descriptor.display()));
     }
     arguments.extend_from_slice(place.options);
-    let program = program("vmkpi-host")?;
-    let host = Process::start_in(place.folder, "host", &program, arguments, place.environment)?;
+    let host = Process::start_in(place.folder, "host", program, arguments, place.environment)?;
     let listens = || TcpStream::connect(place.metrics).ok();
     wait_for(15, "the exporter", listens).with_context(|| host.words())?;
     Ok(host)

@@ -4,6 +4,8 @@
 mod compatible;
 #[path = "shipped/dashboards.rs"]
 mod dashboards;
+#[path = "shipped/dependencies.rs"]
+mod dependencies;
 #[path = "shipped/documents.rs"]
 mod documents;
 #[path = "shipped/examples.rs"]
@@ -12,3 +14,5 @@ mod examples;
 mod packages;
 #[path = "shipped/page.rs"]
 mod page;
+#[path = "shipped/released.rs"]
+mod released;

@@ -46,8 +46,10 @@ case "$what" in
         ;;
     *) echo "usage: $0 [demo|test|peers|deb|static]" >&2; exit 2 ;;
 esac
-# libmicrohttpd, libprotobuf-c: of collectd's write_prometheus, which collectd-core only recommends.
+# libmicrohttpd, libprotobuf-c: of collectd's write_prometheus, which collectd-core only recommends; libmosquitto: of its mqtt.
 [ "$what" != peers ] || packages="$packages prometheus-libvirt-exporter collectd-core libmicrohttpd12 libprotobuf-c1"
+# What takes an application's values elsewhere: the textfile collector, and a gateway to push to.
+[ "$what" != peers ] || packages="$packages prometheus-node-exporter prometheus-pushgateway libmosquitto1"
 
 missing=
 for package in $packages; do

@@ -13,6 +13,7 @@ mod processes;
 mod report;
 mod seal;
 mod sqlite;
+mod ways;
 mod wire;
 mod writers;
 
@@ -143,6 +144,18 @@ enum Command {
         #[arg(long, value_name = "DIR", default_value = "/var/tmp")]
         dir: PathBuf,
     },
+    /// A value's way out of an application: vmkpi beside textfile collector, Pushgateway, collectd and mosquitto_pub
+    Ways {
+        /// Rounds; each measures every way once
+        #[arg(long, value_name = "N", default_value_t = 2)]
+        rounds: usize,
+        /// How long values are written at each rate, in seconds
+        #[arg(long, value_name = "S", default_value_t = 15)]
+        each_s: u64,
+        /// How long the broker is away, in seconds
+        #[arg(long, value_name = "S", default_value_t = 10)]
+        away_s: u64,
+    },
     /// Serve the no-op file system of the floor (used by `store`)
     #[command(hide = true)]
     Floor {
@@ -203,6 +216,15 @@ fn main() -> anyhow::Result<()> {
             idle: Duration::from_secs(idle_s.max(1)),
             scrapes: scrapes.max(1),
             stop: Duration::from_secs(stop_s.max(1)),
+        }),
+        Command::Ways {
+            rounds,
+            each_s,
+            away_s,
+        } => ways::run(&ways::Plan {
+            rounds: rounds.max(1),
+            each: Duration::from_secs(each_s.max(2)),
+            away: Duration::from_secs(away_s.max(1)),
         }),
         Command::Store {
             guest,

@@ -17,6 +17,7 @@ use vmkpi_tests::lab::hypervisor::Hypervisor;
 use vmkpi_tests::scratch::Scratch;
 
 use measure::{Steady, measure};
+pub use measure::{cpu_seconds, rss_mb};
 use stopped::{Stopped, stop_one};
 use subject::Kind;
 use vms::{QEMUS, Vms};

@@ -65,6 +65,9 @@ pub struct LinkState {
     pub since: Option<Timestamp>,
     /// The last message of it.
     pub last_message: Option<Timestamp>,
+    /// The version of the link that the host speaks, where it is another than ours.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub other_version: Option<u32>,
     /// Why there is no connection, if the link itself is the reason.
     pub problem: Option<String>,
     /// The endpoint in force.

@@ -142,6 +142,9 @@ pub struct Link {
     /// Why it could not be connected to.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub problem: Option<String>,
+    /// The version of the link that the guest speaks, where it is another than ours.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub other_version: Option<u32>,
     /// Times that it was closed as the guest went over its limits.
     pub banned: u64,
 }

@@ -21,6 +21,9 @@ use super::tree::{Node, Value, line_at, line_of_part};
 /// The XML namespace of the elements, by which libvirt finds its metadata.
 pub const METADATA_NAMESPACE: &str = "https://vmkpi.org/xmlns/monitoring/v1";
 
+/// What the namespaces of all its versions begin with.
+const NAMESPACE_OF_ANY: &str = "https://vmkpi.org/xmlns/monitoring/";
+
 /// The namespaces of OVF envelopes, versions 1 and 2.
 pub const OVF_NAMESPACES: [&str; 2] = [
     "http://schemas.dmtf.org/ovf/envelope/1",
@@ -40,6 +43,8 @@ pub(super) enum Document {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Of {
     Vmkpi,
+    /// Another version of vmkpi.
+    AnotherVersion,
     Ovf,
     /// No namespace; libvirt's users leave it out when they set metadata by hand.
     Nobody,
@@ -110,6 +115,9 @@ fn whose(namespace: &ResolveResult<'_>) -> Of {
     match namespace {
         ResolveResult::Bound(Namespace(name)) if *name == METADATA_NAMESPACE => Of::Vmkpi,
         ResolveResult::Bound(Namespace(name)) if OVF_NAMESPACES.contains(name) => Of::Ovf,
+        ResolveResult::Bound(Namespace(name)) if name.starts_with(NAMESPACE_OF_ANY) => {
+            Of::AnotherVersion
+        }
         ResolveResult::Unbound => Of::Nobody,
         _ => Of::Other,
     }
@@ -172,6 +180,13 @@ impl Reading<'_> {
                 self.monitoring(element, line)
             }
             (None, Document::Envelope) if of == Of::Ovf && name == "Envelope" => Place::Around,
+            (None | Some(Place::VirtualSystem), _) if of == Of::AnotherVersion => {
+                let message = format!(
+                    "its namespace is another version's than this program's ({METADATA_NAMESPACE}); use the newer vmkpi"
+                );
+                self.refuse(line, &name, message);
+                Place::Skipped
+            }
             (None, document) => {
                 let root = match document {
                     Document::Metadata => "<vmkpi:monitoring>",

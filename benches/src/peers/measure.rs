@@ -143,7 +143,7 @@ fn settle(subject: &Subject, count: usize) -> Result<()> {
 
 /// Processor time that the threads of a process have used so far (the first field of
 /// /proc/PID/task/TID/schedstat, in nanoseconds; /proc/PID/stat knows no less than 10 ms).
-fn cpu_seconds(pid: i32) -> Result<f64> {
+pub fn cpu_seconds(pid: i32) -> Result<f64> {
     let mut nanoseconds = 0;
     let threads = std::fs::read_dir(format!("/proc/{pid}/task"));
     for thread in threads
@@ -160,7 +160,8 @@ fn cpu_seconds(pid: i32) -> Result<f64> {
     Ok(nanoseconds as f64 / 1e9)
 }
 
-fn rss_mb(pid: i32) -> Result<f64> {
+/// Resident memory of a process.
+pub fn rss_mb(pid: i32) -> Result<f64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:"));
     let kb = line.and_then(|l| l.trim().strip_suffix(" kB"));

@@ -173,7 +173,9 @@ fn hello(
         if let Ok(HostMessage::Hello { version, .. }) = &line
             && *version != VERSION
         {
-            return Err("it speaks another version of the link");
+            return Err(
+                "it speaks another version of the link: update the older of vmkpi-guest and vmkpi-host",
+            );
         }
         if let Ok(hello @ HostMessage::Hello { .. }) = line {
             return Ok(Some(hello));

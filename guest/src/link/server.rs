@@ -244,9 +244,10 @@ impl Server {
             self.next_marks = now + MARK_INTERVAL;
         }
         let alive = connection.send();
-        let tables = self.session.subscribed();
+        let (tables, other) = (self.session.subscribed(), self.session.other_version());
         self.note(|state| {
             state.subscribed_tables = tables;
+            state.other_version = other;
             if heard {
                 state.last_message = Some(Timestamp::now());
             }
@@ -298,6 +299,7 @@ impl Server {
         self.note(|state| {
             state.connected = false;
             state.subscribed_tables = 0;
+            state.other_version = None;
             state.since = None;
             state.problem = problem;
         });

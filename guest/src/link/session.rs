@@ -109,6 +109,8 @@ pub struct Session {
     readers: [Option<Reader>; 2],
     /// About a store that does not answer.
     complaint: Complaint,
+    /// The version that the host greeted with last, where it is another than ours.
+    other_version: Option<u32>,
 }
 
 impl Session {
@@ -133,7 +135,13 @@ impl Session {
             mints: Budget::new(MINTS.0, 1.0 / MINTS.1, Instant::now()),
             readers: [None, None],
             complaint: Complaint::default(),
+            other_version: None,
         }
+    }
+
+    /// The version of the link that the host speaks, where it is another than ours.
+    pub fn other_version(&self) -> Option<u32> {
+        self.other_version
     }
 
     /// The host is gone.
@@ -276,15 +284,10 @@ impl Session {
         if inventory.minted.is_some() {
             self.mints.spend(1.0, Instant::now());
         }
+        self.note_version(version);
         if version == VERSION {
             self.nonce = Some(nonce);
             self.counters.sessions.fetch_add(1, Ordering::Relaxed);
-        } else {
-            tracing::warn!(
-                version,
-                ours = VERSION,
-                "the host speaks another version of the link"
-            );
         }
         let Inventory {
             stream, mut tables, ..
@@ -296,6 +299,19 @@ impl Session {
             stream,
             tables,
         });
+    }
+
+    /// A host of another version is answered with ours, and with nothing else; said once, as it greets again and again.
+    fn note_version(&mut self, version: u32) {
+        let other = (version != VERSION).then_some(version);
+        let known = std::mem::replace(&mut self.other_version, other);
+        if other.is_some() && other != known {
+            tracing::warn!(
+                version,
+                ours = VERSION,
+                "the host speaks another version of the link: update the older of vmkpi-guest and vmkpi-host; rows wait here"
+            );
+        }
     }
 
     /// Adds the next line of a `hello`; says whether there was one.

@@ -180,6 +180,33 @@ fn a_host_that_joins_while_the_guest_is_silent_has_its_greeting_answered() {
 }
 
 #[test]
+fn a_host_of_a_newer_version_is_told_ours_and_nothing_else() {
+    let guest = start();
+    let mut host = guest.connect();
+    let newer = HostMessage::Hello {
+        version: VERSION + 1,
+        nonce: Nonce(9),
+        uuid: None,
+        genid: None,
+        have: Vec::new(),
+    };
+    host.write_all(&encode(&newer)).unwrap();
+    until_greeted(&mut host, &mut LineReader::new(), Nonce(9));
+    let until = Instant::now() + Duration::from_secs(30);
+    while guest.link.state().other_version != Some(VERSION + 1) {
+        assert!(Instant::now() < until, "status does not say so");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    // One of our own version is spoken with on the same connection.
+    host.write_all(&hello()).unwrap();
+    until_greeted(&mut host, &mut LineReader::new(), NONCE);
+    while guest.link.state().other_version.is_some() {
+        assert!(Instant::now() < until, "status says so for ever");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
 fn a_host_that_hangs_up_has_the_context_looked_for() {
     let running = start();
     let stream = running.connect();

@@ -1,6 +1,7 @@
 //! What needs attention, and what to do about it. Pure: a status in, sentences out.
 
 use vmkpi::clock::Timestamp;
+use vmkpi::link::VERSION;
 
 use crate::context::report::ContextStatus;
 
@@ -125,6 +126,16 @@ fn link(live: &LiveStatus, now: Timestamp) -> Option<String> {
             "no host is connected to {url}: rows wait here; see that vmkpi-host runs on the host and knows this VM"
         ));
     };
+    if let Some(theirs) = live.link.other_version {
+        let older = match theirs > VERSION {
+            true => "vmkpi-guest in this VM",
+            false => "vmkpi-host on the host",
+        };
+        return Some(format!(
+            "the host speaks version {theirs} of the link and this program version {VERSION}: update {older}; until then \
+             rows wait here"
+        ));
+    }
     let settled = age_ms(since, now) > SILENCE_MS;
     if settled && live.link.last_message.is_none() {
         return Some("the host is connected and has said nothing: look at its log".into());

@@ -1,6 +1,6 @@
 //! The outbox's database: streams and their batches, `outbox.db` in the state directory.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
@@ -29,6 +29,19 @@ const MIGRATIONS: &[&str] = &["
 /// How long another program may lock the database.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Why it cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum OpenError {
+    /// A later version made it.
+    #[error(
+        "{0}: format {1}, and this vmkpi-host knows up to {2}: use the newer vmkpi-host, which delivers what is in it; it was left as it is"
+    )]
+    Newer(PathBuf, usize, usize),
+    /// SQLite says so.
+    #[error(transparent)]
+    Sqlite(#[from] rusqlite::Error),
+}
+
 /// The open database.
 pub(super) struct Store {
     connection: Connection,
@@ -36,9 +49,12 @@ pub(super) struct Store {
 
 impl Store {
     /// Opens it; one that cannot be read is set aside and a new one made.
-    pub fn open(path: &Path) -> rusqlite::Result<Self> {
+    ///
+    /// # Errors
+    /// A later version made it, or SQLite cannot open it.
+    pub fn open(path: &Path) -> Result<Self, OpenError> {
         match Self::try_open(path) {
-            Err(error) if is_corrupt(&error) => {
+            Err(OpenError::Sqlite(error)) if is_corrupt(&error) => {
                 let aside = path.with_extension("db.corrupt");
                 tracing::error!(
                     database = %path.display(), set_aside = %aside.display(), %error,
@@ -55,14 +71,18 @@ impl Store {
         }
     }
 
-    fn try_open(path: &Path) -> rusqlite::Result<Self> {
+    fn try_open(path: &Path) -> Result<Self, OpenError> {
         let mut connection = Connection::open(path)?;
         connection.busy_timeout(BUSY_TIMEOUT)?;
+        // Before anything is changed: a newer one is left as it is.
+        let version: usize = connection.pragma_query_value(None, "user_version", |r| r.get(0))?;
+        if version > MIGRATIONS.len() {
+            return Err(OpenError::Newer(path.to_owned(), version, MIGRATIONS.len()));
+        }
         connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "FULL")?;
         connection.pragma_update(None, "journal_size_limit", 16 << 20)?;
-        let version: usize = connection.pragma_query_value(None, "user_version", |r| r.get(0))?;
         let transaction = connection.transaction()?;
         for (number, migration) in MIGRATIONS.iter().enumerate().skip(version) {
             transaction.execute_batch(migration)?;
@@ -191,4 +211,41 @@ fn is_corrupt(error: &rusqlite::Error) -> bool {
         error.sqlite_error_code(),
         Some(DatabaseCorrupt | NotADatabase)
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_outbox_of_a_newer_version_is_refused_by_name_and_left_as_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("outbox.db");
+        drop(Store::open(&path).unwrap());
+        let db = Connection::open(&path).unwrap();
+        let newer = MIGRATIONS.len() + 1;
+        db.pragma_update(None, "user_version", newer).unwrap();
+        drop(db);
+        let before = std::fs::read(&path).unwrap();
+        let error = Store::open(&path).map(|_| ()).unwrap_err().to_string();
+        for said in [
+            path.to_str().unwrap(),
+            &format!("format {newer}"),
+            "use the newer vmkpi-host",
+        ] {
+            assert!(error.contains(said), "{error}");
+        }
+        assert_eq!(std::fs::read(&path).unwrap(), before);
+    }
+
+    #[test]
+    fn a_new_outbox_gives_space_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("outbox.db")).unwrap();
+        let mode: i64 = store
+            .connection
+            .pragma_query_value(None, "auto_vacuum", |row| row.get(0))
+            .unwrap();
+        assert_eq!(mode, 2, "incremental");
+    }
 }

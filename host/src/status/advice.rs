@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use vmkpi::context::Class;
+use vmkpi::link::VERSION;
 
 use super::{Context, LinkState, Live, Status, Vm};
 
@@ -146,6 +147,9 @@ fn link(vm: &Vm) -> Option<String> {
     if !vm.link.wanted || vm.state != "running" {
         return None;
     }
+    if let Some(version) = vm.link.other_version {
+        return Some(other_version(version));
+    }
     let at = vm.link.address.as_deref().unwrap_or("nowhere");
     match vm.link.state {
         LinkState::Up => None,
@@ -171,6 +175,18 @@ fn link(vm: &Vm) -> Option<String> {
             ))
         }
     }
+}
+
+/// Neither end can be made to speak the other's version; the older one has to be replaced.
+fn other_version(theirs: u32) -> String {
+    let newer = match theirs > VERSION {
+        true => "this vmkpi-host",
+        false => "the vmkpi-guest in it",
+    };
+    format!(
+        "its guest speaks version {theirs} of the link and this host version {VERSION}: update {newer}; until then its \
+         rows wait in the guest"
+    )
 }
 
 fn unresponsive(vm: &Vm) -> Option<String> {

@@ -211,6 +211,7 @@ fn link(facts: &VmFacts, report: &Report) -> Link {
             .map(ToOwned::to_owned)
             .or_else(|| facts.address.clone()),
         problem: report.link_problem.as_deref().map(ToOwned::to_owned),
+        other_version: report.link_other_version,
         banned: report.faults[Fault::Banned as usize] + report.faults[Fault::Deaf as usize],
     }
 }

@@ -1,5 +1,7 @@
 //! What is told of good and bad days, and how it looks.
 
+use vmkpi::link::VERSION;
+
 use super::*;
 
 /// A VM of which everything is well.
@@ -157,7 +159,15 @@ fn each_unhealthy_state_of_the_daemon_says_what_to_do() {
 #[test]
 fn each_unhealthy_state_of_a_vm_says_what_to_do() {
     type Change = fn(&mut Live, &mut Vm);
-    let cases: [(Change, &str); 8] = [
+    let cases: [(Change, &str); 10] = [
+        (
+            |_, vm| vm.link.other_version = Some(VERSION + 1),
+            "speaks version 2 of the link and this host version 1: update this vmkpi-host;",
+        ),
+        (
+            |_, vm| vm.link.other_version = Some(VERSION - 1),
+            "update the vmkpi-guest in it;",
+        ),
         (
             |_, vm| drop(vm.context.insert(class(), bad())),
             "class infrastructure is not as it should be: no drive; it is tried again, at once by vmkpi-host recontextualize shop",

@@ -22,7 +22,7 @@ use vmkpi::clock::Timestamp;
 use vmkpi::delivery::producer::{
     Confirmation, Heard, Identity, Output, Producer, Publication, Source,
 };
-use vmkpi::link::{GuestMessage, TableId};
+use vmkpi::link::{GuestMessage, TableId, VERSION};
 use vmkpi::name::DataPoint;
 use vmkpi::position::Nonce;
 use vmkpi::tls::VmName;
@@ -333,6 +333,18 @@ impl Actor {
         }
     }
 
+    /// A guest of another version of the link is refused, with words once.
+    fn note_version(&mut self, version: u32) {
+        let other = (version != VERSION).then_some(version);
+        let known = std::mem::replace(&mut self.past.link_other_version, other);
+        if other.is_some() && other != known {
+            tracing::warn!(
+                domain = %self.spec.domain.name, version, ours = VERSION,
+                "the guest speaks another version of the link: update the older of vmkpi-guest and vmkpi-host; rows wait in the guest"
+            );
+        }
+    }
+
     /// The guest said something impossible.
     fn impossible(&mut self) {
         let down = self.link.impossible();
@@ -360,8 +372,12 @@ impl Actor {
         if matches!(message, GuestMessage::Rows(_)) {
             self.past.rows_time = Some(Timestamp::now().as_seconds_f64());
         }
-        if let GuestMessage::Mark { time, .. } = &message {
-            self.kpi.observe_clock(*time, Timestamp::now(), now_ms);
+        match &message {
+            GuestMessage::Mark { time, .. } => {
+                self.kpi.observe_clock(*time, Timestamp::now(), now_ms);
+            }
+            GuestMessage::Hello { version, .. } => self.note_version(*version),
+            _ => {}
         }
         let answers = matches!(message, GuestMessage::Hello { .. });
         self.kpi.on_message(message, now_ms);

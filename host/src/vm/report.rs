@@ -47,6 +47,8 @@ pub struct Report {
     pub link_by: Option<Arc<str>>,
     /// Why the link's socket could not be connected to the last time it was tried.
     pub link_problem: Option<Arc<str>>,
+    /// The version of the link that the guest speaks, where it is another than ours.
+    pub link_other_version: Option<u32>,
     /// Link sessions that were opened.
     pub connects: u64,
     /// Bytes read from the link.

@@ -162,6 +162,13 @@ fn each_unhealthy_state_says_what_to_do() {
     assert!(said.contains("has said nothing"), "{said}");
     let said = after(|_, l| l.link.subscribed_tables = 0);
     assert!(said.contains("descriptor"), "{said}");
+    let said = after(|_, l| l.link.other_version = Some(2));
+    assert!(
+        said.contains("version 2 of the link and this program version 1: update vmkpi-guest"),
+        "{said}"
+    );
+    let said = after(|_, l| l.link.other_version = Some(0));
+    assert!(said.contains("update vmkpi-host"), "{said}");
     let said = after(|_, l| l.polls[0].error = Some("exit status 3".into()));
     assert!(said.contains("exit status 3"), "{said}");
     let said = after(|s, _| s.free_bytes = 1 << 20);

@@ -104,6 +104,26 @@ fn acknowledge(actor: &mut Actor, job: &Job) {
 }
 
 #[tokio::test]
+async fn a_guest_of_another_version_of_the_link_is_named_and_nothing_of_it_is_taken() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut actor, _tell) = actor(dir.path());
+    let nonce = Nonce(1);
+    actor.kpi.connected(nonce, 0);
+    let newer = GuestMessage::Hello {
+        version: VERSION + 1,
+        nonce,
+        stream: StreamId(1),
+        tables: vec![],
+        more: false,
+    };
+    actor.on_message(newer);
+    assert_eq!(actor.past.link_other_version, Some(VERSION + 1));
+    assert!(!actor.kpi.is_subscribed());
+    publish(&mut actor, 2);
+    assert_eq!(actor.past.link_other_version, None, "it was updated");
+}
+
+#[tokio::test]
 async fn what_the_broker_says_of_another_history_acknowledges_nothing_of_this_one() {
     let dir = tempfile::tempdir().unwrap();
     let (mut actor, tell) = actor(dir.path());
