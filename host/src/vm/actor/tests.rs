@@ -178,6 +178,7 @@ async fn on_a_port_that_another_host_has_used_the_line_it_left_is_ended_first() 
     let port = tokio::net::UnixListener::bind(&socket).unwrap();
     opened(&mut actor, &tell, &socket).await;
     let (mut guest, _) = port.accept().await.unwrap();
+    actor.pump();
     let mut begin = [0; 8];
     tokio::select! {
         read = guest.read_exact(&mut begin) => drop(read.unwrap()),
