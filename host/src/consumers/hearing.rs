@@ -75,12 +75,14 @@ impl Room {
             Step::Message(publish) => self.hear(&publish, pace),
             Step::Listening => {
                 self.status.connect(true);
+                self.register.stands(true);
                 *trouble = None;
                 tracing::info!(%broker, "listening for confirmations and questions");
             }
             Step::Denied(filter) => denied(broker, &filter),
             Step::Lost(failure) => {
                 self.status.connect(false);
+                self.register.stands(false);
                 // Once for each trouble, not for each attempt.
                 if trouble.as_ref() != Some(&failure.message) {
                     tracing::warn!(%broker, error = %failure, "Consumers cannot be heard; trying again");

@@ -23,6 +23,7 @@ mod recording;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, mpsc};
@@ -49,6 +50,8 @@ pub enum Word {
     Confirmed(Confirmation),
     /// What it asks for; asked now, and for the first time.
     Asked(Asked),
+    /// They are heard from now on: what they have said before was heard by nobody.
+    Listening,
 }
 
 /// What a Consumer has on disk.
@@ -78,6 +81,15 @@ struct Listener {
     keys: Keyring,
     confirmations: mpsc::Sender<Confirmation>,
     questions: mpsc::Sender<Asked>,
+    hearing: Arc<Hearing>,
+}
+
+/// Whether one VM's Consumers are heard.
+#[derive(Debug, Default)]
+struct Hearing {
+    /// Whether it was told so since the subscription was lost.
+    told: AtomicBool,
+    bell: Notify,
 }
 
 /// Listeners by topic, and by a number of their own.
@@ -94,6 +106,17 @@ impl Register {
         self.listeners
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The subscription stands, or does not. Who was told is not told again, as one more topic makes it stand anew.
+    fn stands(&self, stands: bool) {
+        let register = self.lock();
+        for listener in register.1.values().flat_map(BTreeMap::values) {
+            let told = listener.hearing.told.swap(stands, Ordering::Relaxed);
+            if stands && !told {
+                listener.hearing.bell.notify_one();
+            }
+        }
     }
 
     fn topics(&self) -> BTreeSet<String> {
@@ -134,6 +157,7 @@ impl Consumers {
     pub fn listen(&self, descriptor: &Descriptor) -> Ear {
         let (confirm, confirmations) = mpsc::channel(WAITING_CONFIRMATIONS);
         let (ask, questions) = mpsc::channel(WAITING_QUESTIONS);
+        let hearing = Arc::<Hearing>::default();
         let mut register = self.register.lock();
         register.0 += 1;
         let number = register.0;
@@ -151,6 +175,7 @@ impl Consumers {
                 keys: [key].into_iter().collect(),
                 confirmations: confirm.clone(),
                 questions: ask.clone(),
+                hearing: Arc::clone(&hearing),
             });
             for branch in [Branch::Confirm, Branch::Query] {
                 let listeners = register.1.entry(listener.subject.topic(branch));
@@ -165,6 +190,7 @@ impl Consumers {
             number,
             confirmations,
             questions,
+            hearing,
             _open: (confirm, ask),
         }
     }
@@ -177,6 +203,7 @@ pub struct Ear {
     number: u64,
     confirmations: mpsc::Receiver<Confirmation>,
     questions: mpsc::Receiver<Asked>,
+    hearing: Arc<Hearing>,
     /// So that waiting for a word that nobody will say is waiting, and no end.
     _open: (mpsc::Sender<Confirmation>, mpsc::Sender<Asked>),
 }
@@ -188,6 +215,7 @@ impl Ear {
             biased;
             Some(confirmation) = self.confirmations.recv() => Word::Confirmed(confirmation),
             Some(asked) = self.questions.recv() => Word::Asked(asked),
+            () = self.hearing.bell.notified() => Word::Listening,
             else => std::future::pending().await,
         }
     }
@@ -202,5 +230,41 @@ impl Drop for Ear {
         });
         drop(register);
         self.register.changed.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vmkpi::descriptor::Spelling;
+
+    /// The next word, if there is one now.
+    async fn word(ear: &mut Ear) -> Option<Word> {
+        tokio::select! {
+            biased;
+            word = ear.hear() => Some(word),
+            () = std::future::ready(()) => None,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_vm_is_told_once_that_its_consumers_are_heard_until_they_are_not() {
+        let key = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+        let text = format!(
+            "vm='v'\nprimary_site='s'\n[[confirm]]\nname='ops'\nkey='{key}'\n[[monitor]]\npoint='infra/cpu'\n"
+        );
+        let no_files = |_: &Path| Err(std::io::ErrorKind::NotFound.into());
+        let descriptor = Descriptor::parse(&text, Spelling::Toml, &no_files).unwrap();
+        let consumers = Consumers::default();
+        let mut ear = consumers.listen(&descriptor);
+        assert!(word(&mut ear).await.is_none());
+        for _ in 0..2 {
+            consumers.register.stands(true);
+            assert!(matches!(word(&mut ear).await, Some(Word::Listening)));
+            // Another VM's topic was wanted, and granted.
+            consumers.register.stands(true);
+            assert!(word(&mut ear).await.is_none());
+            consumers.register.stands(false);
+        }
     }
 }

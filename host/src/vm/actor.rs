@@ -71,6 +71,8 @@ struct Actor {
     histories: Histories,
     kpi: Producer,
     ear: Ear,
+    /// Whether Consumers are heard since the last tick, and were not before.
+    heard_anew: bool,
     answering: Answering,
     /// What the KPI producer's messages carry. Another producer has another: it counts its tokens anew, and what
     /// the broker says of its predecessor's messages is not about its own.
@@ -111,6 +113,7 @@ impl Actor {
             histories: Histories::default(),
             kpi: kpi_producer(&spec, &shared, 0),
             ear: shared.consumers.listen(&spec.descriptor),
+            heard_anew: false,
             kpi_lane: shared.outbox.next_lane(),
             answering: Answering::new(history, follow.clone(), &shared),
             follow,
@@ -403,6 +406,8 @@ impl Actor {
     fn on_word(&mut self, word: Word) {
         match word {
             Word::Confirmed(confirmation) => self.on_confirmation(confirmation),
+            // In the next tick, which each VM has at a moment of its own: all of a host are told at once.
+            Word::Listening => self.heard_anew = true,
             // The next host's, which has the link.
             Word::Asked(_) if self.spec.leaving => {}
             Word::Asked(asked) => self.answering.begin(asked, &self.spec.descriptor),
@@ -477,6 +482,9 @@ impl Actor {
     fn tick(&mut self) {
         let now_ms = self.now_ms();
         self.kpi.tick(now_ms);
+        if std::mem::take(&mut self.heard_anew) && !self.spec.leaving {
+            self.kpi.on_listening(now_ms);
+        }
         self.histories.expire(Instant::now());
         self.envelopes.tick();
         self.answering.tick();

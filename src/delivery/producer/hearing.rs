@@ -89,6 +89,21 @@ impl Producer {
         }
     }
 
+    /// Named Consumers are heard from now on. What they said before was said to nobody: each instance of which they have
+    /// not confirmed all says where it is, and they answer with what they have.
+    pub fn on_listening(&mut self, now_ms: u64) {
+        let ids: Vec<_> = self.tables.keys().cloned().collect();
+        for id in ids {
+            let Some(mut hands) = self.hands(&id, now_ms) else {
+                continue;
+            };
+            let (instances, mut scope) = hands.split();
+            for instance in instances.iter_mut().filter(|i| i.awaits_confirmation()) {
+                instance.cover_live(&mut scope);
+            }
+        }
+    }
+
     /// A named Consumer has confirmed. What is older than its last word on the instance is left alone.
     pub fn on_confirm(&mut self, confirmation: &Confirmation, now_ms: u64) -> Heard {
         // Without a session there is nobody to read from again; what is confirmed counts all the same.

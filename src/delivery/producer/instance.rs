@@ -283,7 +283,7 @@ impl Instance {
         }
     }
 
-    fn cover_live(&mut self, scope: &mut Scope<'_>) {
+    pub(super) fn cover_live(&mut self, scope: &mut Scope<'_>) {
         self.published_ms = scope.now_ms;
         let mut live = self.live;
         self.cover(&mut live, scope);
@@ -356,6 +356,14 @@ impl Instance {
         self.live = live;
         self.window = Windower::new(Arc::clone(&self.monitor), through.position(), Some(through));
         true
+    }
+
+    /// Whether a named Consumer has not confirmed all that was published.
+    pub(super) fn awaits_confirmation(&self) -> bool {
+        let published = self.live.published.seq;
+        let behind = |c: &Cursor| !c.spoken || c.position.seq < published;
+        let mut named = self.cursors.iter().filter(|c| c.consumer.is_some());
+        named.any(behind)
     }
 
     /// A silent instance says where it is.

@@ -58,6 +58,24 @@ fn the_gap_of_a_repair_says_why_the_rows_went() {
 }
 
 #[test]
+fn what_consumers_have_not_confirmed_says_where_it_is_when_they_are_heard_again() {
+    let mut pair = Pair::with(EVERY, vec!["ops".parse().unwrap()]);
+    pair.store(Value::Integer(1), 1000);
+    let published = pair.published.len();
+    pair.producer.on_listening(1500);
+    pair.settle(1500);
+    let [said] = &pair.published[published..] else {
+        panic!("{:?}", &pair.published[published..]);
+    };
+    assert_eq!((said.after.seq, said.through.seq), (1, 1), "where it is");
+    assert!(matches!(&said.body, Body::Raw(samples) if samples.is_empty()));
+    pair.producer.on_confirm(&word(1, 1, None), 2000);
+    pair.producer.on_listening(2500);
+    pair.settle(2500);
+    assert_eq!(pair.published.len(), published + 1, "all is confirmed");
+}
+
+#[test]
 fn a_guest_that_says_nothing_or_much_of_why_rows_went_is_passed_on_in_few_words() {
     for (said, told) in [
         ("", "retention".to_owned()),
