@@ -9,21 +9,13 @@
 mod common;
 
 use std::process::{Child, Command};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use common::Guest;
 use common::ledger::{Notes, Verdict, Writers, judge_database, judge_files};
 use common::seed::Seed;
+use common::{Guest, alone};
 use nix::errno::Errno;
 
 const WRITERS: usize = 4;
-
-/// Nobody forks while others store: until it has become another program, a child has copies of their descriptors, and
-/// closes them, which tries a store again that had failed.
-fn alone() -> MutexGuard<'static, ()> {
-    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-    ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 fn has_strace() -> bool {
     Command::new("strace").arg("-V").output().is_ok()
@@ -62,7 +54,7 @@ fn errnos(notes: &[Notes]) -> Vec<i32> {
     errnos
 }
 
-/// One call fails once while writers store; says how many commits failed.
+/// One call of a thread's fails once while writers store; says how many commits failed.
 fn one_failure(calls: &str, error: &str, when: u64, expected: Errno) -> (Verdict, u64) {
     let guest = Guest::start();
     let strace = inject(&guest, calls, &format!("error={error}:when={when}"));
@@ -99,9 +91,10 @@ fn a_call_that_fails_once_costs_the_stores_of_one_commit_and_they_are_told() {
         let when = 1 + seed.below(span);
         let (verdict, failed) = one_failure(calls, error, when, expected);
         println!("{calls} {error} at {when}: {verdict:?}, {failed} commits failed");
-        // None where the call was a checkpoint's, which is made again from the log.
+        // None where the call was a checkpoint's, which is made again from the log; two where both threads that commit
+        // have come so far, as strace counts the calls of each.
         assert!(
-            failed <= 1,
+            failed <= 2,
             "{calls} {error} at {when}: {failed} commits failed"
         );
         assert_eq!(failed == 0, verdict.failed == 0, "everyone is told");

@@ -10,7 +10,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::process::Command;
 
-use common::{Guest, close, store};
+use common::{Guest, alone, close, store};
 
 fn shell(guest: &Guest, script: &str) -> std::process::Output {
     let out = Command::new("sh")
@@ -29,6 +29,7 @@ fn shell(guest: &Guest, script: &str) -> std::process::Output {
 
 #[test]
 fn echo_is_exactly_one_row_and_values_keep_their_types() {
+    let _alone = alone();
     let guest = Guest::start();
     shell(
         &guest,
@@ -47,6 +48,7 @@ fn echo_is_exactly_one_row_and_values_keep_their_types() {
 
 #[test]
 fn a_new_label_adds_a_column_and_a_missing_one_is_null() {
+    let _alone = alone();
     let guest = Guest::start();
     guest.write("unencrypted/w", "a,b\n1,2\n").unwrap();
     guest.write("unencrypted/w", "B,c\n3,4\n").unwrap();
@@ -56,6 +58,7 @@ fn a_new_label_adds_a_column_and_a_missing_one_is_null() {
 
 #[test]
 fn reading_gives_the_last_store_after_a_remount_too() {
+    let _alone = alone();
     let mut guest = Guest::start();
     guest.write("unencrypted/w", "a\n1\n").unwrap();
     guest.write("encrypted/e", [0, 159, 146, 150]).unwrap();
@@ -79,6 +82,7 @@ fn reading_gives_the_last_store_after_a_remount_too() {
 
 #[test]
 fn append_overwrite_and_truncate_store_the_whole_file() {
+    let _alone = alone();
     let guest = Guest::start();
     guest.write("unencrypted/w", "12\n").unwrap();
     let mut file = OpenOptions::new()
@@ -127,6 +131,7 @@ fn append_overwrite_and_truncate_store_the_whole_file() {
 
 #[test]
 fn fsync_stores_and_the_close_after_it_does_not_store_again() {
+    let _alone = alone();
     let guest = Guest::start();
     let mut file = File::create(guest.path("unencrypted/w")).unwrap();
     file.write_all(b"1\n").unwrap();
@@ -138,6 +143,7 @@ fn fsync_stores_and_the_close_after_it_does_not_store_again() {
 
 #[test]
 fn write_then_rename_is_one_row_and_scratch_is_never_stored() {
+    let _alone = alone();
     let guest = Guest::start();
     guest.write("unencrypted/w", "1\n").unwrap();
     guest.write("unencrypted/.tmp", "2\n").unwrap();
@@ -168,6 +174,7 @@ fn write_then_rename_is_one_row_and_scratch_is_never_stored() {
 
 #[test]
 fn removing_ends_the_series_and_the_name_goes_on_where_it_was() {
+    let _alone = alone();
     let mut guest = Guest::start();
     guest.write("unencrypted/w", "1\n").unwrap();
     std::fs::remove_file(guest.path("unencrypted/w")).unwrap();
@@ -191,6 +198,7 @@ fn removing_ends_the_series_and_the_name_goes_on_where_it_was() {
 
 #[test]
 fn a_duplicated_descriptor_may_close_in_the_middle() {
+    let _alone = alone();
     let guest = Guest::start();
     let mut file = File::create(guest.path("unencrypted/w")).unwrap();
     let twin = file.try_clone().unwrap();
@@ -206,6 +214,7 @@ fn a_duplicated_descriptor_may_close_in_the_middle() {
 
 #[test]
 fn a_thousand_stores_each_by_shell_python_and_c_are_three_thousand_rows() {
+    let _alone = alone();
     let guest = Guest::start();
     let code = guest.dir().join("w.c");
     std::fs::write(&code, C_WRITER).unwrap();
@@ -251,6 +260,7 @@ int main(void) {
 
 #[test]
 fn other_readers_may_look_while_many_write_and_every_success_is_a_row() {
+    let _alone = alone();
     let guest = Guest::start();
     let stored: u64 = std::thread::scope(|scope| {
         let writers: Vec<_> = (0..8)
@@ -292,6 +302,7 @@ fn other_readers_may_look_while_many_write_and_every_success_is_a_row() {
 
 #[test]
 fn the_store_is_as_documented() {
+    let _alone = alone();
     let guest = Guest::start();
     guest
         .write("unencrypted/web", "users,load\n42,4.5\n")

@@ -68,7 +68,10 @@ impl Machine {
     }
 
     fn stop(&mut self) {
-        self.context.take().unwrap().stop();
+        let context = self.context.take().unwrap();
+        context.stop();
+        // Its session unmounts by the path, perhaps what is mounted there next.
+        until("the session's end", || !context.status().mounted);
         self.guide = Arc::new(Guide::new().unwrap());
     }
 
