@@ -287,7 +287,8 @@ fn each_class_has_its_drive_and_one_that_is_not_offered_any_more_leaves_it() -> 
     ensure!(offering.media("vm")?["sdb"] == before["sdb"], "the other's");
     offering.remove_class("service")?;
     wait_for(PATIENCE, "the medium to be taken out", || {
-        offering.media("vm").ok()?["sda"].is_none().then_some(())
+        let media = offering.media("vm").ok()?;
+        media.get("sda")?.is_none().then_some(())
     })
     .with_context(|| offering.words())?;
     ensure!(offering.media("vm")?["sdb"] == before["sdb"], "the other's");
