@@ -32,7 +32,7 @@ done
 
 "$pages" "$tree/pages"
 packaging=$root/packaging
-cp -R "$root/docs" "$root/README.md" "$tree/"
+cp -R "$root/docs" "$root/README.md" "$root/examples" "$packaging/prometheus" "$packaging/grafana" "$tree/"
 cp "$packaging/guest.toml" "$packaging/host.toml" "$packaging/collect.env" "$packaging/relay.env" "$tree/"
 cp "$packaging/vmkpi-guest-network.conf" "$packaging/cloud-init/vmkpi-guest.yaml" "$tree/"
 # Where debhelper looks for units and users.

@@ -51,6 +51,13 @@ const NETWORK: &str = "
     install -D -m 644 -t /etc/systemd/system/vmkpi-guest.service.d \\
         /usr/share/doc/vmkpi-guest/examples/vmkpi-guest-network.conf";
 
+/// What one starts from.
+const EXAMPLES: &str = "
+    cd /usr/share/doc
+    test -f vmkpi/examples/python/kpi.py
+    test -f vmkpi/examples/grafana/vmkpi-kpis.json
+    test -f vmkpi-host/examples/prometheus/vmkpi.rules.yml";
+
 const UNITS: [&str; 4] = ["vmkpi-guest", "vmkpi-host", "vmkpi-collect", "vmkpi-relay"];
 
 #[test]
@@ -65,6 +72,7 @@ fn a_kpi_of_an_unprivileged_user_is_seen_at_the_primary_site() -> Result<()> {
     let names_the_key = said.contains("Set broker.url in /etc/vmkpi/host.toml");
     ensure!(names_the_key, "nothing says what to do: {said}");
     nothing_has_failed(&machine)?;
+    machine.sh(EXAMPLES)?;
     configure(&machine)?;
     machine.sh("systemctl daemon-reload && systemctl restart vmkpi-guest")?;
     machine.sh("systemctl start vmkpi-host && systemctl enable --now vmkpi-collect")?;
