@@ -249,7 +249,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_vm_is_told_once_that_its_consumers_are_heard_until_they_are_not() {
-        let key = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+        let key = "4SIVE7tKqZEcczb/sRD8OGtfoyeN3ASDwoQLazV1ui8=";
         let text = format!(
             "vm='v'\nprimary_site='s'\n[[confirm]]\nname='ops'\nkey='{key}'\n[[monitor]]\npoint='infra/cpu'\n"
         );
