@@ -148,16 +148,30 @@ impl Collector {
         key: &Key,
         more: &[&str],
     ) -> Result<Self> {
+        let program = program("vmkpi")?;
+        Self::start_of(&program, (folder, place), broker, key, more)
+    }
+
+    /// The same with another version's program.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn start_of(
+        program: &Path,
+        (folder, place): (&Path, &Path),
+        broker: &Broker,
+        key: &Key,
+        more: &[&str],
+    ) -> Result<Self> {
         let db = place.join("collect.db");
         let more: Vec<_> = more.iter().map(ToString::to_string).collect();
         let arguments = arguments(&broker.url(), &db, key, &more);
-        let program = program("vmkpi")?;
         Ok(Self {
-            process: begin(&program, folder, &arguments)?,
+            process: begin(program, folder, &arguments)?,
             db,
             arguments,
             folder: folder.to_owned(),
-            program,
+            program: program.to_owned(),
         })
     }
 

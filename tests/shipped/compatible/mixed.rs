@@ -116,8 +116,9 @@ impl Mixed {
         let watchers = watchers.collect::<Result<_>>()?;
         let [trust, key] = reads(&keys);
         let more = [trust.as_str(), key.as_str()];
-        let mut collect = Collector::start(folder, &broker, folder, &keys.consumer, &more)?;
-        collect.replace(&programs[0].path("vmkpi"))?;
+        let site = programs[0].path("vmkpi");
+        let places = (folder, folder);
+        let collect = Collector::start_of(&site, places, &broker, &keys.consumer, &more)?;
         let guest = start_guest_of(&programs[0].path("vmkpi-guest"), folder, &[], &[])?;
         let sign = keys.file("site/sign.key.pem");
         let options = vec![format!("--sign.key-file={}", sign.display())];
