@@ -60,12 +60,15 @@ impl World {
 
     /// A Consumer that is named gives up nothing. A stranger keeps each row of the first specifier, which takes every
     /// row raw, once, or has given it up. (That no message of it had come then is checked then.) Nobody sends who is not
-    /// named a window again that straddles its cursor, as after a change of hosts: of it rows may be given up.
+    /// named a window again that straddles its cursor, as after a change of hosts: of it rows may be given up, and of raw
+    /// rows none where no message is lost.
     fn check_holes(&self, site: &Site) {
         if self.rules.named {
             assert_eq!(site.given_up.len(), 0, "{:?} gave up", site.name);
         }
         if !self.rules.strangers {
+            let raw = site.given_up.keys().find(|id| id.1.as_str() == "m0");
+            assert_eq!(raw, None, "{:?} gave up raw rows", site.name);
             return;
         }
         for id in site.heard.keys().filter(|id| id.1.as_str() == "m0") {
